@@ -1,0 +1,100 @@
+"""Building blocks of the API types: the model base, validation rules and bounded scalars.
+
+A :class:`Rule` states one constraint twice, as CEL for the API server and as a Python check for runs without one, with
+the one message that both give. They stand side by side so that a reader sees whether they agree, and the API server
+tests feed both with the same cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic.alias_generators import to_camel
+
+__all__ = [
+    "SUBDOMAIN",
+    "ApiModel",
+    "DecimalString",
+    "Digest",
+    "LocalName",
+    "Rule",
+    "SecretRef",
+    "Timestamp",
+    "not_yet",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """One cross-field constraint of an object.
+
+    Attributes
+    ----------
+    cel
+        The expression for ``x-kubernetes-validations``; ``self`` is the object.
+    message
+        Names the field and the mend; at most 2048 characters (Kubernetes' bound).
+    check
+        The same constraint in Python; returns whether the object is valid.
+    cluster_only
+        Not checked in local runs (``context={"local": True}``).
+    """
+
+    cel: str
+    message: str
+    check: Callable[[Any], bool]
+    cluster_only: bool = False
+
+
+def not_yet(cel: str, field: str, check: Callable[[Any], bool], *, mend: str = "leave it out") -> Rule:
+    """Refuse a field whose behaviour this version doesn't have, rather than accept and ignore it."""
+    return Rule(cel=cel, message=f"{field} is not supported by this version of the operator; {mend}", check=check)
+
+
+class ApiModel(BaseModel):
+    """Base of all API types: frozen, camelCase on the wire, tolerant of fields it doesn't know.
+
+    Tolerance serves an older operator under a newer CRD; callers that read a user's file pass ``extra="forbid"`` to
+    ``model_validate``. ``rules`` run after field validation, and all violations are reported at once.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _check_rules(self, info: ValidationInfo) -> Self:
+        local = bool(info.context and info.context.get("local"))
+        broken = [r.message for r in type(self).rules if not (r.cluster_only and local) and not r.check(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON-able camelCase form without absent fields, as it stands in manifests and status."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+
+LocalName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
+"""Name of an object in the same namespace (or of a cluster-scoped one): a DNS-1123 subdomain."""
+
+DecimalString = Annotated[str, Field(max_length=24, pattern=r"^[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
+"""A number as text; Kubernetes' conventions keep floats out of objects."""
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
+
+Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
+"""RFC 3339 in UTC with whole seconds, as metav1.Time prints it."""
+
+
+class SecretRef(ApiModel):
+    """Names a Secret in the job's own namespace."""
+
+    name: LocalName = Field(description="Name of a Secret in the namespace of the FineTuneJob.")

@@ -1,0 +1,44 @@
+"""Canonical JSON and the digests made of it.
+
+``spec_digest`` names what a job asks for, so that a report can be matched with the spec that it answers. It leaves out
+what does not change the result: resources, credentials, image, place of the output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from finetune_api.job import FineTuneJobSpec
+
+__all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_digest"]
+
+
+def canonical_json(value: Any) -> bytes:
+    """Serialise with sorted keys and no spaces, UTF-8 (RFC 8785; our documents hold no floats)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_digest(data: bytes) -> str:
+    """Digest in the OCI form ``sha256:<hex>``."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Digest of a JSON-able value."""
+    return sha256_digest(canonical_json(value))
+
+
+def spec_digest(spec: FineTuneJobSpec) -> str:
+    """Digest of model, dataset, training, evaluation and export, defaults filled in."""
+    wire = spec.to_wire()
+    return digest_of(
+        {
+            "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},
+            "dataset": {k: v for k, v in wire["dataset"].items() if k != "credentialsRef"},
+            "training": wire["training"],
+            "evaluation": wire["evaluation"],
+            "export": wire["output"].get("export") or ("Model" if spec.training.method == "Full" else "Adapter"),
+        }
+    )

@@ -1,0 +1,66 @@
+"""Names, labels, mount points and environment variables that operator and trainer share.
+
+Deterministic child names make a create idempotent: a second create of the same child is a 409, never a second pod.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from finetune_api import GROUP
+
+__all__ = [
+    "CREDENTIALS_DIR",
+    "ENV_POD_NAME",
+    "ENV_POD_UID",
+    "ENV_STAGE_INPUT",
+    "JOB_NAME_PATTERN",
+    "LABEL_JOB_NAME",
+    "LABEL_JOB_UID",
+    "LABEL_STAGE",
+    "MANAGED_BY",
+    "ROLES",
+    "TERMINATION_LOG",
+    "Role",
+    "StageName",
+    "child_labels",
+    "child_name",
+]
+
+StageName = Literal["prepare", "train"]
+Role = Literal["model", "dataset", "output"]
+ROLES: Final[tuple[Role, ...]] = ("model", "dataset", "output")
+
+JOB_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
+"""DNS-1035, at most 40 characters, so that ``<name>-<uid8>-prepare-<5 of the pod>`` ends at 63."""
+
+MANAGED_BY: Final = "finetune-operator"
+LABEL_JOB_UID: Final = f"{GROUP}/job-uid"
+LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
+LABEL_STAGE: Final = f"{GROUP}/stage"
+
+ENV_STAGE_INPUT: Final = "FINETUNE_STAGE_INPUT"
+ENV_POD_NAME: Final = "FINETUNE_POD_NAME"
+ENV_POD_UID: Final = "FINETUNE_POD_UID"
+
+CREDENTIALS_DIR: Final = "/var/run/secrets/finetune.dev"
+"""One folder a role below it, each key of the Secret a file; absent: the service account's own identity."""
+
+TERMINATION_LOG: Final = "/dev/termination-log"
+
+
+def child_name(job_name: str, job_uid: str, stage: StageName) -> str:
+    """Name of a stage's child Job."""
+    return f"{job_name}-{job_uid[:8]}-{stage}"
+
+
+def child_labels(job_name: str, job_uid: str, stage: StageName) -> dict[str, str]:
+    """Labels of a stage's Job and pods; an allow-list of our own, nothing is copied from the FineTuneJob."""
+    return {
+        "app.kubernetes.io/name": "finetune-trainer",
+        "app.kubernetes.io/component": "trainer",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        LABEL_JOB_NAME: job_name,
+        LABEL_JOB_UID: job_uid,
+        LABEL_STAGE: stage,
+    }

@@ -1,0 +1,169 @@
+"""``FineTuneRuntime.spec``: what the platform team owns, and the snapshot of it that a job keeps.
+
+A tenant names a runtime, never an image, a pod template or an endpoint. The snapshot (:class:`ResolvedRuntime`) is
+written to the job's status before the first child and used for every child of that job, so that later edits have no
+effect on it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, not_yet
+
+__all__ = [
+    "FineTuneRuntimeSpec",
+    "Limits",
+    "ResolvedRuntime",
+    "ResolvedStorage",
+    "RuntimeResources",
+    "StageResources",
+    "Storage",
+    "Toleration",
+]
+
+Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+Prefix = Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(s3|hf)://[^?#\s]*$")]
+LabelValue = Annotated[str, Field(max_length=63)]
+
+
+class Toleration(ApiModel):
+    """As in a pod (core/v1 Toleration)."""
+
+    key: str | None = Field(None, max_length=316, description="Taint key; absent with Exists matches all.")
+    operator: Literal["Exists", "Equal"] | None = Field(None, description="Exists or Equal (the default).")
+    value: str | None = Field(None, max_length=63, description="Taint value for Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="Absent: all effects."
+    )
+    toleration_seconds: int | None = Field(None, ge=0, description="With NoExecute: how long it is tolerated.")
+
+
+class StageResources(ApiModel):
+    """Requests and limits of one stage's container; both are set to the same value."""
+
+    cpu: Quantity = Field("2", description="CPU.")
+    memory: Quantity = Field("8Gi", description="Memory.")
+    ephemeral_storage: Quantity = Field("20Gi", description="Local disk for the model and the artifacts.")
+
+
+class RuntimeResources(ApiModel):
+    """What the two stages get."""
+
+    prepare: StageResources = Field(
+        StageResources(cpu="1", memory="4Gi", ephemeral_storage="10Gi"), description="The stage that reads the data."
+    )
+    train: StageResources = Field(StageResources(), description="The stage that trains.")
+
+
+class Storage(ApiModel):
+    """How an S3-compatible store is reached; the longest matching prefix wins."""
+
+    prefix: Prefix = Field(description="URIs below this prefix, for example s3://team-a-models/.")
+    endpoint: str | None = Field(
+        None, max_length=512, pattern=r"^https?://[^\s/?#@]+$", description="Absent: AWS's own for the region."
+    )
+    region: str | None = Field(None, max_length=64, pattern=r"^[a-z0-9-]+$", description="Region of the bucket.")
+    addressing_style: Literal["Auto", "Path", "Virtual"] = Field(
+        "Auto", description="Path is what most S3-compatible servers need; Auto is Path where endpoint is set."
+    )
+    ca_bundle: str | None = Field(
+        None, max_length=16384, description="PEM certificates that the endpoint is checked with."
+    )
+
+
+class Limits(ApiModel):
+    """Upper bounds for every job on this runtime."""
+
+    gpus_per_node: int = Field(8, ge=0, le=64, description="Largest resources.gpusPerNode.")
+    nodes: int = Field(1, ge=1, le=1024, description="Largest resources.nodes.")
+    active_deadline_seconds: int = Field(
+        86400, ge=60, le=31536000, description="Largest activeDeadlineSeconds, and its value where a job has none."
+    )
+    pending_timeout_seconds: int = Field(
+        600,
+        ge=1,
+        le=86400,
+        description="How long a job waits for a runtime, a Secret, quota or an image before it fails.",
+    )
+
+
+class FineTuneRuntimeSpec(ApiModel):
+    """One kind of hardware with the trainer image, storage and limits for it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.allowUnpinnedImage || self.image.matches('@sha256:[0-9a-f]{64}$')",
+            message="image must name a digest (…@sha256:…), or set allowUnpinnedImage: true on a test cluster",
+            check=lambda r: r.allow_unpinned_image or "@sha256:" in r.image,
+        ),
+        not_yet("!has(self.prepareQueueName)", "prepareQueueName", lambda r: r.prepare_queue_name is None),
+    )
+
+    image: str = Field(
+        min_length=1,
+        max_length=512,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]*$",
+        description="The trainer's image by digest.",
+    )
+    allow_unpinned_image: bool = Field(False, description="Accept an image without a digest.")
+    image_pull_secrets: list[SecretRef] = Field([], max_length=8, description="Pull secrets in the job's namespace.")
+    allowed_service_accounts: list[LocalName] = Field(
+        [], max_length=32, description="Values that serviceAccountName may have; unset is always allowed."
+    )
+    allowed_namespaces: list[Annotated[str, Field(max_length=63)]] | None = Field(
+        None, max_length=256, description="Namespaces that may use this runtime. Absent: all."
+    )
+    allowed_uri_prefixes: list[Prefix] | None = Field(
+        None, max_length=64, description="Prefixes that model, dataset and output URIs must lie below. Absent: all."
+    )
+    node_selector: dict[Annotated[str, Field(max_length=316)], LabelValue] = Field(
+        {}, max_length=16, description="Nodes for the train stage."
+    )
+    tolerations: list[Toleration] = Field([], max_length=16, description="Tolerations of the train stage.")
+    runtime_class_name: LocalName | None = Field(None, description="RuntimeClass of the train stage.")
+    resources: RuntimeResources = Field(RuntimeResources(), description="What the two stages get.")
+    gpu_resource_name: str = Field(
+        "nvidia.com/gpu",
+        max_length=253,
+        pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
+        description="Extended resource of a GPU.",
+    )
+    termination_grace_period_seconds: int = Field(
+        180, ge=1, le=3600, description="Time that a pod gets to save its state after SIGTERM."
+    )
+    storage: list[Storage] = Field([], max_length=32, description="How S3-compatible stores are reached.")
+    output_prefix: Prefix | None = Field(
+        None, description="Where results go when a job names no output.uri: <prefix>/<namespace>/<name>/."
+    )
+    limits: Limits = Field(Limits(), description="Upper bounds for every job.")
+    prepare_queue_name: str | None = Field(None, max_length=63, description="Not supported yet.")
+
+
+class ResolvedStorage(ApiModel):
+    """The storage entries that this job's URIs need, one a role; absent: AWS or the hub."""
+
+    model: Storage | None = Field(None, description="For model.uri.")
+    dataset: Storage | None = Field(None, description="For dataset.uri and files.")
+    output: Storage | None = Field(None, description="For the results.")
+
+
+class ResolvedRuntime(ApiModel):
+    """What a job keeps of its FineTuneRuntime."""
+
+    name: LocalName = Field(description="Name of the FineTuneRuntime.")
+    generation: int = Field(ge=0, description="Its generation when it was read.")
+    image: str = Field(max_length=512, description="The trainer's image.")
+    image_pull_secrets: list[SecretRef] = Field([], max_length=8, description="Pull secrets.")
+    node_selector: dict[str, LabelValue] = Field({}, max_length=16, description="Nodes for the train stage.")
+    tolerations: list[Toleration] = Field([], max_length=16, description="Tolerations of the train stage.")
+    runtime_class_name: str | None = Field(None, max_length=253, description="RuntimeClass of the train stage.")
+    resources: RuntimeResources = Field(description="What the two stages get.")
+    gpu_resource_name: str = Field(max_length=253, description="Extended resource of a GPU.")
+    termination_grace_period_seconds: int = Field(ge=1, description="Time to save state after SIGTERM.")
+    storage: ResolvedStorage = Field(ResolvedStorage(), description="How this job's stores are reached.")
+    output_uri: str = Field(max_length=1024, description="Where the results go.")
+    active_deadline_seconds: int = Field(ge=1, description="The runtime's largest activeDeadlineSeconds.")
+    pending_timeout_seconds: int = Field(ge=1, description="How long the job waits for something missing.")

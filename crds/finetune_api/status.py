@@ -1,0 +1,234 @@
+"""``FineTuneJob.status``: what the operator tells, every list and string bounded, every float a decimal string.
+
+``stages``, ``runtime`` and the terminal conditions are the operator's memory and are read back; ``phase`` is derived
+and never read back (Kubernetes API conventions, "Typical status properties").
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, DecimalString, Digest, LocalName, Timestamp
+from finetune_api.names import StageName
+from finetune_api.runtime import ResolvedRuntime
+
+__all__ = [
+    "Artifact",
+    "Compute",
+    "Condition",
+    "DatasetSummary",
+    "Failure",
+    "FineTuneJobStatus",
+    "Phase",
+    "Progress",
+    "Resolved",
+    "Results",
+    "Score",
+    "SecondaryScore",
+    "StageStatus",
+    "ValidationPoint",
+]
+
+Phase = Literal[
+    "Pending",
+    "Queued",
+    "Preparing",
+    "Baseline",
+    "Training",
+    "Evaluating",
+    "Uploading",
+    "Suspended",
+    "Succeeded",
+    "Failed",
+]
+MetricName = Literal["ChoiceAccuracy", "ExactMatch"]
+Message = Annotated[str, Field(max_length=1024)]
+
+
+class StageStatus(ApiModel):
+    """One stage, one child Job."""
+
+    name: StageName = Field(description="prepare reads and checks the data on a CPU; train does the rest.")
+    state: Literal["Pending", "Running", "Succeeded", "Failed"] = Field(description="How far the stage is.")
+    job_name: str | None = Field(None, max_length=63, description="Name of the child Job.")
+    job_uid: str | None = Field(None, max_length=64, description="UID of the child Job.")
+    attempts: int = Field(0, ge=0, description="Pods that were started for this stage.")
+    recreated: int = Field(0, ge=0, description="How often the child Job was made anew because its report was lost.")
+    start_time: Timestamp | None = Field(None, description="When the child Job started.")
+    completion_time: Timestamp | None = Field(None, description="When the child Job ended.")
+    run_seconds: int = Field(0, ge=0, description="Seconds that count against activeDeadlineSeconds.")
+    digest: Digest | None = Field(None, description="Digest of the manifest that the stage left behind.")
+
+
+class Progress(ApiModel):
+    """How far training is."""
+
+    percent: int = Field(ge=0, le=100, description="Share of the work that is done.")
+    step: int | None = Field(None, ge=0, description="Optimizer steps done.")
+    total_steps: int | None = Field(None, ge=0, description="Optimizer steps planned.")
+    epoch: DecimalString | None = Field(None, description="Passes over the rows so far.")
+    eta_seconds: int | None = Field(None, ge=0, description="Estimated seconds to the end.")
+    tokens_per_second: int | None = Field(None, ge=0, description="Training tokens a second, padding not counted.")
+    last_report_time: Timestamp | None = Field(None, description="When the pod last reported.")
+
+
+class DatasetSummary(ApiModel):
+    """What was read and how it was cut."""
+
+    rows: int = Field(ge=0, description="Rows read.")
+    dropped: int = Field(0, ge=0, description="Bad rows left out.")
+    duplicates: int = Field(0, ge=0, description="Rows left out because the same input and output came before.")
+    conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")
+    truncated: int = Field(0, ge=0, description="Rows whose prompt was cut from the left to fit maxLength.")
+    train: int = Field(0, ge=0, description="Rows to learn from.")
+    validation: int = Field(0, ge=0, description="Rows watched during training.")
+    test: int = Field(0, ge=0, description="Sealed rows.")
+    tokens: int = Field(0, ge=0, description="Tokens of the training rows.")
+    fingerprint: Digest | None = Field(None, description="Digest over the encoded rows of all parts.")
+
+
+class Resolved(ApiModel):
+    """What was chosen where the spec left a choice."""
+
+    method: str | None = Field(None, max_length=16, description="Full or LoRA.")
+    batch_size: int | None = Field(None, ge=1, description="Rows per optimizer step.")
+    learning_rate: DecimalString | None = Field(None, description="Peak learning rate.")
+    precision: str | None = Field(None, max_length=16, description="Arithmetic of the weights.")
+    metric: MetricName | None = Field(None, description="The metric of results.")
+    choices: int | None = Field(None, ge=0, description="Number of known answers; absent if they are open.")
+    template_digest: Digest | None = Field(None, description="Digest of the template's text.")
+    image: str | None = Field(None, max_length=512, description="The trainer's image.")
+    model_revision: str | None = Field(None, max_length=128, description="Commit of an hf:// model, digest of another.")
+
+
+class ValidationPoint(ApiModel):
+    """Loss and score on the validation rows after an epoch."""
+
+    epoch: int = Field(ge=0, description="Epochs done.")
+    step: int = Field(ge=0, description="Optimizer steps done.")
+    loss: DecimalString = Field(description="Mean cross-entropy of a completion token.")
+    score: DecimalString = Field(description="Share of validation rows answered correctly.")
+
+
+class SecondaryScore(ApiModel):
+    """A second metric on the same rows."""
+
+    name: MetricName = Field(description="Name of the metric.")
+    score: DecimalString = Field(description="Share of rows answered correctly.")
+
+
+class Score(ApiModel):
+    """Accuracy of one model on the sealed rows."""
+
+    score: DecimalString = Field(description="correct / total.")
+    correct: int = Field(ge=0, description="Rows answered correctly.")
+    total: int = Field(ge=0, description="Rows scored.")
+    ci95: Annotated[list[DecimalString], Field(max_length=2)] | None = Field(
+        None, description="Wilson score interval at 95 % (Wilson 1927): lower and upper bound."
+    )
+    loss: DecimalString | None = Field(None, description="Mean cross-entropy of a completion token.")
+    secondary: Annotated[list[SecondaryScore], Field(max_length=4)] | None = Field(
+        None, description="Other metrics on the same rows."
+    )
+
+
+class Results(ApiModel):
+    """Before and after on the same sealed rows."""
+
+    metric: MetricName = Field(description="What the scores count.")
+    baseline: Score = Field(description="The untouched model.")
+    test: Score = Field(description="The tuned model, as exported.")
+    gain: DecimalString = Field(description="test minus baseline, with its sign.")
+    p_value: DecimalString | None = Field(None, description="Two-sided p-value that the two differ by chance.")
+    paired_test: Literal["McNemarExact", "PairedBootstrap"] | None = Field(
+        None, description="The test behind pValue (McNemar 1947, exact binomial form)."
+    )
+
+
+class Compute(ApiModel):
+    """What the training cost."""
+
+    parameters: int | None = Field(None, ge=0, description="Parameters of the model.")
+    trained_parameters: int | None = Field(None, ge=0, description="Parameters that were changed.")
+    train_tokens: int | None = Field(None, ge=0, description="Tokens seen in training, padding not counted.")
+    compute_optimal_tokens: int | None = Field(
+        None,
+        ge=0,
+        description="20 tokens a parameter (Hoffmann et al. 2022): for training from scratch, not for tuning.",
+    )
+    flops: DecimalString | None = Field(None, description="Estimated floating point operations of the training.")
+    train_seconds: int | None = Field(None, ge=0, description="Seconds in the training loop.")
+    tokens_per_second: int | None = Field(None, ge=0, description="Training tokens a second, padding not counted.")
+    peak_memory_bytes: int | None = Field(None, ge=0, description="Peak memory of the process, or of the GPU.")
+
+
+class Artifact(ApiModel):
+    """Something stored below output.uri."""
+
+    name: str = Field(max_length=64, description="model, adapter, report or prepared.")
+    path: str = Field(max_length=256, description="Path below outputUri.")
+    digest: Digest = Field(description="Digest over the digests of its files.")
+    bytes: int = Field(ge=0, description="Size of all its files.")
+
+
+class Failure(ApiModel):
+    """Why the job failed; absent unless it did."""
+
+    reason: str = Field(max_length=64, description="A reason of the table in the documentation.")
+    message: Message = Field(description="What happened and what mends it.")
+    stage: StageName | None = Field(None, description="The stage that failed.")
+    exit_code: int | None = Field(None, description="Exit code of the container.")
+    pod: str | None = Field(None, max_length=253, description="The pod to look at.")
+
+
+class Condition(ApiModel):
+    """metav1.Condition."""
+
+    type: str = Field(
+        max_length=316, pattern=r"^[A-Za-z][A-Za-z0-9]*$", description="Kind of the condition; one of each kind."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: int | None = Field(None, ge=0, description="Generation of the spec that this is about.")
+    last_transition_time: Timestamp = Field(description="When status last changed.")
+    reason: str = Field(
+        min_length=1,
+        max_length=1024,
+        pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+        description="CamelCase word.",
+    )
+    message: str = Field("", max_length=32768, description="A sentence for people; may be empty.")
+
+
+class FineTuneJobStatus(ApiModel):
+    """What has been reached."""
+
+    observed_generation: int | None = Field(None, ge=-1, description="Generation of the spec that was last acted on.")
+    phase: Phase | None = Field(None, description="Summary for people; derived from the conditions and stages.")
+    output_uri: str | None = Field(None, max_length=1024, description="Where the results go.")
+    start_time: Timestamp | None = Field(None, description="When the first stage was created.")
+    completion_time: Timestamp | None = Field(None, description="When the job ended.")
+    runtime: ResolvedRuntime | None = Field(
+        None,
+        description="The runtime as it was when the job started; later edits of the FineTuneRuntime have no effect.",
+    )
+    stages: Annotated[list[StageStatus], Field(max_length=4)] | None = Field(None, description="Stages in their order.")
+    progress: Progress | None = Field(None, description="How far the job is.")
+    dataset: DatasetSummary | None = Field(None, description="What was read and how it was cut.")
+    resolved: Resolved | None = Field(None, description="What was chosen where the spec left a choice.")
+    validation: Annotated[list[ValidationPoint], Field(max_length=10)] | None = Field(
+        None, description="The newest validation points."
+    )
+    results: Results | None = Field(None, description="Before and after on the same sealed rows.")
+    compute: Compute | None = Field(None, description="What the training cost.")
+    artifacts: Annotated[list[Artifact], Field(max_length=8)] | None = Field(
+        None, description="What lies below outputUri."
+    )
+    manifest_digest: Digest | None = Field(None, description="Digest of manifest.json below outputUri.")
+    failure: Failure | None = Field(None, description="Why the job failed; absent unless it did.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] | None = Field(
+        None, description="Succeeded, Finished, Suspended, Prepared, ArtifactPublished, Reconciling, Stalled."
+    )
+    waiting_for: LocalName | None = Field(None, description="Name of the object that the job waits for.")
+    waiting_since: Timestamp | None = Field(None, description="Since when the job waits for it.")

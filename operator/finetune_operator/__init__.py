@@ -1,0 +1,1 @@
+"""Watches FineTuneJobs, makes their child Jobs and tells the truth in status."""

@@ -1,0 +1,158 @@
+"""The two ends of the pure core: what reconcile sees (``Observed``) and what it wants (``Plan``).
+
+Values only, no I/O and no clients, so that every decision is a table test. ``observe.py`` fills ``Observed`` from the
+cache and live reads, ``apply.py`` carries a ``Plan`` out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from finetune_api.names import StageName
+from finetune_api.reasons import Reason
+
+__all__ = [
+    "Action",
+    "CreateChild",
+    "DeleteChild",
+    "Event",
+    "JobView",
+    "Observed",
+    "Plan",
+    "PodView",
+    "RuntimeView",
+    "SetChildTTL",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobView:
+    """What matters of a child batch/v1 Job."""
+
+    name: str
+    uid: str
+    stage: StageName
+    owner_uid: str | None
+    """uid of the controller ownerReference; a Job that isn't ours is a NameConflict."""
+    deleting: bool = False
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    start_time: datetime | None = None
+    completion_time: datetime | None = None
+    outcome: Literal["Complete", "Failed"] | None = None
+    """From the Job's terminal conditions (Complete=True or Failed=True), not FailureTarget or SuccessCriteriaMet."""
+    failed_reason: str | None = None
+    """PodFailurePolicy, BackoffLimitExceeded or DeadlineExceeded."""
+    failed_message: str | None = None
+    finished_at: datetime | None = None
+    ttl_seconds: int | None = None
+    pod_create_error: str | None = None
+    """Newest FailedCreate message of the job controller (quota, admission), if it has no pod."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodView:
+    """What matters of a pod of a child Job; ``job_uid`` is the uid of its controller ownerReference."""
+
+    name: str
+    uid: str
+    job_uid: str | None
+    created: datetime
+    phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
+    deleting: bool = False
+    node: str | None = None
+    unschedulable: str | None = None
+    """Message of PodScheduled=False."""
+    waiting_reason: str | None = None
+    """ImagePullBackOff, ErrImagePull, InvalidImageName, CreateContainerConfigError, ContainerCreating, ..."""
+    waiting_message: str | None = None
+    mount_error: str | None = None
+    """Newest FailedMount event while the container has not started, e.g. a Secret that doesn't exist."""
+    exit_code: int | None = None
+    terminated_reason: str | None = None
+    """Error, OOMKilled, Completed, ..."""
+    termination_message: str | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeView:
+    """A FineTuneRuntime as it stands in the cluster."""
+
+    name: str
+    generation: int
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """One job and everything around it at one moment.
+
+    ``job`` is the raw FineTuneJob as the API server gave it; ``children`` and ``pods`` hold only objects labelled with
+    its uid plus any Job that stands under a child's name. ``live`` tells whether children and pods were read from the
+    API server just now (False: from the watch cache, which may be behind).
+    """
+
+    job: dict[str, Any]
+    runtime: RuntimeView | None
+    children: tuple[JobView, ...]
+    pods: tuple[PodView, ...]
+    now: datetime
+    live: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CreateChild:
+    """Create a child Job behind the guard (apply.py): job not deleted, no such Job, no live pod of this job."""
+
+    stage: StageName
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeleteChild:
+    """Delete a child Job, foreground, with its uid as precondition."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetChildTTL:
+    """Lower a finished child's ttlSecondsAfterFinished, once its result stands in status."""
+
+    name: str
+    uid: str
+    seconds: int
+
+
+Action = CreateChild | DeleteChild | SetChildTTL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """A Kubernetes Event about the FineTuneJob."""
+
+    reason: str
+    message: str
+    type: Literal["Normal", "Warning"] = "Normal"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What reconcile wants done, in this order: ``status`` first, then ``actions``, then ``events``.
+
+    ``status`` is the whole wanted status (wire form), written only where it differs from what is stored; None writes
+    nothing. ``needs_live`` asks to observe again with live reads and to reconcile that instead. ``waiting`` is the
+    reason that holds the job up, for metrics and logs.
+    """
+
+    status: dict[str, Any] | None = None
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    needs_live: bool = False
+    waiting: Reason | None = field(default=None)
