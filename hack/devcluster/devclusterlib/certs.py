@@ -46,7 +46,7 @@ LEAVES = (
     Leaf("apiserver", "kube-apiserver", server=True),
     Leaf("apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters"),
     Leaf("front-proxy-client", "front-proxy-client", authority="front-proxy-ca"),
-    Leaf("kubelet-server", f"system:node:{NODE_NAME}", "system:nodes", server=True),
+    Leaf("node-server", f"system:node:{NODE_NAME}", "system:nodes", server=True),
     Leaf("admin", "devcluster-admin", "system:masters", kubeconfig=True),
     Leaf("kube-controller-manager", "system:kube-controller-manager", kubeconfig=True),
     Leaf("kube-scheduler", "system:kube-scheduler", kubeconfig=True),
