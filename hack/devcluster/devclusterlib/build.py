@@ -25,7 +25,7 @@ from .shell import DevclusterError, locked, say, stage
 
 @dataclass(frozen=True)
 class GoModule:
-    """One wrapper module and the commands that are built from it."""
+    """One wrapper module and the commands that are built from it; without a path it is a program of our own."""
 
     name: str
     path: str
@@ -37,6 +37,8 @@ class GoModule:
         return MODULES_DIR / self.name
 
     def version(self) -> str:
+        if not self.path:
+            return "own"
         text = (self.directory / "go.mod").read_text()
         match = re.search(rf"^(?:require)?\s*{re.escape(self.path)} (v\S+)$", text, re.MULTILINE)
         if match is None:
@@ -53,11 +55,9 @@ class GoModule:
 
     def cache_key(self) -> str:
         digest = hashlib.sha256()
-        for text in (
-            (self.directory / "go.mod").read_bytes(),
-            (self.directory / "go.sum").read_bytes(),
-            self.link_flags().encode(),
-        ):
+        pinned = ("go.mod", "go.sum") if self.path else ("go.mod", "main.go")
+        texts = [(self.directory / name).read_bytes() for name in pinned]
+        for text in (*texts, self.link_flags().encode()):
             digest.update(hashlib.sha256(text).digest())
         return f"{self.name}-{self.version()}-{platform.machine()}-{digest.hexdigest()[:12]}"
 
@@ -88,11 +88,12 @@ MODULES = (
     _one("versitygw", "github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     _one("registry", "github.com/distribution/distribution/v3", "github.com/distribution/distribution/v3/cmd/registry"),
     _one("helm", "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm"),
+    GoModule("pause", "", {"pause": "."}),
 )
 MODULE_OF = {binary: module for module in MODULES for binary in module.packages}
 
 # What `up` needs. The others (kwok, kueue, ...) are built when somebody asks for them.
-CLUSTER_BINARIES = (*MODULES[0].packages, "etcd", "coredns", "versitygw", "registry", "helm")
+CLUSTER_BINARIES = (*MODULES[0].packages, "etcd", "coredns", "versitygw", "registry", "helm", "pause")
 
 
 def binary_path(paths: Paths, binary: str) -> Path:
@@ -127,7 +128,7 @@ def _build_module(paths: Paths, module: GoModule, binaries: list[str]) -> None:
         if shutil.which("go") is None:
             raise DevclusterError("go is not installed; the cluster's parts are built from Go modules (see go.dev/dl)")
         target.mkdir(parents=True, exist_ok=True)
-        say(f"building {', '.join(todo)} ({module.path} {module.version()})")
+        say(f"building {', '.join(todo)} ({module.path or module.name} {module.version()})")
         with stage(f"build {module.name}"), tempfile.TemporaryDirectory(dir=target, prefix=".build-") as scratch:
             _go_build(module, todo, Path(scratch))
             for name in todo:

@@ -41,6 +41,7 @@ API_URL = f"https://{NODE_IP}:{API_PORT}"
 PAUSE_IMAGE = "finetune.dev/pause:1"
 CGROUP_ROOT = "finetune-dev"
 DEFAULT_GPUS = 2
+RUN_DIR = Path("/run/finetune-devcluster")
 
 # A throw-away server on a private link of one machine: fixed keys are simpler than secret ones, and protect nothing.
 S3_ENDPOINT = f"http://{NODE_IP}:{S3_PORT}"
