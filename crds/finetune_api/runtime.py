@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-Prefix = Annotated[str, Field(min_length=6, max_length=1024, pattern=r"^(s3|hf)://[^?#\s]*$")]
+Prefix = Annotated[str, Field(min_length=5, max_length=1024, pattern=r"^(s3|hf)://[^?#\s]*$")]
 LabelValue = Annotated[str, Field(max_length=63)]
 
 
@@ -61,7 +61,9 @@ class RuntimeResources(ApiModel):
 class Storage(ApiModel):
     """How an S3-compatible store is reached; the longest matching prefix wins."""
 
-    prefix: Prefix = Field(description="URIs below this prefix, for example s3://team-a-models/.")
+    prefix: Prefix = Field(
+        description="URIs below this prefix, for example s3://team-a-models/; s3:// is every bucket."
+    )
     endpoint: str | None = Field(
         None, max_length=512, pattern=r"^https?://[^\s/?#@]+$", description="Absent: AWS's own for the region."
     )

@@ -1,0 +1,107 @@
+"""Runs every test of the CI tier and says what took how long and what is not in it.
+
+A tier that ran no test, or that skipped one, has failed: a test that cannot run is a failure, not a detail.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+RESULTS: Final = ROOT / "run/test"
+
+NOT_IN_THIS_TIER: Final = (
+    "make test-gpu: the trainer on a CUDA device (run by hand; needs a GPU)",
+    "soak, scale and chaos runs: not written yet",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step; ``paths`` are test folders for pytest, ``command`` anything else."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+STEPS: Final = (
+    Step("lint", command=("make", "--no-print-directory", "lint")),
+    Step("unit", paths=("tests/unit", "tests/devcluster", "tests/chart")),
+    Step("trainer", paths=("tests/trainer",)),
+    Step("apiserver", paths=("tests/apiserver",)),
+    Step("cluster", command=("hack/devcluster/devcluster", "up")),
+    Step("images", command=("hack/devcluster/devcluster", "images")),
+    Step("e2e", paths=("tests/e2e",)),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step."""
+
+    name: str
+    seconds: float
+    passed: int
+    failed: int
+    note: str
+
+
+def run_step(step: Step) -> Outcome:
+    """Run one step, letting its output through."""
+    print(f"\n=== {step.name}", flush=True)
+    start = time.monotonic()
+    report = RESULTS / f"{step.name}.xml"
+    report.unlink(missing_ok=True)
+    command = step.command or (
+        *(sys.executable, "-m", "pytest", "-q", "--durations=8", f"--junitxml={report}"),
+        *step.paths,
+    )
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    seconds = time.monotonic() - start
+    if not step.paths:
+        return Outcome(step.name, seconds, 0, int(code != 0), "" if code == 0 else f"exit code {code}")
+    if not report.exists():
+        return Outcome(step.name, seconds, 0, 1, f"pytest ended with {code} and left no report")
+    suites = ET.parse(report).getroot().iter("testsuite")  # noqa: S314  # our own file of a second ago
+    total = bad = skipped = 0
+    for suite in suites:
+        total += int(suite.get("tests", 0))
+        bad += int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped += int(suite.get("skipped", 0))
+    note = f"{skipped} skipped, which counts as failed" if skipped else ("no test ran" if not total else "")
+    failed = bad + skipped + int(not total)
+    return Outcome(step.name, seconds, total - bad - skipped, max(failed, int(code != 0)), note)
+
+
+def main() -> int:
+    """Run all steps, print the table, return the exit code."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    outcomes: list[Outcome] = []
+    for step in STEPS:
+        outcomes.append(run_step(step))
+        if outcomes[-1].failed and step.name in {"cluster", "images"}:
+            break
+    print("\n=== summary")
+    print(f"{'step':<12} {'seconds':>8} {'passed':>7} {'failed':>7}")
+    for o in outcomes:
+        print(f"{o.name:<12} {o.seconds:>8.0f} {o.passed:>7} {o.failed:>7}  {o.note}")
+    print("\nNot in this tier:")
+    for line in NOT_IN_THIS_TIER:
+        print(f"  {line}")
+    passed, failed = sum(o.passed for o in outcomes), sum(o.failed for o in outcomes)
+    not_run = [s.name for s in STEPS[len(outcomes) :]]
+    if not_run:
+        print(f"  not reached: {', '.join(not_run)}")
+    print(f"\n{passed} passed, {failed + len(not_run)} failed")
+    return 1 if failed or not_run else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
