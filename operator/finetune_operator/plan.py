@@ -102,6 +102,8 @@ class Observed:
     pods: tuple[PodView, ...]
     now: datetime
     live: bool = False
+    create_error: str | None = None
+    """Why the API server refused to create the next child (403 or 422: count quota, admission), until it succeeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,137 @@
+"""What the operator needs of a Kubernetes cluster: a narrow Protocol, its errors and the key of a job.
+
+Stands between the code that decides and acts (``observe``, ``apply``, ``resync``) and the one file that talks to the
+API server (``gateway.py``). Objects are plain dicts as the API server gives them. Tests put an in-memory cluster here.
+In this package *job* is a FineTuneJob and *child* is a batch/v1 Job that the operator made for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+__all__ = [
+    "AlreadyExists",
+    "ClusterError",
+    "ClusterGateway",
+    "Conflict",
+    "Forbidden",
+    "Invalid",
+    "JobKey",
+    "Kind",
+    "NotFound",
+    "Raw",
+    "Unavailable",
+]
+
+Raw = dict[str, Any]
+"""An object as the API server gives it, parsed from JSON."""
+
+Kind = Literal["jobs", "runtimes", "children", "pods"]
+"""What is watched: FineTuneJobs, FineTuneRuntimes, and the Jobs and pods that carry our label."""
+
+
+class JobKey(NamedTuple):
+    """Names one FineTuneJob."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ClusterError(Exception):
+    """The API server refused a request or could not be reached.
+
+    Attributes
+    ----------
+    code
+        HTTP status; 0 when there was no answer.
+    reason
+        ``reason`` of the metav1.Status, for example ``AlreadyExists``.
+    retry_after
+        Seconds that the server asked to wait, if it did.
+    """
+
+    def __init__(self, message: str, *, code: int = 0, reason: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class NotFound(ClusterError):
+    """404: there is no such object, or its kind is not served."""
+
+
+class Conflict(ClusterError):
+    """409: the object has changed (resourceVersion) or is another one (uid) than the request says."""
+
+
+class AlreadyExists(Conflict):
+    """409 on create: an object of this name stands there."""
+
+
+class Forbidden(ClusterError):
+    """403: RBAC, an admission plugin, a full quota or a namespace that is going."""
+
+
+class Invalid(ClusterError):
+    """400 or 422: the API server does not accept the object."""
+
+
+class Unavailable(ClusterError):
+    """No answer, 401, 410, 429 or 5xx: the same request may well succeed later."""
+
+
+class ClusterGateway(Protocol):
+    """Every request that the operator makes. All methods raise a :class:`ClusterError` when they fail."""
+
+    async def get_job(self, key: JobKey) -> Raw:
+        """Return the FineTuneJob as it stands now, not from a cache."""
+        ...
+
+    async def get_runtime(self, name: str) -> Raw:
+        """Return a FineTuneRuntime."""
+        ...
+
+    async def get_child(self, namespace: str, name: str) -> Raw:
+        """Return the batch/v1 Job of this name, whoever made it."""
+        ...
+
+    async def list_pods(self, namespace: str, *, job_uid: str) -> list[Raw]:
+        """Return the pods of a namespace that are labelled with the uid of a FineTuneJob."""
+        ...
+
+    async def list_events(self, namespace: str, *, object_uid: str) -> list[Raw]:
+        """Return the core/v1 Events about one object."""
+        ...
+
+    async def list_all(self, kind: Kind) -> list[Raw]:
+        """Return all objects of a kind in all namespaces; children and pods only where they carry our label."""
+        ...
+
+    async def served_resources(self) -> frozenset[str]:
+        """Return the plural names that the API server serves in our group and version; empty if it knows none."""
+        ...
+
+    async def create_child(self, namespace: str, manifest: Raw) -> Raw:
+        """Create a batch/v1 Job and return it as stored."""
+        ...
+
+    async def delete_child(self, namespace: str, name: str, *, uid: str) -> None:
+        """Delete the Job that has this uid, with its pods (``propagationPolicy: Foreground``)."""
+        ...
+
+    async def patch_child(self, namespace: str, name: str, *, uid: str, patch: Raw) -> Raw:
+        """Merge-patch the Job that has this uid."""
+        ...
+
+    async def patch_job_status(self, key: JobKey, *, resource_version: str, patch: Raw) -> Raw:
+        """Merge-patch ``.status`` if the job still has this resourceVersion, and return the job as stored."""
+        ...
+
+    async def create_event(self, namespace: str, event: Raw) -> None:
+        """Create a core/v1 Event."""
+        ...
