@@ -1,0 +1,231 @@
+"""What an end-to-end test does to the cluster, in the words that the tests use."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from finetune_api.names import LABEL_JOB_UID, LABEL_STAGE
+from hack.demo.follow import finished
+from hack.demo.install import OPERATOR_NAMESPACE, Images, S3Access, tenant_objects
+from hack.demo.kube import CommandError, Kube
+
+T = TypeVar("T")
+OPERATOR = "deployment/finetune-operator"
+SECRET = "tenant-s3"
+WORDS = {"north": "cold", "south": "warm", "east": "dawn", "west": "dusk"}
+
+
+def until(what: str, check: Callable[[], T | None], *, timeout: float, pause: float = 0.5) -> T:
+    """Poll until ``check`` returns something true; the error says what was awaited."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if value := check():
+            return value
+        time.sleep(pause)
+    raise AssertionError(f"{what}: not within {timeout:.0f} s")
+
+
+def rows(count: int = 120) -> str:
+    """A rule that a tiny model can learn, as JSON lines."""
+    lines = [
+        {"text": f"{word} {number % 10} {number // 10}", "label": WORDS[word]}
+        for number in range(count // len(WORDS))
+        for word in WORDS
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+class PodWatch:
+    """Records every pod of every FineTuneJob, so that a doubled one can't hide between two looks."""
+
+    def __init__(self, kube: Kube) -> None:
+        self._process = kube.popen(
+            "get", "pods", "-A", "-l", LABEL_JOB_UID, "--watch", "--output-watch-events", "-o", "json"
+        )
+        self._alive: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._doubled: list[str] = []
+        self.started: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        decoder, buffer = json.JSONDecoder(), ""
+        for line in self._process.stdout:
+            buffer += line
+            with contextlib.suppress(ValueError):
+                while buffer.strip():
+                    event, end = decoder.raw_decode(buffer.lstrip())
+                    buffer = buffer.lstrip()[end:]
+                    self._see(event["type"], event["object"])
+
+    def _see(self, kind: str, pod: dict[str, Any]) -> None:
+        labels, uid = pod["metadata"]["labels"], pod["metadata"]["uid"]
+        key = (labels[LABEL_JOB_UID], labels[LABEL_STAGE])
+        self.started[key].add(uid)
+        if kind == "DELETED" or pod["status"].get("phase") in ("Succeeded", "Failed"):
+            self._alive[key].discard(uid)
+        else:
+            self._alive[key].add(uid)
+            if sum(len(uids) for (job, _), uids in self._alive.items() if job == key[0]) > 1:
+                self._doubled.append(f"job {key[0]} had {dict(self._alive)} at once")
+
+    def doubled(self) -> list[str]:
+        """Descriptions of moments with more than one live pod of a job."""
+        return self._doubled
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._thread.join(timeout=10)
+
+
+@dataclass
+class Tenant:
+    """A namespace with restricted Pod Security and a Secret with S3 credentials."""
+
+    world: World
+    namespace: str
+
+    def put_rows(self, text: str | None = None, name: str = "rows.jsonl") -> str:
+        """Upload rows and return their URI."""
+        key = f"{self.namespace}/{name}"
+        self.world.s3.client().put_object(Bucket="e2e-data", Key=key, Body=(rows() if text is None else text).encode())
+        return f"s3://e2e-data/{key}"
+
+    def job(self, name: str = "tiny", **spec: Any) -> dict[str, Any]:
+        """A manifest that works; keyword arguments replace blocks of its spec."""
+        secret = {"name": SECRET}
+        base = {
+            "model": {"uri": self.world.model_uri, "credentialsRef": secret},
+            "dataset": {
+                "uri": f"s3://e2e-data/{self.namespace}/rows.jsonl",
+                "credentialsRef": secret,
+                "template": {"name": "topic", "columns": {"text": "text", "label": "label"}},
+            },
+            "training": {"method": "Full", "epochs": 2, "learningRate": "3e-3", "batchSize": 8, "maxLength": 256},
+            "output": {"uri": f"s3://e2e-results/{self.namespace}/{name}/", "credentialsRef": secret},
+            "backoffLimit": 1,
+        }
+        return {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {**base, **spec},
+        }
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        self.world.kube.apply(manifest)
+
+    def get(self, name: str = "tiny") -> dict[str, Any]:
+        found = self.world.kube.get("finetunejob", name, self.namespace)
+        assert found is not None, f"FineTuneJob {name} is gone"
+        return found
+
+    def status(self, name: str = "tiny") -> dict[str, Any]:
+        return dict(self.get(name).get("status", {}))
+
+    def condition(self, kind: str, name: str = "tiny") -> dict[str, Any]:
+        return next((dict(c) for c in self.status(name).get("conditions", []) if c["type"] == kind), {})
+
+    def wait_finished(self, name: str = "tiny", timeout: float = 300) -> dict[str, Any]:
+        until(f"{self.namespace}/{name} has finished", lambda: finished(self.get(name)), timeout=timeout, pause=1)
+        return self.get(name)
+
+    def wait_phase(self, phase: str, name: str = "tiny", timeout: float = 120) -> None:
+        until(f"{name} is {phase}", lambda: self.status(name).get("phase") == phase, timeout=timeout)
+
+    def read(self, name: str, file: str) -> str:
+        """A file of the job's output."""
+        key = f"{self.namespace}/{name}/{file}"
+        return self.world.s3.client().get_object(Bucket="e2e-results", Key=key)["Body"].read().decode()
+
+    def pods(self) -> list[dict[str, Any]]:
+        return self.world.kube.list("pods", self.namespace, LABEL_JOB_UID)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return self.world.kube.list("jobs", self.namespace)
+
+    def add_secret(self) -> None:
+        self.world.kube.apply(tenant_objects(self.namespace, self.world.s3, secret=SECRET)[1])
+
+
+@dataclass
+class World:
+    """The cluster with the installed operator."""
+
+    kube: Kube
+    s3: S3Access
+    images: Images
+    model_uri: str
+    _log_since: str = field(default="")
+
+    def new_tenant(self, test_name: str, *, secret: bool = True) -> Tenant:
+        """A fresh namespace named after the test."""
+        stem = re.sub(r"[^a-z0-9]+", "-", test_name.lower()).strip("-")[:40].strip("-")
+        name = f"{stem}-{int(time.time()) % 100000}"
+        objects = tenant_objects(name, self.s3, secret=SECRET)
+        self.kube.apply(*(objects if secret else objects[:1]))
+        self._log_since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return Tenant(self, name)
+
+    def remove(self, tenant: Tenant) -> None:
+        self.kube.kubectl("delete", "namespace", tenant.namespace, "--wait=false")
+
+    @contextlib.contextmanager
+    def watching_pods(self) -> Iterator[PodWatch]:
+        watch = PodWatch(self.kube)
+        try:
+            yield watch
+        finally:
+            watch.close()
+
+    def scale_operator(self, replicas: int) -> None:
+        """Stop or start the operator and wait until it is so."""
+        self.kube.kubectl("scale", OPERATOR, "-n", OPERATOR_NAMESPACE, f"--replicas={replicas}")
+        if replicas:
+            self.kube.kubectl("rollout", "status", OPERATOR, "-n", OPERATOR_NAMESPACE, "--timeout=120s")
+        else:
+            until("the operator's pod is gone", lambda: not self.operator_pods(), timeout=60)
+
+    def operator_pods(self) -> list[dict[str, Any]]:
+        return self.kube.list("pods", OPERATOR_NAMESPACE, "app.kubernetes.io/name=finetune-operator")
+
+    def kill_operator(self) -> None:
+        """End the operator without giving it time for anything; the Deployment starts another."""
+        for pod in self.operator_pods():
+            name = pod["metadata"]["name"]
+            self.kube.kubectl("delete", "pod", name, "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
+        self.kube.kubectl("rollout", "status", OPERATOR, "-n", OPERATOR_NAMESPACE, "--timeout=120s")
+
+    def operator_log(self) -> list[dict[str, Any]]:
+        """The operator's log since the current test began, every line of it JSON."""
+        lines: list[dict[str, Any]] = []
+        for pod in self.operator_pods():
+            name = pod["metadata"]["name"]
+            with contextlib.suppress(CommandError, subprocess.SubprocessError):
+                text = self.kube.kubectl("logs", name, "-n", OPERATOR_NAMESPACE, f"--since-time={self._log_since}")
+                lines += [json.loads(line) for line in text.splitlines() if line.strip()]
+        return lines
+
+    def unexpected_log_lines(self, expected: set[str]) -> list[dict[str, Any]]:
+        """Warnings and errors whose event the test did not name, and restarts that it didn't cause."""
+        bad = [
+            line
+            for line in self.operator_log()
+            if str(line.get("level", "")).upper() not in ("DEBUG", "INFO") and line.get("event") not in expected
+        ]
+        for pod in self.operator_pods():
+            for container in pod["status"].get("containerStatuses", []):
+                if container["restartCount"]:
+                    bad.append({"pod": pod["metadata"]["name"], "restarts": container["restartCount"]})
+        return bad
