@@ -23,6 +23,7 @@ __all__ = [
     "Plan",
     "PodView",
     "RuntimeView",
+    "SetChildDeadline",
     "SetChildTTL",
 ]
 
@@ -49,6 +50,7 @@ class JobView:
     failed_message: str | None = None
     finished_at: datetime | None = None
     ttl_seconds: int | None = None
+    active_deadline_seconds: int | None = None
     pod_create_error: str | None = None
     """Newest FailedCreate message of the job controller (quota, admission), if it has no pod."""
 
@@ -124,14 +126,23 @@ class DeleteChild:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetChildTTL:
-    """Lower a finished child's ttlSecondsAfterFinished, once its result stands in status."""
+    """Set a finished child's ttlSecondsAfterFinished to the job's, once the result stands in status."""
 
     name: str
     uid: str
     seconds: int
 
 
-Action = CreateChild | DeleteChild | SetChildTTL
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetChildDeadline:
+    """Raise a running child's activeDeadlineSeconds, after the user raised the job's."""
+
+    name: str
+    uid: str
+    seconds: int
+
+
+Action = CreateChild | DeleteChild | SetChildTTL | SetChildDeadline
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
