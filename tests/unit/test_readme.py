@@ -37,9 +37,3 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert {"demo", "test"} <= named
     assert named <= targets
-
-
-def test_no_file_names_a_path_of_the_machine_that_it_was_written_on() -> None:
-    parent = f"{ROOT.parent}/"
-    hits = subprocess.run(["git", "grep", "-lIF", parent], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert hits.stdout == ""
