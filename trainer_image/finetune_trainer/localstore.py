@@ -1,0 +1,121 @@
+"""A local directory as a store: what ``file://`` URIs name in local runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from typing_extensions import override
+
+from finetune_api.names import Role
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.store import FIELDS, NOT_FOUND, OnBytes, Store, StoredFile, checked_key
+
+__all__ = ["LocalStore"]
+
+
+class LocalStore(Store):
+    """A directory as a :class:`~finetune_trainer.store.Store`; files appear whole or not at all."""
+
+    def __init__(self, *, role: Role, folder: Path) -> None:
+        self._role: Role = role
+        self.folder = folder
+
+    @property
+    @override
+    def uri(self) -> str:
+        return f"file://{self.folder}/" if str(self.folder) != "/" else "file:///"
+
+    @override
+    def list(self) -> list[StoredFile]:
+        with self._errors("listing", ""):
+            if not self.folder.is_dir():
+                return []
+            files = [path for path in self.folder.rglob("*") if path.is_file()]
+            return sorted(
+                (StoredFile(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in files),
+                key=lambda file: file.key,
+            )
+
+    @override
+    def size(self, key: str) -> int | None:
+        with self._errors("reading", key):
+            path = self._path(key)
+            return path.stat().st_size if path.is_file() else None
+
+    @override
+    def get_bytes(self, key: str) -> bytes:
+        with self._errors("reading", key):
+            return self._path(key).read_bytes()
+
+    @override
+    def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
+        with self._errors("reading", key):
+            _copy(self._path(key), path)
+        if on_bytes:
+            on_bytes(path.stat().st_size)
+
+    @override
+    def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> bool:
+        with self._errors("writing", key):
+            path = self._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _temporary(path)
+            try:
+                temporary.write_bytes(data)
+                if not if_none_match:
+                    temporary.replace(path)
+                    return True
+                try:
+                    os.link(temporary, path)  # the one call that creates a complete file only where there is none
+                except FileExistsError:
+                    return False
+                return True
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    @override
+    def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
+        with self._errors("writing", key):
+            target = self._path(key)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, target)
+        if on_bytes:
+            on_bytes(path.stat().st_size)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / checked_key(key)
+
+    @contextmanager
+    def _errors(self, operation: str, key: str) -> Iterator[None]:
+        what = f"{operation} {self.uri}{key} ({FIELDS[self._role]})"
+        try:
+            yield
+        except PermissionError as error:
+            raise StageError(Reason.ACCESS_DENIED, f"{what} was refused: {error.strerror}") from error
+        except OSError as error:
+            if operation == "writing":
+                raise StageError(Reason.ARTIFACT_UPLOAD_FAILED, f"{what} failed: {error.strerror}") from error
+            if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+                raise StageError(NOT_FOUND[self._role], f"{what}: there is no such file") from error
+            raise StageError(Reason.STORAGE_UNAVAILABLE, f"{what} failed: {error.strerror}") from error
+
+
+def _temporary(path: Path) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    return Path(name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = _temporary(target)
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
