@@ -1,0 +1,265 @@
+"""Builds the batch/v1 Job of one stage.
+
+Pure: values in, a dict out, so that golden files show every field. Tenant text reaches the pod in one place only, as
+JSON in one environment variable; everything else comes from the runtime's snapshot or is fixed here. ``reconcile``
+calls this, ``apply`` creates what it returns and never changes the template afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from finetune_api import API_VERSION, JOB_KIND
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.names import (
+    CREDENTIALS_DIR,
+    ENV_POD_NAME,
+    ENV_POD_UID,
+    ENV_STAGE_INPUT,
+    ROLES,
+    TERMINATION_LOG,
+    Role,
+    StageName,
+    child_labels,
+    child_name,
+)
+from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
+from finetune_api.runtime import ResolvedRuntime, StageResources
+from finetune_api.stage import JobIdentity, StageInput
+
+__all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "MIN_CHILD_TTL_SECONDS", "USER_ID", "build_job", "stage_input"]
+
+CONTAINER: Final = "trainer"
+USER_ID: Final = 65532
+"""uid, gid and fsGroup of the trainer image's user ("nonroot" in distroless images)."""
+
+MIN_CHILD_TTL_SECONDS: Final = 3600
+"""A child outlives its end by at least this long, so that its report is read; lowered once the result is in status."""
+
+MAX_STAGE_INPUT_BYTES: Final = 120_000
+"""Linux refuses to start a process with one environment string above 128 KiB (MAX_ARG_STRLEN in execve(2))."""
+
+
+def stage_input(
+    *,
+    job: JobIdentity,
+    spec: FineTuneJobSpec,
+    runtime: ResolvedRuntime,
+    stage: StageName,
+    prepared_digest: str | None = None,
+) -> str:
+    r"""Return the stage's input as JSON on one line.
+
+    A dollar sign is written as ``\u0024``: Kubernetes expands ``$(NAME)`` and ``$$`` in environment values, which would
+    change a template that holds them.
+    """
+    document = StageInput(
+        stage=stage,
+        includes_prepare=spec.resources.gpus_per_node == 0,
+        job=job,
+        spec=spec,
+        output_uri=runtime.output_uri,
+        storage=runtime.storage,
+        prepared_digest=prepared_digest,
+        image=runtime.image,
+    )
+    text = json.dumps(document.to_wire(), ensure_ascii=False, separators=(",", ":"))
+    return text.replace("$", "\\u0024")
+
+
+def build_job(
+    *,
+    job: JobIdentity,
+    spec: FineTuneJobSpec,
+    runtime: ResolvedRuntime,
+    stage: StageName,
+    deadline_seconds: int,
+    prepared_digest: str | None = None,
+) -> dict[str, Any]:
+    """Return the child Job of a stage.
+
+    Parameters
+    ----------
+    job
+        The owner: namespace, name and uid of the FineTuneJob.
+    spec, runtime
+        What the user wrote, and the snapshot of the runtime that stands in status.
+    stage
+        ``prepare`` or ``train``; with ``gpusPerNode: 0`` the one stage ``train`` prepares too.
+    deadline_seconds
+        What is left of the job's activeDeadlineSeconds, at least 1.
+    prepared_digest
+        Digest that prepare reported, for train to check.
+    """
+    labels = child_labels(job.name, job.uid, stage)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": child_name(job.name, job.uid, stage),
+            "namespace": job.namespace,
+            "labels": labels,
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": JOB_KIND,
+                    "name": job.name,
+                    "uid": job.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": True,
+                }
+            ],
+        },
+        "spec": {
+            "parallelism": 1,
+            "completions": 1,
+            "backoffLimit": spec.backoff_limit,
+            "activeDeadlineSeconds": max(1, deadline_seconds),
+            "ttlSecondsAfterFinished": max(spec.ttl_seconds_after_finished, MIN_CHILD_TTL_SECONDS),
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {
+                "metadata": {
+                    "labels": dict(labels),
+                    "annotations": {
+                        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+                        "karpenter.sh/do-not-disrupt": "true",
+                    },
+                },
+                "spec": _pod_spec(
+                    spec,
+                    runtime,
+                    stage,
+                    stage_input(job=job, spec=spec, runtime=runtime, stage=stage, prepared_digest=prepared_digest),
+                ),
+            },
+        },
+    }
+
+
+def _failure_rules() -> list[dict[str, Any]]:
+    """First match wins; a failure that matches none counts against backoffLimit."""
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": _exit_codes([EXIT_RESUMABLE])},
+        {"action": "FailJob", "onExitCodes": _exit_codes(final_exit_codes())},
+    ]
+
+
+def _exit_codes(codes: list[int]) -> dict[str, Any]:
+    return {"containerName": CONTAINER, "operator": "In", "values": codes}
+
+
+def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str) -> dict[str, Any]:
+    resources = runtime.resources.prepare if stage == "prepare" else runtime.resources.train
+    secrets = _secrets(spec)
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": runtime.termination_grace_period_seconds,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            _container(
+                image=runtime.image,
+                stage=stage,
+                amounts=_amounts(spec, runtime, resources, stage),
+                roles=tuple(secrets),
+                document=document,
+            )
+        ],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": resources.ephemeral_storage}},
+            {"name": "workspace", "emptyDir": {"sizeLimit": resources.ephemeral_storage}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": resources.memory}},
+            *(
+                {"name": f"credentials-{role}", "secret": {"secretName": name, "defaultMode": 0o440}}
+                for role, name in secrets.items()
+            ),
+        ],
+    }
+    if spec.service_account_name is not None:
+        pod["serviceAccountName"] = spec.service_account_name
+    if runtime.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in runtime.image_pull_secrets]
+    if stage == "train":
+        if runtime.node_selector:
+            pod["nodeSelector"] = dict(runtime.node_selector)
+        if runtime.tolerations:
+            pod["tolerations"] = [toleration.to_wire() for toleration in runtime.tolerations]
+        if runtime.runtime_class_name is not None:
+            pod["runtimeClassName"] = runtime.runtime_class_name
+    return pod
+
+
+def _amounts(
+    spec: FineTuneJobSpec, runtime: ResolvedRuntime, resources: StageResources, stage: StageName
+) -> dict[str, str]:
+    """What the container gets, as request and limit alike: quotas then count what is really used."""
+    amounts = {
+        "cpu": resources.cpu,
+        "memory": resources.memory,
+        "ephemeral-storage": resources.ephemeral_storage,
+    }
+    if stage == "train" and spec.resources.gpus_per_node > 0:
+        amounts[runtime.gpu_resource_name] = str(spec.resources.gpus_per_node)
+    return amounts
+
+
+def _container(
+    *, image: str, stage: StageName, amounts: dict[str, str], roles: tuple[Role, ...], document: str
+) -> dict[str, Any]:
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "command": ["finetune-trainer"],
+        "args": ["stage", stage],
+        "workingDir": "/workspace",
+        "env": [
+            {"name": ENV_STAGE_INPUT, "value": document},
+            {"name": ENV_POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": ENV_POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+            # Rounded up to whole CPUs by kubelet; torch would otherwise start a thread for every CPU of the node.
+            {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": _cpu_limit()}},
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+        ],
+        "resources": {"requests": dict(amounts), "limits": amounts},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": TERMINATION_LOG,
+        # A crash leaves no report; the last line of its log then stands in status.failure.message.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+            {"name": "workspace", "mountPath": "/workspace"},
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - a memory volume of this pod alone
+            *(
+                {"name": f"credentials-{role}", "mountPath": f"{CREDENTIALS_DIR}/{role}", "readOnly": True}
+                for role in roles
+            ),
+        ],
+    }
+
+
+def _cpu_limit() -> dict[str, str]:
+    return {"containerName": CONTAINER, "resource": "limits.cpu", "divisor": "1"}
+
+
+def _secrets(spec: FineTuneJobSpec) -> dict[Role, str]:
+    """Names of the Secrets by role; kubelet mounts them, the operator never reads them."""
+    refs = {
+        "model": spec.model.credentials_ref,
+        "dataset": spec.dataset.credentials_ref,
+        "output": spec.output.credentials_ref,
+    }
+    return {role: ref.name for role in ROLES if (ref := refs[role]) is not None}
