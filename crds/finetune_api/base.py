@@ -22,6 +22,7 @@ __all__ = [
     "LocalName",
     "Rule",
     "SecretRef",
+    "SpecModel",
     "Timestamp",
     "not_yet",
 ]
@@ -36,9 +37,11 @@ class Rule:
     cel
         The expression for ``x-kubernetes-validations``; ``self`` is the object.
     message
-        Names the field and the mend; at most 2048 characters (Kubernetes' bound).
+        Names the field by its whole path below spec, and the mend; at most 2048 characters (Kubernetes' bound).
     check
         The same constraint in Python; returns whether the object is valid.
+    field
+        The one field of the object that is wrong, as it stands on the wire; empty where several are at odds.
     cluster_only
         Not checked in local runs (``context={"local": True}``).
     """
@@ -46,12 +49,14 @@ class Rule:
     cel: str
     message: str
     check: Callable[[Any], bool]
+    field: str = ""
     cluster_only: bool = False
 
 
-def not_yet(cel: str, field: str, check: Callable[[Any], bool], *, mend: str = "leave it out") -> Rule:
+def not_yet(cel: str, what: str, check: Callable[[Any], bool], *, field: str = "", mend: str = "leave it out") -> Rule:
     """Refuse a field whose behaviour this version doesn't have, rather than accept and ignore it."""
-    return Rule(cel=cel, message=f"{field} is not supported by this version of the operator; {mend}", check=check)
+    message = f"{what} is not supported by this version of the operator; {mend}"
+    return Rule(cel=cel, message=message, check=check, field=field)
 
 
 class ApiModel(BaseModel):
@@ -80,6 +85,12 @@ class ApiModel(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class SpecModel(ApiModel):
+    """Base of what users write: as strict about types as the API server, so ``epochs: "3"`` is refused here too."""
+
+    model_config = ConfigDict(strict=True)
+
+
 SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
 LocalName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
@@ -94,7 +105,7 @@ Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "da
 """RFC 3339 in UTC with whole seconds, as metav1.Time prints it."""
 
 
-class SecretRef(ApiModel):
+class SecretRef(SpecModel):
     """Names a Secret in the job's own namespace."""
 
     name: LocalName = Field(description="Name of a Secret in the namespace of the FineTuneJob.")

@@ -7,15 +7,17 @@ effect on it.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import re
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, not_yet
+from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, SpecModel, not_yet
 
 __all__ = [
     "FineTuneRuntimeSpec",
     "Limits",
+    "PrepareResources",
     "ResolvedRuntime",
     "ResolvedStorage",
     "RuntimeResources",
@@ -25,12 +27,37 @@ __all__ = [
 ]
 
 Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-Prefix = Annotated[str, Field(min_length=5, max_length=1024, pattern=r"^(s3|hf)://[^?#\s]*$")]
-LabelValue = Annotated[str, Field(max_length=63)]
+Prefix = Annotated[str, Field(min_length=5, max_length=1024, pattern=r"^(s3|hf)://[^\x00-\x20\x7f?#\\]*$")]
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
 
-class Toleration(ApiModel):
+_DIGEST: Final = re.compile(r"@sha256:[0-9a-f]{64}\Z")
+_LABEL_KEY: Final = "^([a-z0-9][a-z0-9.-]*/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+
+
+class Toleration(SpecModel):
     """As in a pod (core/v1 Toleration)."""
+
+    # The API server would refuse a pod with these, long after the runtime was accepted.
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.value) || !has(self.operator) || self.operator == 'Equal'",
+            message="tolerations[].value belongs to operator Equal; remove it",
+            check=lambda t: t.value is None or t.operator in (None, "Equal"),
+            field="value",
+        ),
+        Rule(
+            cel="has(self.key) || (has(self.operator) && self.operator == 'Exists')",
+            message="tolerations[].key may only be left out with operator Exists; name the taint's key",
+            check=lambda t: t.key is not None or t.operator == "Exists",
+        ),
+        Rule(
+            cel="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            message="tolerations[].tolerationSeconds belongs to effect NoExecute; remove it or set that effect",
+            check=lambda t: t.toleration_seconds is None or t.effect == "NoExecute",
+            field="tolerationSeconds",
+        ),
+    )
 
     key: str | None = Field(None, max_length=316, description="Taint key; absent with Exists matches all.")
     operator: Literal["Exists", "Equal"] | None = Field(None, description="Exists or Equal (the default).")
@@ -41,7 +68,7 @@ class Toleration(ApiModel):
     toleration_seconds: int | None = Field(None, ge=0, description="With NoExecute: how long it is tolerated.")
 
 
-class StageResources(ApiModel):
+class StageResources(SpecModel):
     """Requests and limits of one stage's container; both are set to the same value."""
 
     cpu: Quantity = Field("2", description="CPU.")
@@ -49,34 +76,46 @@ class StageResources(ApiModel):
     ephemeral_storage: Quantity = Field("20Gi", description="Local disk for the model and the artifacts.")
 
 
-class RuntimeResources(ApiModel):
+class PrepareResources(StageResources):
+    """The same with the smaller defaults of the stage that reads the data."""
+
+    cpu: Quantity = Field("1", description="CPU.")
+    memory: Quantity = Field("4Gi", description="Memory.")
+    ephemeral_storage: Quantity = Field("10Gi", description="Local disk for the rows.")
+
+
+class RuntimeResources(SpecModel):
     """What the two stages get."""
 
-    prepare: StageResources = Field(
-        StageResources(cpu="1", memory="4Gi", ephemeral_storage="10Gi"), description="The stage that reads the data."
-    )
+    prepare: PrepareResources = Field(PrepareResources(), description="The stage that reads the data.")
     train: StageResources = Field(StageResources(), description="The stage that trains.")
 
 
-class Storage(ApiModel):
+class Storage(SpecModel):
     """How an S3-compatible store is reached; the longest matching prefix wins."""
 
     prefix: Prefix = Field(
         description="URIs below this prefix, for example s3://team-a-models/; s3:// is every bucket."
     )
     endpoint: str | None = Field(
-        None, max_length=512, pattern=r"^https?://[^\s/?#@]+$", description="Absent: AWS's own for the region."
+        None,
+        max_length=512,
+        pattern=r"^https?://[^\x00-\x20\x7f/?#@\\]+$",
+        description="Absent: AWS's own for the region.",
     )
     region: str | None = Field(None, max_length=64, pattern=r"^[a-z0-9-]+$", description="Region of the bucket.")
     addressing_style: Literal["Auto", "Path", "Virtual"] = Field(
         "Auto", description="Path is what most S3-compatible servers need; Auto is Path where endpoint is set."
     )
     ca_bundle: str | None = Field(
-        None, max_length=16384, description="PEM certificates that the endpoint is checked with."
+        None,
+        max_length=16384,
+        pattern="-----BEGIN CERTIFICATE-----",
+        description="PEM certificates that the endpoint is checked with.",
     )
 
 
-class Limits(ApiModel):
+class Limits(SpecModel):
     """Upper bounds for every job on this runtime."""
 
     gpus_per_node: int = Field(8, ge=0, le=64, description="Largest resources.gpusPerNode.")
@@ -92,16 +131,34 @@ class Limits(ApiModel):
     )
 
 
-class FineTuneRuntimeSpec(ApiModel):
+class FineTuneRuntimeSpec(SpecModel):
     """One kind of hardware with the trainer image, storage and limits for it."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.allowUnpinnedImage || self.image.matches('@sha256:[0-9a-f]{64}$')",
             message="image must name a digest (…@sha256:…), or set allowUnpinnedImage: true on a test cluster",
-            check=lambda r: r.allow_unpinned_image or "@sha256:" in r.image,
+            check=lambda r: r.allow_unpinned_image or bool(_DIGEST.search(r.image)),
+            field="image",
         ),
-        not_yet("!has(self.prepareQueueName)", "prepareQueueName", lambda r: r.prepare_queue_name is None),
+        Rule(
+            cel="self.storage.all(a, self.storage.exists_one(b, b.prefix == a.prefix))",
+            message="storage has two entries with the same prefix; remove one",
+            check=lambda r: len({s.prefix for s in r.storage}) == len(r.storage),
+            field="storage",
+        ),
+        Rule(
+            cel=f"self.nodeSelector.all(k, size(k) <= 316 && k.matches('{_LABEL_KEY}'))",
+            message="nodeSelector has a key that is no label; write it as in kubectl get nodes --show-labels",
+            check=lambda r: all(len(k) <= 316 and re.fullmatch(_LABEL_KEY, k) for k in r.node_selector),
+            field="nodeSelector",
+        ),
+        not_yet(
+            "!has(self.prepareQueueName)",
+            "prepareQueueName",
+            lambda r: r.prepare_queue_name is None,
+            field="prepareQueueName",
+        ),
     )
 
     image: str = Field(
@@ -121,9 +178,7 @@ class FineTuneRuntimeSpec(ApiModel):
     allowed_uri_prefixes: list[Prefix] | None = Field(
         None, max_length=64, description="Prefixes that model, dataset and output URIs must lie below. Absent: all."
     )
-    node_selector: dict[Annotated[str, Field(max_length=316)], LabelValue] = Field(
-        {}, max_length=16, description="Nodes for the train stage."
-    )
+    node_selector: dict[str, LabelValue] = Field({}, max_length=16, description="Nodes for the train stage.")
     tolerations: list[Toleration] = Field([], max_length=16, description="Tolerations of the train stage.")
     runtime_class_name: LocalName | None = Field(None, description="RuntimeClass of the train stage.")
     resources: RuntimeResources = Field(RuntimeResources(), description="What the two stages get.")

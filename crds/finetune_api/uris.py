@@ -10,16 +10,29 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["CLUSTER_URI", "URI", "has_prefix", "join_uri", "parse_uri"]
+__all__ = ["CLUSTER_URI", "DOT_SEGMENT", "S3_URI", "URI", "has_prefix", "join_uri", "parse_uri"]
 
 Scheme = Literal["s3", "hf", "file"]
 
-_BUCKET: Final = r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"
-_S3: Final = re.compile(rf"^s3://(?P<host>{_BUCKET})/(?P<path>[^?#\\\s\x00-\x1f\x7f]*)$")
-_HF: Final = re.compile(r"^hf://(?P<host>)(?P<path>[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?)$")
-_FILE: Final = re.compile(r"^file://(?P<host>)(?P<path>/[^?#\x00-\x1f\x7f]*)$")
+# The patterns below mean the same to Python, to Go (CEL and schemas of the API server) and to Rust (pydantic): explicit
+# classes instead of \s, whose meaning differs, and in Python fullmatch, since its $ also matches before a newline.
+_KEY: Final = r"[^\x00-\x20\x7f?#\\]"
+_SEGMENT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_S3_BODY: Final = rf"s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{_KEY}*"
+_HF_BODY: Final = rf"hf://{_SEGMENT}(/{_SEGMENT})?"
 
-CLUSTER_URI: Final = r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[^?#\\\s]*|hf://[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?)$"
+S3_URI: Final = f"^{_S3_BODY}$"
+CLUSTER_URI: Final = f"^({_S3_BODY}|{_HF_BODY})$"
+"""What a pod can read: S3 and the hub."""
+
+DOT_SEGMENT: Final = "/[.][.]?(/|$)"
+"""A path element that climbs or stays; it would make a prefix check lie."""
+
+_PATTERNS: Final[tuple[tuple[Scheme, re.Pattern[str]], ...]] = (
+    ("s3", re.compile(_S3_BODY)),
+    ("hf", re.compile(_HF_BODY)),
+    ("file", re.compile(r"file:///[^\x00-\x1f\x7f?#]*")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +55,11 @@ def parse_uri(text: str) -> URI:
     ValueError
         The URI has another scheme or a form that is refused; the message says which forms work.
     """
-    for scheme, pattern in (("s3", _S3), ("hf", _HF), ("file", _FILE)):
-        if match := pattern.match(text):
-            if any(part in {"..", "."} for part in match["path"].split("/")):
-                break
-            return URI(scheme, match["host"], match["path"])  # type: ignore[arg-type]  # the tuple above is typed as str
+    for scheme, pattern in _PATTERNS:
+        if pattern.fullmatch(text) and not re.search(DOT_SEGMENT, text):
+            rest = text.removeprefix(f"{scheme}://")
+            host, _, key = rest.partition("/") if scheme == "s3" else ("", "", rest)
+            return URI(scheme, host, key)
     raise ValueError(
         f"{text[:200]!r} is not a URI that this version reads; use s3://bucket/key, hf://org/name or, in a local run, "
         "file:///path, without '..', '?', '#' or spaces"

@@ -1,0 +1,213 @@
+"""``FineTuneJob.spec.dataset``: the rows, how they are cut and how they become prompts.
+
+Split from :mod:`finetune_api.job` for size; the URI type and rule that both need stand here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from finetune_api.base import Rule, SecretRef, SpecModel, not_yet
+from finetune_api.uris import DOT_SEGMENT, S3_URI
+
+__all__ = ["BadRows", "Dataset", "DatasetFiles", "InlineTemplate", "Split", "Template", "Uri", "uri_rule"]
+
+Uri = Annotated[str, Field(min_length=6, max_length=1024)]
+_ROWS: Final = "s3://bucket/rows.jsonl"
+Column = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+def uri_rule(field: str, pattern: str, path: str, *, example: str, optional: bool = False) -> Rule:
+    """URIs of a cluster run: a scheme that a pod can read, nothing that could make a prefix check lie.
+
+    Parameters
+    ----------
+    field
+        Name of the attribute, which is also its name on the wire.
+    pattern
+        One that Python, Go and Rust read alike (:mod:`finetune_api.uris`).
+    path
+        The field below spec, for the message.
+    example
+        A URI that works.
+    optional
+        Whether the field may be absent.
+    """
+    cel = f"self.{field}.matches({_cel_text(pattern)}) && !self.{field}.matches({_cel_text(DOT_SEGMENT)})"
+    whole, dots = re.compile(pattern), re.compile(DOT_SEGMENT)
+
+    def check(obj: object) -> bool:
+        value: str | None = getattr(obj, field)
+        return value is None or bool(whole.fullmatch(value) and not dots.search(value))
+
+    return Rule(
+        cel=f"!has(self.{field}) || ({cel})" if optional else cel,
+        message=f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces",
+        check=check,
+        field=field,
+        cluster_only=True,
+    )
+
+
+def _cel_text(pattern: str) -> str:
+    return "'" + pattern.replace("\\", "\\\\") + "'"
+
+
+class DatasetFiles(SpecModel):
+    """One file for each part, for data that is split already."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        uri_rule("train", S3_URI, "dataset.files.train", example=_ROWS),
+        uri_rule("validation", S3_URI, "dataset.files.validation", example=_ROWS, optional=True),
+        uri_rule("test", S3_URI, "dataset.files.test", example=_ROWS, optional=True),
+    )
+
+    train: Uri = Field(description="Rows to learn from.")
+    validation: Uri | None = Field(None, description="Rows to watch during training. Absent: cut from train.")
+    test: Uri | None = Field(None, description="Sealed rows for the accuracy. Absent: cut from train.")
+
+
+class InlineTemplate(SpecModel):
+    """A prompt template of the user's own, in sandboxed Jinja."""
+
+    prompt: str = Field(min_length=1, max_length=8192, description="Jinja text; the columns of the row are variables.")
+    completion: str = Field(min_length=1, max_length=8192, description="Jinja text of the expected answer.")
+
+
+class Template(SpecModel):
+    """How a row becomes a prompt and an expected completion."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        not_yet(
+            "!has(self.promptsource)",
+            "dataset.template.promptsource",
+            lambda t: t.promptsource is None,
+            field="promptsource",
+        ),
+        Rule(
+            cel="(has(self.name) ? 1 : 0) + (has(self.inline) ? 1 : 0) == 1",
+            message="dataset.template needs exactly one of name and inline",
+            check=lambda t: (t.name is not None) + (t.inline is not None) == 1,
+        ),
+        Rule(
+            cel="!has(self.columns) || self.columns.all(k, size(k) >= 1 && size(k) <= 64)",
+            message="dataset.template.columns has an empty key or one above 64 characters; use the template's fields",
+            check=lambda t: t.columns is None or all(1 <= len(key) <= 64 for key in t.columns),
+            field="columns",
+        ),
+        Rule(
+            cel="!has(self.choices) || self.choices.all(c, self.choices.exists_one(d, d == c))",
+            message="dataset.template.choices must not repeat a choice; remove the duplicate",
+            check=lambda t: t.choices is None or len(set(t.choices)) == len(t.choices),
+            field="choices",
+        ),
+        Rule(
+            cel="!has(self.columns) || has(self.name)",
+            message="dataset.template.columns belongs to a named template; remove it, an inline template uses the "
+            "columns' own names",
+            check=lambda t: t.columns is None or t.name is not None,
+            field="columns",
+        ),
+    )
+
+    name: (
+        Literal[
+            "sentiment",
+            "topic",
+            "intent",
+            "nli",
+            "qa",
+            "summarization",
+            "instruction",
+            "multiple-choice",
+            "raw",
+            "messages",
+        ]
+        | None
+    ) = Field(None, description="A template of the library.")
+    inline: InlineTemplate | None = Field(None, description="A template of your own.")
+    promptsource: str | None = Field(None, max_length=253, description="A PromptSource template. Not supported yet.")
+    columns: dict[str, Column] | None = Field(
+        None,
+        max_length=16,
+        description="Maps the template's fields to columns of the data, for example text: utterance.",
+    )
+    choices: list[Annotated[str, Field(min_length=1, max_length=128)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=256,
+        description="The possible answers. Absent: from the template, else the label set found in train, else none.",
+    )
+
+
+class Split(SpecModel):
+    """How the rows are cut into train, validation and test. Columns are those of the data, before templating."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.trainPercent + self.validationPercent + self.testPercent == 100",
+            message="dataset.split.trainPercent, validationPercent and testPercent must add up to 100",
+            check=lambda s: s.train_percent + s.validation_percent + s.test_percent == 100,
+        ),
+    )
+
+    train_percent: int = Field(80, ge=1, le=99, description="Share of the rows to learn from.")
+    validation_percent: int = Field(10, ge=0, le=98, description="Share of the rows to watch during training.")
+    test_percent: int = Field(10, ge=0, le=98, description="Share of the sealed rows. 0 only with files.test.")
+    seed: int = Field(42, ge=0, le=2147483647, description="Another seed gives another split.")
+    stratify_by: Column | None = Field(None, description="Keep the shares of this column's values equal in all parts.")
+    group_by: Column | None = Field(None, description="Rows with the same value here stay in one part.")
+
+
+class BadRows(SpecModel):
+    """What to do with rows that can't be used: no JSON, a missing column, an empty or too long completion."""
+
+    policy: Literal["Drop", "Fail"] = Field("Drop", description="Drop counts them; Fail ends the job at the first.")
+    max_percent: int = Field(5, ge=0, le=100, description="With Drop: more bad rows than this end the job.")
+
+
+class Dataset(SpecModel):
+    """The rows, how they are cut and how they become prompts."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        uri_rule("uri", S3_URI, "dataset.uri", example=_ROWS, optional=True),
+        Rule(
+            cel="has(self.uri) != has(self.files)",
+            message="dataset needs exactly one of uri and files",
+            check=lambda d: (d.uri is None) != (d.files is None),
+        ),
+        Rule(
+            cel="(has(self.files) && has(self.files.test)) ? self.split.testPercent == 0 : self.split.testPercent > 0",
+            message="dataset.split.testPercent must be 0 with dataset.files.test, and above 0 without it",
+            check=lambda d: (d.split.test_percent == 0) == bool(d.files and d.files.test),
+            field="split.testPercent",
+        ),
+        Rule(
+            cel="!has(self.files) || !has(self.files.validation) || self.split.validationPercent == 0",
+            message="dataset.split.validationPercent must be 0 with dataset.files.validation",
+            check=lambda d: not (d.files and d.files.validation) or d.split.validation_percent == 0,
+            field="split.validationPercent",
+        ),
+        not_yet(
+            "self.format in ['Auto', 'Jsonl', 'Csv', 'Tsv']",
+            "dataset.format other than Auto, Jsonl, Csv and Tsv",
+            lambda d: d.format in ("Auto", "Jsonl", "Csv", "Tsv"),
+            field="format",
+            mend="convert the file to JSON lines or CSV",
+        ),
+    )
+
+    uri: Uri | None = Field(None, description="One file with all rows, for example s3://bucket/rows.jsonl.")
+    files: DatasetFiles | None = Field(None, description="Files for data that is split already.")
+    format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] = Field(
+        "Auto", description="Auto goes by the ending of the URI: .jsonl, .csv, .tsv."
+    )
+    credentials_ref: SecretRef | None = Field(
+        None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for reading the rows."
+    )
+    template: Template = Field(description="How a row becomes a prompt and an expected completion.")
+    split: Split = Field(Split(), description="How the rows are cut into train, validation and test.")
+    bad_rows: BadRows = Field(BadRows(), description="What to do with rows that can't be used.")
