@@ -82,7 +82,7 @@ class DatasetSummary(ApiModel):
     duplicates: int = Field(0, ge=0, description="Rows left out because the same input and output came before.")
     conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")
     leaked: int = Field(
-        0, ge=0, description="Rows taken out of train because a given validation or test file has the same input."
+        0, ge=0, description="Rows taken out because a more sealed file that was given has the same input or group."
     )
     truncated: int = Field(0, ge=0, description="Rows whose prompt was cut from the left to fit maxLength.")
     train: int = Field(0, ge=0, description="Rows to learn from.")
