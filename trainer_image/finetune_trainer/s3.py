@@ -44,6 +44,7 @@ _DENIED: Final = frozenset(
     {
         "401", "403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden",
         "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "Unauthorized",
+        "XAdminUserNotFound",  # versitygw: no such access key
     }
 )  # fmt: skip
 _MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -74,7 +75,7 @@ def make_client(
     if style == "Auto":
         style = "Path" if endpoint else "Auto"
     options: dict[str, Any] = dict(  # noqa: C408 - keywords, so that they read as in botocore's documentation
-        retries={"mode": "standard", "max_attempts": max_attempts},
+        retries={"mode": "standard", "total_max_attempts": max_attempts},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=64,
@@ -139,9 +140,17 @@ class S3Store(Store):
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"]
             except ClientError as error:
+                if _code(error) != "404":
+                    raise
+            # An answer to HEAD has no body, so it can't say whether the key, the bucket or the user is unknown.
+            try:
+                got = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            except ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
+            got["Body"].close()
+            return got["ContentLength"]
 
     @override
     def get_bytes(self, key: str) -> bytes:
