@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, Protocol
 
 __all__ = [
-    "AlreadyExists",
+    "AlreadyExistsError",
     "ClusterError",
     "ClusterGateway",
-    "Conflict",
-    "Forbidden",
-    "Invalid",
+    "ConflictError",
+    "ForbiddenError",
+    "InvalidError",
     "JobKey",
     "Kind",
-    "NotFound",
+    "NotFoundError",
     "Raw",
-    "Unavailable",
+    "UnavailableError",
 ]
 
 Raw = dict[str, Any]
@@ -61,27 +61,27 @@ class ClusterError(Exception):
         self.retry_after = retry_after
 
 
-class NotFound(ClusterError):
+class NotFoundError(ClusterError):
     """404: there is no such object, or its kind is not served."""
 
 
-class Conflict(ClusterError):
+class ConflictError(ClusterError):
     """409: the object has changed (resourceVersion) or is another one (uid) than the request says."""
 
 
-class AlreadyExists(Conflict):
+class AlreadyExistsError(ConflictError):
     """409 on create: an object of this name stands there."""
 
 
-class Forbidden(ClusterError):
+class ForbiddenError(ClusterError):
     """403: RBAC, an admission plugin, a full quota or a namespace that is going."""
 
 
-class Invalid(ClusterError):
+class InvalidError(ClusterError):
     """400 or 422: the API server does not accept the object."""
 
 
-class Unavailable(ClusterError):
+class UnavailableError(ClusterError):
     """No answer, 401, 410, 429 or 5xx: the same request may well succeed later."""
 
 

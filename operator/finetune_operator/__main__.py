@@ -1,0 +1,87 @@
+"""Starts the operator: ``python -m finetune_operator`` or ``finetune-operator``.
+
+Crash-only: whatever can't go on (a dead watch, a dead worker, missing rights) ends the process with a code other than
+0, and kubelet starts it anew. SIGTERM ends it with 0 at any time, also while it waits for its CRDs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import kopf
+
+from finetune_operator.endpoints import serving
+from finetune_operator.engine import Engine
+from finetune_operator.gateway import KubernetesGateway, load_configuration
+from finetune_operator.handlers import build_registry
+from finetune_operator.logs import configure_logging
+from finetune_operator.metrics import Metrics, installed_version
+from finetune_operator.reconcile import reconcile
+from finetune_operator.settings import Settings, SettingsError
+
+__all__ = ["main", "operate"]
+
+log = logging.getLogger("finetune_operator")
+
+
+async def operate(settings: Settings) -> None:
+    """Run the operator until it is told to stop, or until something of it has ended by an error.
+
+    Raises
+    ------
+    Exception
+        What has ended.
+    """
+    metrics = Metrics()
+    gateway = KubernetesGateway(await load_configuration(), on_request=metrics.requested)
+    engine = Engine(gateway=gateway, reconcile=reconcile, settings=settings, metrics=metrics)
+    try:
+        # Servers and workers are there before Kopf, which takes every task begun after it for its own and cancels it.
+        async with (
+            serving(engine, health_port=settings.health_port, metrics_port=settings.metrics_port),
+            engine.running(),
+        ):
+            log.info("Watching", extra={"event": "Started", "fields": {"version": installed_version()}})
+            await kopf.operator(
+                registry=build_registry(engine), clusterwide=True, standalone=True, stop_flag=engine.died
+            )
+    finally:
+        await gateway.close()
+
+
+async def _until_told(settings: Settings) -> None:
+    """Run the operator; SIGTERM and SIGINT cancel it until Kopf installs handlers of its own."""
+    work = asyncio.create_task(operate(settings), name="operate")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        log.info("Stopped before the start was complete", extra={"event": "Stopped"})
+
+
+def main() -> int:
+    """Run the operator; returns the exit code of the process."""
+    try:
+        settings = Settings.from_environment(os.environ)
+    except SettingsError as error:
+        configure_logging("INFO")
+        log.error("%s", error, extra={"event": "SettingsInvalid"})  # noqa: TRY400 - the message says it all
+        return 2
+    configure_logging(settings.log_level)
+    try:
+        asyncio.run(_until_told(settings))
+    except Exception:
+        log.critical("The operator has to end", exc_info=True, extra={"event": "OperatorFailed"})
+        return 1
+    log.info("Stopped", extra={"event": "Stopped"})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
