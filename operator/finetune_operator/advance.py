@@ -1,0 +1,236 @@
+"""Decides about the stages of one job: create a child, watch it, judge its end, go on to the next.
+
+Pure. ``reconcile`` comes here once the spec and the runtime's snapshot are settled. A decision that can't be taken back
+(failing, deleting, starting anew) is taken on live reads only; a cache that lags would end a healthy job.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from finetune_api.digest import spec_digest
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.names import StageName, child_name
+from finetune_api.reasons import REASONS, Reason
+from finetune_api.runtime import ResolvedRuntime
+from finetune_api.status import Failure, FineTuneJobStatus, StageStatus
+from finetune_operator.diagnose import Hold, failure_of, hold_of, hold_of_refusal, success_report
+from finetune_operator.manifests.job import build_job
+from finetune_operator.outcomes import Case, fail, go_on, hold_up, succeed
+from finetune_operator.plan import (
+    Action,
+    CreateChild,
+    DeleteChild,
+    Event,
+    JobView,
+    Plan,
+    PodView,
+    SetChildDeadline,
+)
+from finetune_operator.runtimes import deadline_seconds
+from finetune_operator.stages import (
+    awaits_deletion,
+    ended,
+    replace_stage,
+    running,
+    seconds_spent,
+    set_back,
+    stage_is_done,
+)
+from finetune_operator.status import with_report
+from finetune_operator.text import rfc3339, sanitise
+
+__all__ = ["POLL_SECONDS", "SLOW_POLL_SECONDS", "StagePlanner"]
+
+POLL_SECONDS: Final = 10.0
+"""How soon to look again at a pod that doesn't start: mount errors are events, which nobody watches."""
+
+SLOW_POLL_SECONDS: Final = 30.0
+_POLL_SLOWER_AFTER: Final = 120.0
+
+_STARTED: Final[dict[StageName, tuple[str, str]]] = {
+    "prepare": ("Preparing", "The rows are read, split and tokenised."),
+    "train": ("Training", "The model is scored, tuned and scored again."),
+}
+_REPORT_LOST: Final = "The trainer ended without a readable report; the stage runs once more to report again."
+
+
+class StagePlanner:
+    """Decides about the stages of one job; holds what every decision needs, and no state."""
+
+    def __init__(self, *, case: Case, spec: FineTuneJobSpec, runtime: ResolvedRuntime) -> None:
+        self.case, self.spec, self.runtime = case, spec, runtime
+        self.limit = deadline_seconds(spec, runtime)
+
+    def next(self, status: FineTuneJobStatus) -> Plan:
+        """Decide about the first stage that isn't done, or end the job."""
+        stage = next((stage for stage in status.stages or [] if not stage_is_done(stage)), None)
+        if stage is None:
+            return succeed(self.case, status)
+        name = child_name(self.case.name, self.case.uid, stage.name)
+        child = next((child for child in self.case.observed.children if child.name == name), None)
+        if child is None:
+            return self._without_child(status, stage)
+        if child.owner_uid != self.case.uid:
+            return self._conflict(status, stage, child)
+        pods = tuple(pod for pod in self.case.observed.pods if pod.job_uid == child.uid)
+        if child.outcome is None:
+            return self._going(status, child) if child.deleting else self._active(status, stage, child, pods)
+        judge = self._complete if child.outcome == "Complete" else self._failed
+        return judge(status, stage, child, pods)
+
+    def _conflict(self, status: FineTuneJobStatus, stage: StageStatus, foreign: JobView) -> Plan:
+        if not self.case.observed.live:
+            return Plan(needs_live=True)
+        failure = Failure(
+            reason=Reason.NAME_CONFLICT.value,
+            message=f"Job {foreign.name} is not of this FineTuneJob. {REASONS[Reason.NAME_CONFLICT].mend}",
+            stage=stage.name,
+        )
+        return fail(self.case, status, failure)
+
+    def _without_child(self, status: FineTuneJobStatus, stage: StageStatus) -> Plan:
+        """Create the child, for the first time or because somebody deleted it in mid-run."""
+        case, events = self.case, []
+        if stage.state != "Pending":
+            if not case.observed.live:
+                return Plan(needs_live=True)
+            stage = set_back(stage, None, now=case.now)
+            status = self._with(status, stage)
+            lost = f"Job {stage.job_name or stage.name} was deleted while it ran; stage {stage.name} starts anew"
+            events.append(Event(reason="ChildDeleted", message=lost, type="Warning"))
+        left = self.limit - seconds_spent(status.stages or [])
+        if left <= 0:
+            return self._out_of_time(status, stage)
+        if status.start_time is None:
+            status = status.model_copy(update={"start_time": rfc3339(case.now)})
+            events.append(Event(reason="Started", message=f"Results go to {sanitise(self.runtime.output_uri, 400)}"))
+        create = CreateChild(stage=stage.name, manifest=self._manifest(status, stage, left))
+        if case.observed.create_error:
+            hold = hold_of_refusal(case.observed.create_error)
+            return self._hold(status, hold, None, actions=[create], poll=SLOW_POLL_SECONDS)
+        return go_on(
+            case,
+            status,
+            reason="Pending",
+            message=f"Stage {stage.name} waits for its pod to start.",
+            actions=[create],
+            events=events,
+        )
+
+    def _manifest(self, status: FineTuneJobStatus, stage: StageStatus, left: int) -> dict[str, Any]:
+        prepared = next((s.digest for s in status.stages or [] if s.name == "prepare"), None)
+        return build_job(
+            job=self.case.identity,
+            spec=self.spec,
+            runtime=self.runtime,
+            stage=stage.name,
+            deadline_seconds=left,
+            prepared_digest=prepared if stage.name == "train" else None,
+        )
+
+    def _out_of_time(self, status: FineTuneJobStatus, stage: StageStatus) -> Plan:
+        failure = Failure(
+            reason=Reason.DEADLINE_EXCEEDED.value,
+            message=f"The job's {self.limit} s (activeDeadlineSeconds) are used up before stage {stage.name}. "
+            f"{REASONS[Reason.DEADLINE_EXCEEDED].mend}",
+            stage=stage.name,
+        )
+        return fail(self.case, status, failure)
+
+    def _going(self, status: FineTuneJobStatus, child: JobView) -> Plan:
+        message = f"Job {child.name} is being deleted; the stage goes on when it is gone."
+        return go_on(self.case, status, reason="Restarting", message=message)
+
+    def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
+        """An unfinished child: runs, starts or is held up."""
+        case = self.case
+        started = stage.state == "Running" or child.failed + child.succeeded > 0
+        if started or any(pod.phase != "Pending" for pod in pods):
+            started, stage = True, running(stage, child, pods)
+            status = self._with(status, stage)
+        actions = self._raised_deadline(status, child)
+        poll = self._poll(child, pods)
+        hold = hold_of(child, pods, now=case.now)
+        if hold is not None:
+            # The scheduler's verdict is part of the watched pod; there is no event to look for.
+            poll = None if hold.reason == "Unschedulable" else poll
+            return self._hold(status, hold, child, actions=actions, poll=poll)
+        if started:
+            reason, message = _STARTED[stage.name]
+        elif case.reason in (None, "Pending"):
+            reason, message = "Pending", f"Stage {stage.name} waits for its pod to start."
+        else:
+            reason, message = "Starting", f"The pod of stage {stage.name} starts."
+        return go_on(case, status, reason=reason, message=message, actions=actions, requeue_after=poll)
+
+    def _poll(self, child: JobView, pods: tuple[PodView, ...]) -> float | None:
+        """When to look again at a child that doesn't run yet; never at one that runs."""
+        if any(pod.phase == "Running" for pod in pods):
+            return None
+        begins: list[datetime] = [pod.created for pod in pods if pod.phase == "Pending"]
+        begins += [child.start_time] if child.start_time and not begins else []
+        waited = max((self.case.now - begin).total_seconds() for begin in begins) if begins else 0.0
+        return POLL_SECONDS if waited < _POLL_SLOWER_AFTER else SLOW_POLL_SECONDS
+
+    def _raised_deadline(self, status: FineTuneJobStatus, child: JobView) -> list[Action]:
+        wanted = self.limit - seconds_spent(status.stages or [])
+        if child.active_deadline_seconds is None or wanted <= child.active_deadline_seconds:
+            return []
+        return [SetChildDeadline(name=child.name, uid=child.uid, seconds=wanted)]
+
+    def _hold(
+        self,
+        status: FineTuneJobStatus,
+        hold: Hold,
+        child: JobView | None,
+        *,
+        actions: list[Action],
+        poll: float | None,
+    ) -> Plan:
+        timeout = self.runtime.pending_timeout_seconds
+        return hold_up(self.case, status, hold, timeout=timeout, child=child, actions=actions, poll=poll)
+
+    def _complete(
+        self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]
+    ) -> Plan:
+        """A child that ended well counts only with its report; without, it runs once more and says it again."""
+        case = self.case
+        report = success_report(pods, stage=stage.name, spec_digest=spec_digest(self.spec))
+        if report is not None:
+            stage = ended(stage, child, pods, now=case.now, digest=report.digest, succeeded=True)
+            status = with_report(self._with(status, stage), report)
+            if stage.name == "train":
+                status = status.model_copy(update={"manifest_digest": report.digest})
+            return self.next(status)
+        if not case.observed.live:
+            return Plan(needs_live=True)
+        if child.deleting:
+            return self._going(status, child)
+        delete = DeleteChild(name=child.name, uid=child.uid)
+        if awaits_deletion(stage, child):
+            return go_on(case, status, reason="Restarting", message=_REPORT_LOST, actions=[delete])
+        if stage.recreated == 0:
+            status = self._with(status, set_back(stage, child, now=case.now))
+            event = Event(reason="ReportLost", message=_REPORT_LOST, type="Warning")
+            return go_on(case, status, reason="Restarting", message=_REPORT_LOST, actions=[delete], events=[event])
+        stage = ended(stage, child, pods, now=case.now, digest=None, succeeded=False)
+        failure = Failure(reason=Reason.NOT_REPORTED.value, message=REASONS[Reason.NOT_REPORTED].mend, stage=stage.name)
+        return fail(case, self._with(status, stage), failure)
+
+    def _failed(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
+        if not self.case.observed.live:
+            return Plan(needs_live=True)
+        failure, report = failure_of(
+            child, pods, stage=stage.name, spec_digest=spec_digest(self.spec), deadline=self.limit
+        )
+        if failure.reason == Reason.DEADLINE_EXCEEDED.value and self.case.reason == "Unschedulable":
+            failure = failure.model_copy(update={"message": sanitise(f"{failure.message} No node took its pod.")})
+        stage = ended(stage, child, pods, now=self.case.now, digest=None, succeeded=False)
+        status = self._with(status, stage)
+        return fail(self.case, with_report(status, report) if report else status, failure)
+
+    @staticmethod
+    def _with(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:
+        return status.model_copy(update={"stages": replace_stage(status.stages or [], stage)})

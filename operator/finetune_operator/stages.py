@@ -1,0 +1,118 @@
+"""The stages of a job and their bookkeeping: which come, which is next, how many seconds they have used.
+
+Pure. A stage is one child Job. With GPUs there are two, so that no GPU is requested before the rows are known to be
+good; without, one child does both. A stage recorded Succeeded is never run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.names import StageName
+from finetune_api.status import StageStatus
+from finetune_operator.plan import JobView, PodView
+from finetune_operator.text import parse_time, rfc3339
+
+__all__ = [
+    "awaits_deletion",
+    "ended",
+    "replace_stage",
+    "running",
+    "seconds_of",
+    "seconds_spent",
+    "set_back",
+    "stage_is_done",
+    "stage_list",
+    "stage_names",
+]
+
+
+def stage_names(spec: FineTuneJobSpec) -> tuple[StageName, ...]:
+    """Return the stages of a job in their order."""
+    return ("prepare", "train") if spec.resources.gpus_per_node > 0 else ("train",)
+
+
+def stage_list(spec: FineTuneJobSpec, stored: Iterable[StageStatus]) -> list[StageStatus]:
+    """Return every stage of the job, as recorded or else as not begun."""
+    recorded = {stage.name: stage for stage in stored}
+    return [recorded.get(name) or StageStatus(name=name, state="Pending") for name in stage_names(spec)]
+
+
+def stage_is_done(stage: StageStatus) -> bool:
+    """Tell whether a stage needs no child any more; prepare counts only with the digest that train checks."""
+    return stage.state == "Succeeded" and (stage.name == "train" or stage.digest is not None)
+
+
+def replace_stage(stages: Iterable[StageStatus], changed: StageStatus) -> list[StageStatus]:
+    """Return the stages with one of them replaced."""
+    return [changed if stage.name == changed.name else stage for stage in stages]
+
+
+def seconds_spent(stages: Iterable[StageStatus]) -> int:
+    """Running seconds of all children that have ended."""
+    return sum(stage.run_seconds for stage in stages)
+
+
+def seconds_of(child: JobView, now: datetime) -> int:
+    """Running seconds of one child, by the API server's times; never negative, whatever the clocks say."""
+    if child.start_time is None:
+        return 0
+    end = child.completion_time or child.finished_at or now
+    return max(0, int((end - child.start_time).total_seconds()))
+
+
+def awaits_deletion(stage: StageStatus, child: JobView) -> bool:
+    """Tell whether this child was given up because its report is lost; the next one has another uid."""
+    return stage.recreated > 0 and stage.state == "Pending" and stage.job_uid == child.uid
+
+
+def running(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> StageStatus:
+    """Record that a pod of the child has started."""
+    return stage.model_copy(update={"state": "Running", **_facts(stage, child, pods)})
+
+
+def ended(
+    stage: StageStatus, child: JobView, pods: Iterable[PodView], *, now: datetime, digest: str | None, succeeded: bool
+) -> StageStatus:
+    """Record the end of a stage."""
+    counted = awaits_deletion(stage, child)
+    end = child.completion_time or child.finished_at or now
+    return stage.model_copy(
+        update={
+            "state": "Succeeded" if succeeded else "Failed",
+            **_facts(stage, child, pods),
+            "completion_time": rfc3339(end),
+            "run_seconds": stage.run_seconds + (0 if counted else seconds_of(child, now)),
+            "digest": digest,
+        }
+    )
+
+
+def set_back(stage: StageStatus, child: JobView | None, *, now: datetime) -> StageStatus:
+    """Record that the stage needs a new child; what the old one has used is kept.
+
+    ``child`` is the one to give up, or None when somebody deleted it and only our record is left.
+    """
+    if child is not None:
+        used = 0 if awaits_deletion(stage, child) else seconds_of(child, now)
+        update: dict[str, Any] = {"job_uid": child.uid, "recreated": 1}
+    else:
+        start = parse_time(stage.start_time)
+        used = max(0, int((now - start).total_seconds())) if start else 0
+        update = {}
+    return stage.model_copy(
+        update={**update, "state": "Pending", "start_time": None, "run_seconds": stage.run_seconds + used}
+    )
+
+
+def _facts(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> dict[str, Any]:
+    seen = max(child.active + child.succeeded + child.failed, sum(1 for _ in pods))
+    return {
+        "job_name": child.name,
+        "job_uid": child.uid,
+        "attempts": max(1, stage.attempts, seen),
+        "start_time": rfc3339(child.start_time) if child.start_time else stage.start_time,
+    }
