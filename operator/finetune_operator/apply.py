@@ -30,7 +30,7 @@ from finetune_operator.cluster import (
     Raw,
 )
 from finetune_operator.patches import merge_patch
-from finetune_operator.plan import Action, CreateChild, DeleteChild, Event, Observed, Plan
+from finetune_operator.plan import Action, CreateChild, DeleteChild, Event, Observed, Plan, SetChildTTL
 from finetune_operator.views import as_dict, as_text, controller_uid, is_deleting, metadata
 
 __all__ = ["Applier", "Outcome", "event_manifest"]
@@ -98,13 +98,16 @@ class Applier:
                 job = await self._gateway.patch_job_status(key, resource_version=version, patch=patch)
                 self._cache.put("jobs", job)
                 wrote = True
+        held: _Held | None = None
         for action in plan.actions:
             held = await self._act(key, job, action)
             if held is not None:
-                return Outcome(job=job, wrote_status=wrote, blocked=held.blocked, create_error=held.refused)
+                break
+        # Events tell of the status that was just written, so a create that has to wait does not hold them back.
         for event in plan.events:
             await self._record(key, job, event)
-        return Outcome(job=job, wrote_status=wrote)
+        held = held or _Held()
+        return Outcome(job=job, wrote_status=wrote, blocked=held.blocked, create_error=held.refused)
 
     # --- actions ------------------------------------------------------------------------------------------------------
 
@@ -116,11 +119,11 @@ class Applier:
                 await self._gateway.delete_child(key.namespace, action.name, uid=action.uid)
                 _note(key, "ChildDeleted", "Deleted a child Job", child=action.name)
             else:
-                patch: Raw = {"spec": {"ttlSecondsAfterFinished": action.seconds}}
-                self._cache.put(
-                    "children",
-                    await self._gateway.patch_child(key.namespace, action.name, uid=action.uid, patch=patch),
+                field = "ttlSecondsAfterFinished" if isinstance(action, SetChildTTL) else "activeDeadlineSeconds"
+                child = await self._gateway.patch_child(
+                    key.namespace, action.name, uid=action.uid, patch={"spec": {field: action.seconds}}
                 )
+                self._cache.put("children", child)
         except (NotFoundError, ConflictError):
             # It is gone, or another one stands under its name: either way this one needs nothing more.
             log.debug("The child Job %s is gone already", action.name, extra={"job": str(key)})

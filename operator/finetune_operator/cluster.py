@@ -45,6 +45,8 @@ class ClusterError(Exception):
 
     Attributes
     ----------
+    message
+        What the API server said, without the request that ``str`` puts before it.
     code
         HTTP status; 0 when there was no answer.
     reason
@@ -53,8 +55,16 @@ class ClusterError(Exception):
         Seconds that the server asked to wait, if it did.
     """
 
-    def __init__(self, message: str, *, code: int = 0, reason: str = "", retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        message: str,
+        *,
+        request: str = "",
+        code: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{request}: {message}" if request else message)
         self.message = message
         self.code = code
         self.reason = reason

@@ -184,6 +184,7 @@ class KubernetesGateway:
         query: Mapping[str, str] | None = None,
         within: aiohttp.ClientTimeout = TIMEOUT,
     ) -> Raw:
+        request = f"{verb} {resource}"
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         method, url, headers, payload, _ = await self._client.param_serialize(
             method,
@@ -198,13 +199,13 @@ class KubernetesGateway:
             data = await response.read()  # type: ignore[no-untyped-call]  # left untyped
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._on_request(verb, resource, 0)
-            raise UnavailableError(f"{verb} {resource}: no answer ({type(error).__name__}: {error})") from error
+            raise UnavailableError(f"no answer ({type(error).__name__}: {error})", request=request) from error
         self._on_request(verb, resource, response.status)
         document = _parsed(data)
         if response.status >= 300:
             raise error_of(response.status, document, verb=verb, resource=resource, headers=response.headers)
         if not isinstance(document, dict):
-            raise UnavailableError(f"{verb} {resource}: the answer is not a JSON object", code=response.status)
+            raise UnavailableError("the answer is not a JSON object", request=request, code=response.status)
         return document
 
 
@@ -214,7 +215,7 @@ def error_of(
     """Turn an answer that is no success into the error that says what follows from it."""
     answer = document if isinstance(document, dict) else {}
     reason = str(answer.get("reason") or "")
-    message = f"{verb} {resource}: {answer.get('message') or f'HTTP {status}'}"
+    message = str(answer.get("message") or f"HTTP {status}")
     kind: type[ClusterError]
     if status == 404:
         kind = NotFoundError
@@ -228,7 +229,8 @@ def error_of(
         kind = UnavailableError
     else:
         kind = ClusterError
-    return kind(message, code=status, reason=reason, retry_after=_seconds((headers or {}).get("Retry-After")))
+    retry_after = _seconds((headers or {}).get("Retry-After"))
+    return kind(message, request=f"{verb} {resource}", code=status, reason=reason, retry_after=retry_after)
 
 
 def _seconds(value: str | None) -> float | None:

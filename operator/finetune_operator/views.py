@@ -174,6 +174,7 @@ def child_view(raw: Raw, *, stage: StageName) -> JobView | None:
         failed_message=as_text(failed.get("message")) if outcome == "Failed" else None,
         finished_at=(completion or parse_time(ended.get("lastTransitionTime"))) if outcome else None,
         ttl_seconds=_number(spec.get("ttlSecondsAfterFinished")),
+        active_deadline_seconds=_number(spec.get("activeDeadlineSeconds")),
     )
 
 
