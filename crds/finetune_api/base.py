@@ -86,9 +86,18 @@ class ApiModel(BaseModel):
 
 
 class SpecModel(ApiModel):
-    """Base of what users write: as strict about types as the API server, so ``epochs: "3"`` is refused here too."""
+    """Base of what users write, read as the API server reads it.
+
+    As strict about types, so ``epochs: "3"`` is refused here too; and a null, such as a key whose children are all
+    commented out, counts as absent.
+    """
 
     model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
 
 SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"

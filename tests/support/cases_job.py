@@ -1,0 +1,293 @@
+"""What the spec of a FineTuneJob may and may not say; part of :mod:`tests.support.cases`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
+
+__all__ = ["JOB_CASES"]
+
+JOB: Final = Kind("FineTuneJob")
+
+
+def _uri(path: str, example: str, *, with_: Edits | None = None, hub: bool = False, folder: str = "") -> Iterator[Case]:
+    more = with_ or {}
+    message = f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces"
+    good = ["s3://abc/x/y.z", "s3://a-b.c1/ä/$&+,;=@", "s3://abc/...", "s3://abc/a..b/", "s3://abc/a\u00a0b"]
+    good += ["hf://name", "hf://Org-1/name_2.x"] if hub else []
+    bad = [
+        "https://host/x",
+        "file:///rows",
+        "S3://abc/x",
+        "s3://ab/x",
+        "s3://ABC/x",
+        "s3://-bc/x",
+        "s3://abc/../x",
+        "s3://abc/x/..",
+        "s3://abc/./x",
+        "s3://abc/x?y",
+        "s3://abc/x#y",
+        "s3://abc/x y",
+        "s3://abc/x\\y",
+        "s3://abc/x\n",
+        "s3://user@abc/x",
+        *(["hf://org/name/more", "hf://-org/name", "hf://org/.."] if hub else ["hf://org/name"]),
+        *([] if folder else ["s3://abc"]),
+    ]
+    for text in good:
+        yield JOB.ok(f"{path}={text!r}", {path: text.rstrip("/") + folder, **more})
+    for text in bad:
+        yield JOB.no(path, f"{path}={text!r}", {path: text + folder, **more}, message)
+    yield from JOB.text(
+        path, 1024, lambda n: "s3://abc/".ljust(n - len(folder), "x")[:n] + folder, shortest=6, with_=more
+    )
+
+
+def _model() -> Iterator[Case]:
+    yield JOB.no("model", "no model", {"model": ABSENT}, "equired")
+    yield JOB.no("model", "model null", {"model": None}, "equired")
+    yield JOB.no("model.uri", "no model.uri", {"model": {}}, "equired")
+    yield from _uri("model.uri", "hf://org/name or s3://bucket/folder/", hub=True)
+    yield from JOB.text("model.revision", 128, lambda n: "r" * n)
+    yield from JOB.pattern("model.revision", ["main", "refs/pr/1", "v1.0_a-b"], ["", "a b", "a@b", "main\n"])
+    yield JOB.no(
+        "model.revision",
+        "revision of an s3 model",
+        {"model.uri": "s3://bucket/m/", "model.revision": "main"},
+        "model.revision belongs to hf:// models only; remove it, or version the s3:// path itself",
+    )
+    yield from JOB.name("model.credentialsRef.name")
+    yield JOB.no(
+        "model.credentialsRef.name", "model.credentialsRef without name", {"model.credentialsRef": {}}, "equired"
+    )
+
+
+def _dataset() -> Iterator[Case]:
+    files = {"dataset.uri": ABSENT, "dataset.files.train": "s3://bucket/train.jsonl"}
+    rows = "s3://bucket/rows.jsonl"
+    split = {"dataset.split": {"trainPercent": 90, "validationPercent": 10, "testPercent": 0}}
+    both = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
+    one_of = "dataset needs exactly one of uri and files"
+    yield JOB.no("dataset", "no dataset", {"dataset": ABSENT}, "equired")
+    yield from _uri("dataset.uri", rows)
+    yield from _uri("dataset.files.train", rows, with_={"dataset.uri": ABSENT})
+    yield from _uri("dataset.files.validation", rows, with_=files | both)
+    yield from _uri("dataset.files.test", rows, with_=files | split)
+    yield JOB.no("dataset.files.train", "no train file", {"dataset.uri": ABSENT, "dataset.files": {}}, "equired")
+    yield JOB.ok("only a train file", files)
+    yield JOB.no("dataset", "uri and files", {"dataset.files.train": rows}, one_of)
+    yield JOB.no("dataset", "neither uri nor files", {"dataset.uri": ABSENT}, one_of)
+    sealed = "dataset.split.testPercent must be 0 with dataset.files.test, and above 0 without it"
+    yield JOB.no("dataset.split.testPercent", "test file and percent", files | {"dataset.files.test": rows}, sealed)
+    yield JOB.no("dataset.split.testPercent", "no test rows at all", split, sealed)
+    yield JOB.no(
+        "dataset.split.validationPercent",
+        "validation file and percent",
+        files | {"dataset.files.validation": rows},
+        "dataset.split.validationPercent must be 0 with dataset.files.validation",
+    )
+    yield from JOB.choice("dataset.format", "Auto", "Jsonl", "Csv", "Tsv", also=["Json", "Parquet", "Arrow"])
+    for value in ("Json", "Parquet", "Arrow"):
+        message = not_yet("dataset.format other than Auto, Jsonl, Csv and Tsv", "convert the file to JSON lines or CSV")
+        yield JOB.no("dataset.format", f"format {value}", {"dataset.format": value}, message)
+    yield from JOB.name("dataset.credentialsRef.name")
+    yield JOB.no(
+        "dataset.credentialsRef.name", "dataset.credentialsRef without name", {"dataset.credentialsRef": {}}, "equired"
+    )
+    yield from JOB.choice("dataset.badRows.policy", "Drop", "Fail")
+    yield from JOB.integer("dataset.badRows.maxPercent", 0, 100)
+
+
+def _split() -> Iterator[Case]:
+    def parts(train: int, validation: int, test: int) -> dict[str, Any]:
+        return {"dataset.split": {"trainPercent": train, "validationPercent": validation, "testPercent": test}}
+
+    message = "dataset.split.trainPercent, validationPercent and testPercent must add up to 100"
+    yield JOB.ok("the smallest parts", parts(1, 1, 98))
+    yield JOB.ok("no validation", parts(99, 0, 1))
+    yield JOB.ok("as much validation as can be", parts(1, 98, 1))
+    yield JOB.no("dataset.split", "99 percent", parts(80, 10, 9), message)
+    yield JOB.no("dataset.split", "101 percent", parts(80, 10, 11), message)
+    yield JOB.no("dataset.split", "one part changed", {"dataset.split.trainPercent": 70}, message)
+    yield from JOB.integer("dataset.split.trainPercent", 1, 99, ok=[80])
+    yield from JOB.integer("dataset.split.validationPercent", 0, 98, ok=[10])
+    yield from JOB.integer("dataset.split.testPercent", 0, 98, ok=[10])
+    yield from JOB.integer("dataset.split.seed", 0, 2147483647)
+    for column in ("stratifyBy", "groupBy"):
+        yield from JOB.text(f"dataset.split.{column}", 128, lambda n: "ü" * n, shortest=1)
+
+
+def _template() -> Iterator[Case]:
+    inline = {"dataset.template": {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}}
+    names = [
+        "sentiment",
+        "topic",
+        "intent",
+        "nli",
+        "qa",
+        "summarization",
+        "instruction",
+        "multiple-choice",
+        "raw",
+        "messages",
+    ]
+    one_of = "dataset.template needs exactly one of name and inline"
+    yield JOB.no("dataset.template", "no template", {"dataset.template": ABSENT}, "equired")
+    yield from JOB.choice("dataset.template.name", *names)
+    yield JOB.ok("inline", inline)
+    yield JOB.no("dataset.template", "an empty template", {"dataset.template": {}}, one_of)
+    yield JOB.no("dataset.template", "name and inline", inline | {"dataset.template.name": "qa"}, one_of)
+    for part, other in (("prompt", "completion"), ("completion", "prompt")):
+        path = f"dataset.template.inline.{part}"
+        with_ = {"dataset.template.name": ABSENT, f"dataset.template.inline.{other}": "{{ x }}"}
+        yield from JOB.text(path, 8192, lambda n: "p" * n, shortest=1, with_=with_)
+        yield JOB.no(path, f"no {part}", with_, "equired")
+    yield JOB.no(
+        "dataset.template.promptsource",
+        "promptsource",
+        {"dataset.template.promptsource": "glue/mnli"},
+        not_yet("dataset.template.promptsource"),
+    )
+    yield from JOB.text("dataset.template.promptsource", 253, lambda n: "p" * n, reachable=False)
+
+    columns = "dataset.template.columns"
+    yield JOB.ok("columns", {columns: {"text": "utterance", "label": "intent"}})
+    yield JOB.ok("16 columns", {columns: {f"c{i}": "x" for i in range(16)}})
+    yield JOB.no(columns, "17 columns", {columns: {f"c{i}": "x" for i in range(17)}}, "at most 16 items")
+    yield from JOB.text(
+        columns, 128, lambda n: "c" * n, shortest=1, at=f"{columns}.text", wrap=lambda text: {"text": text}
+    )
+    key = "dataset.template.columns has an empty key or one above 64 characters; use the template's fields"
+    yield JOB.ok("a column key of 64", {columns: {"k" * 64: "x"}})
+    yield JOB.no(columns, "a column key of 65", {columns: {"k" * 65: "x"}}, key)
+    yield JOB.no(columns, "an empty column key", {columns: {"": "x"}}, key)
+    yield JOB.no(
+        columns,
+        "columns of an inline template",
+        inline | {columns: {"text": "t"}},
+        "dataset.template.columns belongs to a named template; remove it, an inline template uses the columns' own "
+        "names",
+    )
+
+    choices = "dataset.template.choices"
+    yield from JOB.items(choices, 2, 256, lambda i: f"{i:0128}")
+    yield from JOB.text(
+        choices, 128, lambda n: "ü" * n, shortest=1, at=f"{choices}[1]", wrap=lambda text: ["other", text]
+    )
+    yield JOB.no(
+        choices,
+        "the same choice twice",
+        {choices: ["a", "b", "a"]},
+        "dataset.template.choices must not repeat a choice; remove the duplicate",
+    )
+
+
+def _training() -> Iterator[Case]:
+    yield from JOB.choice("training.method", "Full", "LoRA", also=["QLoRA"])
+    message = not_yet("training.method QLoRA", "use LoRA")
+    yield JOB.no("training.method", "QLoRA", {"training.method": "QLoRA"}, message)
+    yield JOB.ok("training null counts as absent", {"training": None})
+    yield from JOB.integer("training.epochs", 1, 1000)
+    yield from JOB.integer("training.batchSize", 1, 65536)
+    yield from JOB.integer("training.maxLength", 16, 1048576)
+    yield from JOB.integer("training.seed", 0, 2147483647)
+    yield from JOB.choice("training.precision", "Auto", "BFloat16", "Float32")
+    yield from JOB.integer("training.lora.rank", 1, 512)
+    yield from JOB.integer("training.lora.alpha", 1, 4096)
+    yield JOB.no(
+        "training.lora",
+        "lora settings of a full tuning",
+        {"training.method": "Full", "training.lora": {}},
+        "training.lora belongs to method LoRA; remove it or set method: LoRA",
+    )
+    numbers = ["abc", "", "1e", ".5", "0x1", "1,5", "NaN", "inf", "2e-4\n", " 1"]
+    rate = 'training.learningRate must be above 0 and at most 1, as text such as "2e-4"'
+    yield from JOB.pattern("training.learningRate", ["2e-4", "1", "1.0", "+0.5", "1e-300", "1E-5"], numbers)
+    yield from JOB.text("training.learningRate", 24, lambda n: "0." + "1" * (n - 2))
+    for value in ("0", "0.0", "-2e-4", "1.0001", "1e-999"):
+        yield JOB.no("training.learningRate", f"learning rate {value}", {"training.learningRate": value}, rate)
+    yield JOB.no("training.learningRate", "learning rate as number", {"training.learningRate": 0.0002}, "string")
+    drop = 'training.lora.dropout must be at least 0 and below 1, as text such as "0.05"'
+    yield from JOB.pattern("training.lora.dropout", ["0", "0.05", "0.999"], numbers)
+    yield from JOB.text("training.lora.dropout", 24, lambda n: "0." + "1" * (n - 2))
+    for value in ("-0.1", "1", "1.5"):
+        yield JOB.no("training.lora.dropout", f"dropout {value}", {"training.lora.dropout": value}, drop)
+    yield from JOB.integer("training.earlyStopping.patience", 1, 100)
+    yield JOB.no("training.earlyStopping.patience", "no patience", {"training.earlyStopping": {}}, "equired")
+    no_validation = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
+    stopping = {"training.earlyStopping.patience": 2}
+    yield JOB.no(
+        "training.earlyStopping",
+        "early stopping without validation rows",
+        no_validation | stopping,
+        "training.earlyStopping needs validation rows; raise dataset.split.validationPercent, or give "
+        "dataset.files.validation",
+    )
+    files = {"train": "s3://bucket/t.csv", "validation": "s3://bucket/v.csv"}
+    yield JOB.ok(
+        "early stopping with a validation file",
+        no_validation | stopping | {"dataset.uri": ABSENT, "dataset.files": files},
+    )
+    yield JOB.no("training.checkpoint", "checkpoint", {"training.checkpoint": {}}, not_yet("training.checkpoint"))
+    yield from JOB.integer("training.checkpoint.intervalSeconds", 30, 86400, ok=[])
+
+
+def _evaluation() -> Iterator[Case]:
+    yield from JOB.choice("evaluation.metric", "Auto", "ChoiceAccuracy", "ExactMatch")
+    for name in ("summarization", "instruction", "messages"):
+        scored = {"evaluation.metric": "ChoiceAccuracy", "dataset.template.name": name}
+        message = "evaluation.metric ChoiceAccuracy needs dataset.template.choices with this template"
+        yield JOB.no("evaluation.metric", f"choices of {name} unknown", scored, message)
+        yield JOB.ok(f"choices of {name} given", scored | {"dataset.template.choices": ["a", "b"]})
+    yield JOB.no("evaluation.fewShot", "fewShot", {"evaluation.fewShot": 4}, not_yet("evaluation.fewShot"))
+    yield from JOB.integer("evaluation.fewShot", 1, 64, ok=[])
+    yield from JOB.integer("evaluation.maxNewTokens", 1, 8192)
+    yield from JOB.integer("evaluation.limit", 1, 10000000)
+
+
+def _output() -> Iterator[Case]:
+    yield from _uri("output.uri", "s3://bucket/folder/", folder="/")
+    message = "output.uri is a folder; end it with '/'"
+    yield JOB.no("output.uri", "output without slash", {"output.uri": "s3://bucket/folder"}, message)
+    yield from JOB.choice("output.ifExists", "Fail", also=["Reuse", "Overwrite"])
+    for value in ("Reuse", "Overwrite"):
+        message = not_yet("output.ifExists other than Fail", "leave it out and choose another output.uri")
+        yield JOB.no("output.ifExists", f"ifExists {value}", {"output.ifExists": value}, message)
+    yield from JOB.choice("output.export", "Adapter", "Model", "Both")
+    for value in ("Adapter", "Both"):
+        message = "output.export Adapter or Both needs training.method LoRA; Full has no adapter"
+        edits = {"training.method": "Full", "output.export": value}
+        yield JOB.no("output.export", f"{value} of a full tuning", edits, message)
+    yield JOB.ok("Model of a full tuning", {"training.method": "Full", "output.export": "Model"})
+    yield from JOB.name("output.credentialsRef.name")
+    yield JOB.no(
+        "output.credentialsRef.name", "output.credentialsRef without name", {"output.credentialsRef": {}}, "equired"
+    )
+
+
+def _rest_of_the_job() -> Iterator[Case]:
+    yield JOB.ok("the minimal job", {})
+    yield from JOB.name("runtimeRef.name")
+    yield JOB.no("suspend", "suspend", {"suspend": True}, not_yet("suspend: true"))
+    yield from JOB.flag("suspend", ok=[False])
+    yield JOB.no("queueName", "queueName", {"queueName": "team-a"}, not_yet("queueName"))
+    yield from JOB.text("queueName", 63, lambda n: "q" * n, reachable=False)
+    yield from JOB.integer("resources.gpusPerNode", 0, 64, ok=[0, 1])
+    yield from JOB.integer("resources.nodes", 1, 1024, ok=[1])
+    message = not_yet("resources.gpusPerNode above 1", "set 0 or 1")
+    yield JOB.no("resources.gpusPerNode", "two GPUs", {"resources.gpusPerNode": 2}, message)
+    message = not_yet("resources.nodes above 1", "set 1")
+    yield JOB.no("resources.nodes", "two nodes", {"resources.nodes": 2}, message)
+    yield from JOB.integer("backoffLimit", 0, 100)
+    yield from JOB.integer("activeDeadlineSeconds", 60, 31536000)
+    yield from JOB.integer("ttlSecondsAfterFinished", 0, 31536000)
+    yield from JOB.name("serviceAccountName")
+
+
+JOB_CASES: Final[list[Case]] = [
+    case
+    for part in (_model, _dataset, _split, _template, _training, _evaluation, _output, _rest_of_the_job)
+    for case in part()
+]

@@ -1,0 +1,164 @@
+"""What the spec of a FineTuneRuntime may and may not say; part of :mod:`tests.support.cases`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from tests.support.casekit import ABSENT, Case, Kind, not_yet
+
+__all__ = ["RUNTIME_CASES"]
+
+RUNTIME: Final = Kind("FineTuneRuntime")
+
+
+def _image() -> Iterator[Case]:
+    loose = {"allowUnpinnedImage": True}
+    message = "image must name a digest (…@sha256:…), or set allowUnpinnedImage: true on a test cluster"
+    digest = "@sha256:" + "0" * 64
+    yield RUNTIME.ok("the minimal runtime", {})
+    yield RUNTIME.no("image", "no image", {"image": ABSENT}, "equired")
+    yield RUNTIME.ok("a tag on a test cluster", {"image": "host:5000/a/b:tag", **loose})
+    for image in ("trainer:1", "trainer@sha256:123", "a@sha256:" + "0" * 63, f"a{digest}0", f"a{digest[:-1]}G"):
+        yield RUNTIME.no("image", f"unpinned {image}", {"image": image}, message)
+    yield from RUNTIME.text("image", 512, lambda n: "i" * n, shortest=1, with_=loose)
+    yield from RUNTIME.pattern("image", ["A/b:c"], ["-a", "a b", "a$b", "a\n"], with_=loose)
+    yield from RUNTIME.flag("allowUnpinnedImage")
+    yield from RUNTIME.items("imagePullSecrets", 0, 8, lambda i: {"name": f"s{i}"})
+    yield from RUNTIME.name("imagePullSecrets", at="imagePullSecrets[0].name", wrap=lambda name: [{"name": name}])
+    yield RUNTIME.no("imagePullSecrets[0].name", "empty reference", {"imagePullSecrets": [{}]}, "equired")
+
+
+def _allowed() -> Iterator[Case]:
+    yield from RUNTIME.items("allowedServiceAccounts", 0, 32, lambda i: f"a{i}")
+    yield from RUNTIME.name("allowedServiceAccounts", at="allowedServiceAccounts[0]", wrap=lambda name: [name])
+    yield from RUNTIME.items("allowedNamespaces", 0, 256, lambda i: f"n{i}")
+    yield from RUNTIME.text(
+        "allowedNamespaces", 63, lambda n: "n" * n, at="allowedNamespaces[0]", wrap=lambda name: [name]
+    )
+    yield from RUNTIME.items("allowedUriPrefixes", 0, 64, lambda i: f"s3://bucket/{i}/")
+    yield from _prefix("allowedUriPrefixes", at="allowedUriPrefixes[0]", wrap=lambda prefix: [prefix])
+    yield from _prefix("outputPrefix")
+
+
+def _prefix(path: str, *, at: str = "", wrap: Callable[[str], Any] = lambda text: text) -> Iterator[Case]:
+    yield from RUNTIME.text(path, 1024, lambda n: "s3://abcd"[:n].ljust(n, "x"), shortest=5, at=at, wrap=wrap)
+    good = ["s3://", "s3://bucket", "s3://bucket/a/", "hf://org/"]
+    bad = ["https://host/x", "file:///x", "s3://a b", "s3://a?b", "s3://a#b", "s3://a\\b", "s3://abc\n"]
+    yield from RUNTIME.pattern(path, good, bad, at=at, wrap=wrap)
+
+
+def _nodes() -> Iterator[Case]:
+    key = "nodeSelector has a key that is no label; write it as in kubectl get nodes --show-labels"
+    yield RUNTIME.ok("16 labels", {"nodeSelector": {f"example.com/{'x' * 60}{i:02}": "v" * 63 for i in range(16)}})
+    labels = {f"l{i}": "" for i in range(17)}
+    yield RUNTIME.no("nodeSelector", "17 labels", {"nodeSelector": labels}, "at most 16 items")
+    for bad in ("", "a b", "/a", "a/b/c", "-a", "x" * 64, "a/" + "x" * 64, "a" * 316 + "/b", "a\n"):
+        yield RUNTIME.no("nodeSelector", f"label {bad[:20]!r}", {"nodeSelector": {bad: "v"}}, key)
+    at = "nodeSelector.gpu"
+    yield from RUNTIME.text("nodeSelector", 63, lambda n: "v" * n, at=at, wrap=lambda value: {"gpu": value})
+    good, bad_values = ["", "a", "A-b_c.d"], ["-a", "a-", "a b", "a\n"]
+    yield from RUNTIME.pattern("nodeSelector", good, bad_values, at=at, wrap=lambda value: {"gpu": value})
+    yield from RUNTIME.name("runtimeClassName")
+    yield from RUNTIME.pattern(
+        "gpuResourceName", ["amd.com/gpu", "nvidia.com/mig-1g.5gb"], ["gpu", "A.com/gpu", "a/b/c", "a/b\n"]
+    )
+    yield from RUNTIME.text("gpuResourceName", 253, lambda n: "a.com/".ljust(n, "x"))
+
+
+def _tolerations() -> Iterator[Case]:
+    def one(**fields: Any) -> dict[str, Any]:
+        return {"tolerations": [fields]}
+
+    at = "tolerations[0]"
+    yield from RUNTIME.items("tolerations", 0, 16, lambda i: {"key": f"k{i}"})
+    yield RUNTIME.ok("tolerate everything", one(operator="Exists"))
+    yield RUNTIME.ok("all fields", one(key="k", operator="Equal", value="v", effect="NoExecute", tolerationSeconds=0))
+    yield from RUNTIME.text("tolerations", 316, lambda n: "k" * n, at=f"{at}.key", wrap=lambda key: [{"key": key}])
+    yield from RUNTIME.text(
+        "tolerations", 63, lambda n: "v" * n, at=f"{at}.value", wrap=lambda value: [{"key": "k", "value": value}]
+    )
+    yield from RUNTIME.choice(
+        "tolerations", "Exists", "Equal", at=f"{at}.operator", wrap=lambda op: [{"key": "k", "operator": op}]
+    )
+    yield from RUNTIME.choice(
+        "tolerations",
+        "NoSchedule",
+        "PreferNoSchedule",
+        "NoExecute",
+        at=f"{at}.effect",
+        wrap=lambda effect: [{"key": "k", "effect": effect}],
+    )
+    negative = one(key="k", effect="NoExecute", tolerationSeconds=-1)
+    yield RUNTIME.no(f"{at}.tolerationSeconds", "negative seconds", negative, "greater than or equal to 0")
+    value = "tolerations[].value belongs to operator Equal; remove it"
+    yield RUNTIME.no(f"{at}.value", "a value with Exists", one(key="k", operator="Exists", value="v"), value)
+    key = "tolerations[].key may only be left out with operator Exists; name the taint's key"
+    yield RUNTIME.no(at, "no key", one(value="v"), key)
+    yield RUNTIME.no(at, "no key with Equal", one(operator="Equal", value="v"), key)
+    seconds = "tolerations[].tolerationSeconds belongs to effect NoExecute; remove it or set that effect"
+    for effect in ({}, {"effect": "NoSchedule"}):
+        edits = one(key="k", tolerationSeconds=5, **effect)
+        yield RUNTIME.no(f"{at}.tolerationSeconds", f"seconds with {effect or 'no effect'}", edits, seconds)
+
+
+def _storage() -> Iterator[Case]:
+    def one(**fields: Any) -> dict[str, Any]:
+        return {"storage": [{"prefix": "s3://bucket/", **fields}]}
+
+    def at(field: str) -> tuple[str, Callable[[str], Any]]:
+        return f"storage[0].{field}", lambda value: one(**{field: value})["storage"]
+
+    yield from RUNTIME.items("storage", 0, 32, lambda i: {"prefix": f"s3://{'x' * 1015}{i:04}"})
+    yield RUNTIME.no("storage[0].prefix", "no prefix", {"storage": [{}]}, "equired")
+    yield RUNTIME.no(
+        "storage",
+        "the same prefix twice",
+        {"storage": [{"prefix": "s3://bucket/"}, {"prefix": "s3://other/"}, {"prefix": "s3://bucket/"}]},
+        "storage has two entries with the same prefix; remove one",
+    )
+    yield from _prefix("storage", at="storage[0].prefix", wrap=lambda prefix: [{"prefix": prefix}])
+    field, wrap = at("endpoint")
+    yield from RUNTIME.text("storage", 512, lambda n: "https://".ljust(n, "h"), at=field, wrap=wrap)
+    good = ["http://10.0.0.1:9000", "https://s3.example"]
+    bad = [
+        "s3.example",
+        "ftp://h",
+        "https://h/path",
+        "https://u@h",
+        "https://h?q",
+        "https://h#f",
+        "https://",
+        "http://h\n",
+    ]
+    yield from RUNTIME.pattern("storage", good, bad, at=field, wrap=wrap)
+    field, wrap = at("region")
+    yield from RUNTIME.text("storage", 64, lambda n: "r" * n, at=field, wrap=wrap)
+    yield from RUNTIME.pattern("storage", ["eu-central-1"], ["EU", "", "a b"], at=field, wrap=wrap)
+    field, wrap = at("addressingStyle")
+    yield from RUNTIME.choice("storage", "Auto", "Path", "Virtual", at=field, wrap=wrap)
+    field, wrap = at("caBundle")
+    begin = "-----BEGIN CERTIFICATE-----"
+    yield from RUNTIME.text("storage", 16384, lambda n: begin.ljust(n, "A"), at=field, wrap=wrap)
+    yield from RUNTIME.pattern("storage", [f"# root\n{begin}\nAA==\n"], ["", "/etc/ca.pem"], at=field, wrap=wrap)
+
+
+def _rest_of_the_runtime() -> Iterator[Case]:
+    for stage in ("prepare", "train"):
+        for resource in ("cpu", "memory", "ephemeralStorage"):
+            path = f"resources.{stage}.{resource}"
+            yield from RUNTIME.pattern(path, ["1", "500m", "1.5Gi", "20G"], ["", "1 Gi", "-1", "1Pi", "1Gi\n"])
+            yield from RUNTIME.text(path, 32, lambda n: "1" * n)
+    yield from RUNTIME.integer("terminationGracePeriodSeconds", 1, 3600)
+    yield from RUNTIME.integer("limits.gpusPerNode", 0, 64)
+    yield from RUNTIME.integer("limits.nodes", 1, 1024)
+    yield from RUNTIME.integer("limits.activeDeadlineSeconds", 60, 31536000)
+    yield from RUNTIME.integer("limits.pendingTimeoutSeconds", 1, 86400)
+    message = not_yet("prepareQueueName")
+    yield RUNTIME.no("prepareQueueName", "prepareQueueName", {"prepareQueueName": "q"}, message)
+    yield from RUNTIME.text("prepareQueueName", 63, lambda n: "q" * n, reachable=False)
+
+
+RUNTIME_CASES: Final[list[Case]] = [
+    case for part in (_image, _allowed, _nodes, _tolerations, _storage, _rest_of_the_runtime) for case in part()
+]
