@@ -38,7 +38,7 @@ from finetune_operator.stages import (
     set_back,
     stage_is_done,
 )
-from finetune_operator.status import with_report
+from finetune_operator.status import condition, with_report
 from finetune_operator.text import rfc3339, sanitise
 
 __all__ = ["POLL_SECONDS", "SLOW_POLL_SECONDS", "StagePlanner"]
@@ -67,18 +67,25 @@ class StagePlanner:
         """Decide about the first stage that isn't done, or end the job."""
         stage = next((stage for stage in status.stages or [] if not stage_is_done(stage)), None)
         if stage is None:
-            return succeed(self.case, status)
+            return self._all_done(status)
         name = child_name(self.case.name, self.case.uid, stage.name)
         child = next((child for child in self.case.observed.children if child.name == name), None)
         if child is None:
             return self._without_child(status, stage)
         if child.owner_uid != self.case.uid:
-            return self._conflict(status, stage, child)
+            return self._going(status, child) if child.deleting else self._conflict(status, stage, child)
         pods = tuple(pod for pod in self.case.observed.pods if pod.job_uid == child.uid)
         if child.outcome is None:
             return self._going(status, child) if child.deleting else self._active(status, stage, child, pods)
         judge = self._complete if child.outcome == "Complete" else self._failed
         return judge(status, stage, child, pods)
+
+    def _all_done(self, status: FineTuneJobStatus) -> Plan:
+        """Every stage is recorded as done, and normally its results were in the same write."""
+        if status.results is None:
+            mend = REASONS[Reason.NOT_REPORTED].mend
+            return fail(self.case, status, Failure(reason=Reason.NOT_REPORTED.value, message=mend))
+        return succeed(self.case, status)
 
     def _conflict(self, status: FineTuneJobStatus, stage: StageStatus, foreign: JobView) -> Plan:
         if not self.case.observed.live:
@@ -92,31 +99,48 @@ class StagePlanner:
 
     def _without_child(self, status: FineTuneJobStatus, stage: StageStatus) -> Plan:
         """Create the child, for the first time or because somebody deleted it in mid-run."""
-        case, events = self.case, []
+        case = self.case
         if stage.state != "Pending":
-            if not case.observed.live:
-                return Plan(needs_live=True)
-            stage = set_back(stage, None, now=case.now)
-            status = self._with(status, stage)
-            lost = f"Job {stage.job_name or stage.name} was deleted while it ran; stage {stage.name} starts anew"
-            events.append(Event(reason="ChildDeleted", message=lost, type="Warning"))
+            return self._vanished(status, stage)
         left = self.limit - seconds_spent(status.stages or [])
         if left <= 0:
             return self._out_of_time(status, stage)
+        events = []
         if status.start_time is None:
             status = status.model_copy(update={"start_time": rfc3339(case.now)})
-            events.append(Event(reason="Started", message=f"Results go to {sanitise(self.runtime.output_uri, 400)}"))
+            events = [Event(reason="Started", message=f"Results go to {sanitise(self.runtime.output_uri, 400)}")]
         create = CreateChild(stage=stage.name, manifest=self._manifest(status, stage, left))
         if case.observed.create_error:
             hold = hold_of_refusal(case.observed.create_error)
             return self._hold(status, hold, None, actions=[create], poll=SLOW_POLL_SECONDS)
+        reason, message = self._before_pod(stage.name)
+        return go_on(case, status, reason=reason, message=message, actions=[create], events=events)
+
+    def _before_pod(self, stage: StageName) -> tuple[str, str]:
+        """Tell of a stage that has no pod yet; Starting follows on something that held it up."""
+        if self.case.reason == "Restarting":
+            return "Restarting", self._restarting("")
+        if self.case.reason in (None, "Pending", "Preparing"):
+            return "Pending", f"Stage {stage} waits for its pod to start."
+        return "Starting", f"The pod of stage {stage} starts."
+
+    def _restarting(self, message: str) -> str:
+        """Why the stage starts anew; the first message stays until it has."""
+        current = condition(self.case.status, "Succeeded")
+        return current.message if current and current.reason == "Restarting" else message
+
+    def _vanished(self, status: FineTuneJobStatus, stage: StageStatus) -> Plan:
+        """Take note that a child is gone that had started; the next look creates it again."""
+        if not self.case.observed.live:
+            return Plan(needs_live=True)
+        message = f"Job {stage.job_name or stage.name} was deleted while it ran; stage {stage.name} starts anew."
         return go_on(
-            case,
-            status,
-            reason="Pending",
-            message=f"Stage {stage.name} waits for its pod to start.",
-            actions=[create],
-            events=events,
+            self.case,
+            self._with(status, set_back(stage, None, now=self.case.now)),
+            reason="Restarting",
+            message=message,
+            events=[Event(reason="ChildDeleted", message=message, type="Warning")],
+            requeue_after=1.0,
         )
 
     def _manifest(self, status: FineTuneJobStatus, stage: StageStatus, left: int) -> dict[str, Any]:
@@ -141,7 +165,7 @@ class StagePlanner:
 
     def _going(self, status: FineTuneJobStatus, child: JobView) -> Plan:
         message = f"Job {child.name} is being deleted; the stage goes on when it is gone."
-        return go_on(self.case, status, reason="Restarting", message=message)
+        return go_on(self.case, status, reason="Restarting", message=self._restarting(message))
 
     def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         """An unfinished child: runs, starts or is held up."""
@@ -157,12 +181,7 @@ class StagePlanner:
             # The scheduler's verdict is part of the watched pod; there is no event to look for.
             poll = None if hold.reason == "Unschedulable" else poll
             return self._hold(status, hold, child, actions=actions, poll=poll)
-        if started:
-            reason, message = _STARTED[stage.name]
-        elif case.reason in (None, "Pending"):
-            reason, message = "Pending", f"Stage {stage.name} waits for its pod to start."
-        else:
-            reason, message = "Starting", f"The pod of stage {stage.name} starts."
+        reason, message = _STARTED[stage.name] if started else self._before_pod(stage.name)
         return go_on(case, status, reason=reason, message=message, actions=actions, requeue_after=poll)
 
     def _poll(self, child: JobView, pods: tuple[PodView, ...]) -> float | None:
@@ -210,7 +229,8 @@ class StagePlanner:
             return self._going(status, child)
         delete = DeleteChild(name=child.name, uid=child.uid)
         if awaits_deletion(stage, child):
-            return go_on(case, status, reason="Restarting", message=_REPORT_LOST, actions=[delete])
+            message = self._restarting(_REPORT_LOST)
+            return go_on(case, status, reason="Restarting", message=message, actions=[delete])
         if stage.recreated == 0:
             status = self._with(status, set_back(stage, child, now=case.now))
             event = Event(reason="ReportLost", message=_REPORT_LOST, type="Warning")
