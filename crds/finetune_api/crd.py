@@ -199,7 +199,7 @@ def _crd(kind: str, plural: str, short: str, scope: str, version: Schema) -> Sch
                 "plural": plural,
                 "singular": kind.lower(),
                 "shortNames": [short],
-                "categories": ["finetune"],
+                **({"categories": ["finetune"]} if scope == "Namespaced" else {}),
             },
             "versions": [{"name": VERSION, "served": True, "storage": True, **version}],
         },

@@ -154,9 +154,15 @@ class Split(SpecModel):
         ),
     )
 
-    train_percent: int = Field(80, ge=1, le=99, description="Share of the rows to learn from.")
-    validation_percent: int = Field(10, ge=0, le=98, description="Share of the rows to watch during training.")
-    test_percent: int = Field(10, ge=0, le=98, description="Share of the sealed rows. 0 only with files.test.")
+    train_percent: int = Field(
+        80, ge=1, le=100, description="Share of the rows to learn from. 100 only with files.validation and files.test."
+    )
+    validation_percent: int = Field(
+        10, ge=0, le=98, description="Share of the rows to watch during training. 0 with files.validation."
+    )
+    test_percent: int = Field(
+        10, ge=0, le=98, description="Share of the sealed rows. 0 with files.test, and only then."
+    )
     seed: int = Field(42, ge=0, le=2147483647, description="Another seed gives another split.")
     stratify_by: Column | None = Field(None, description="Keep the shares of this column's values equal in all parts.")
     group_by: Column | None = Field(None, description="Rows with the same value here stay in one part.")

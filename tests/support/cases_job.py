@@ -77,6 +77,8 @@ def _dataset() -> Iterator[Case]:
     yield from _uri("dataset.files.test", rows, with_=files | split)
     yield JOB.no("dataset.files.train", "no train file", {"dataset.uri": ABSENT, "dataset.files": {}}, "equired")
     yield JOB.ok("only a train file", files)
+    whole = {"dataset.split": {"trainPercent": 100, "validationPercent": 0, "testPercent": 0}}
+    yield JOB.ok("three files", files | {"dataset.files.validation": rows, "dataset.files.test": rows} | whole)
     yield JOB.no("dataset", "uri and files", {"dataset.files.train": rows}, one_of)
     yield JOB.no("dataset", "neither uri nor files", {"dataset.uri": ABSENT}, one_of)
     sealed = "dataset.split.testPercent must be 0 with dataset.files.test, and above 0 without it"
@@ -111,7 +113,7 @@ def _split() -> Iterator[Case]:
     yield JOB.no("dataset.split", "99 percent", parts(80, 10, 9), message)
     yield JOB.no("dataset.split", "101 percent", parts(80, 10, 11), message)
     yield JOB.no("dataset.split", "one part changed", {"dataset.split.trainPercent": 70}, message)
-    yield from JOB.integer("dataset.split.trainPercent", 1, 99, ok=[80])
+    yield from JOB.integer("dataset.split.trainPercent", 1, 100, ok=[80])
     yield from JOB.integer("dataset.split.validationPercent", 0, 98, ok=[10])
     yield from JOB.integer("dataset.split.testPercent", 0, 98, ok=[10])
     yield from JOB.integer("dataset.split.seed", 0, 2147483647)
