@@ -1,0 +1,86 @@
+"""From encoded rows to tensors: the one place that knows how rows lie in a batch.
+
+Rows are padded on the right and stand without an attention mask: in a causal model no token sees what follows it, so
+padding cannot reach a real token, and attention takes its fast path. The padding repeats a row's last token, because
+libraries take the pad token for a forgotten mask. Positions to score and their targets are computed
+on the host; nothing in the model carries ignored labels, and nothing on the device is selected by a boolean mask (which
+would make the host wait for the device).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune_trainer.prepared import EncodedPart
+
+__all__ = ["Batch", "collate", "completion_lengths", "input_lengths", "to_device"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch on its device.
+
+    Attributes
+    ----------
+    input_ids
+        int64 (rows, longest row - 1): the last token of a row is only predicted, never an input.
+    index
+        int64 (n,): positions in the flattened ``input_ids`` that predict a completion token.
+    targets
+        int64 (n,): those tokens.
+    """
+
+    input_ids: Tensor
+    index: Tensor
+    targets: Tensor
+
+
+def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Copy to the device; the host does not wait for a GPU."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def input_lengths(part: EncodedPart) -> NDArray[np.int64]:
+    """int64 (n,): tokens of each row that the model is fed."""
+    return part.lengths - 1
+
+
+def completion_lengths(part: EncodedPart) -> NDArray[np.int64]:
+    """int64 (n,): completion tokens of each row, end tokens included."""
+    return part.lengths - part.prompt_lengths
+
+
+def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device) -> Batch:
+    """Build a padded micro-batch.
+
+    Raises
+    ------
+    ValueError
+        For a row without prompt tokens (its first completion token has nothing to be predicted from) or without
+        completion tokens.
+    """
+    starts, lengths, prompts = part.offsets[rows], part.lengths[rows], part.prompt_lengths[rows].astype(np.int64)
+    if (prompts < 1).any() or (lengths <= prompts).any():
+        bad = int(part.rows[rows[np.flatnonzero((prompts < 1) | (lengths <= prompts))[0]]])
+        raise ValueError(f"row {bad} has no prompt or no completion tokens")
+    width = int(lengths.max()) - 1
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    index, targets = [], []
+    for i, (start, length, prompt) in enumerate(zip(starts, lengths, prompts, strict=True)):
+        ids[i, : length - 1] = part.tokens[start : start + length - 1]
+        ids[i, length - 1 :] = ids[i, length - 2]
+        index.append(np.arange(prompt - 1, length - 1, dtype=np.int64) + i * width)
+        targets.append(part.tokens[start + prompt : start + length])
+    return Batch(
+        to_device(ids, device),
+        to_device(np.concatenate(index), device),
+        to_device(np.concatenate(targets).astype(np.int64), device),
+    )

@@ -1,0 +1,228 @@
+"""The trained model as files, and the proof that the files are the model.
+
+What is written keeps the form in which the base came: type of the weights, names of the tensors, config and tokenizer
+files byte for byte, so whatever serves the base serves the result. Adapters are merged in 32 bits into the base as it
+was stored, and rounded once. Then everything is loaded again from the files and must answer as the trained model did.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.evaluate import evaluate
+from finetune_trainer.hardware import Precision
+from finetune_trainer.model import LoadedModel, load_model, move
+from finetune_trainer.outcome import Evaluation
+from finetune_trainer.prepared import Part, Prepared
+
+__all__ = ["ExportKind", "Exported", "compare", "export", "load_exported", "reload_and_compare"]
+
+ExportKind = Literal["Adapter", "Model", "Both"]
+COMPARED_ROWS: Final = 64
+KEPT_FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.tiktoken",
+    "spiece.model",
+    "sentencepiece*.model",
+    "chat_template.*",
+    "LICENSE*",
+    "NOTICE*",
+)
+"""Files of the base that an exported model takes over."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written, and what the trained model answered before.
+
+    Attributes
+    ----------
+    kind
+        Which of ``adapter/`` and ``model/`` there are below ``folder``.
+    merged
+        Whether ``model/`` is a base with adapters merged in: then rounding may differ a little.
+    part, reference
+        The part that the trained model scored, and the outcome.
+    """
+
+    folder: Path
+    kind: ExportKind
+    merged: bool
+    base: Path
+    device: torch.device
+    precision: Precision
+    part: Part
+    reference: Evaluation
+
+
+def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: ExportKind, base_name: str) -> Exported:
+    """Write ``folder/adapter`` (peft's format) and/or ``folder/model`` (safetensors, config, tokenizer).
+
+    A full fine-tune's model is used up: it is in the stored type afterwards.
+
+    Parameters
+    ----------
+    loaded
+        A trained model.
+    base_name
+        What the adapter names as its base, such as the model's URI.
+    """
+    if loaded.weights is None:
+        raise ValueError("the model has not been trained")
+    part: Part = "validation" if len(prepared.parts["validation"]) else "train"
+    reference = evaluate(loaded, prepared.parts[part], prepared, texts=(), generate=False, limit=COMPARED_ROWS)
+    if loaded.adapter is None:
+        _write_full(loaded, folder / "model")
+    else:
+        adapter = folder / "adapter" if kind != "Model" else folder / ".adapter"
+        _write_adapter(loaded, adapter, base_name)
+        if kind != "Adapter":
+            _write_merged(loaded, adapter, folder / "model")
+        if kind == "Model":
+            shutil.rmtree(adapter)
+    return Exported(
+        folder=folder,
+        kind=kind,
+        merged=loaded.adapter is not None and kind != "Adapter",
+        base=loaded.folder,
+        device=loaded.device,
+        precision=loaded.precision,
+        part=part,
+        reference=reference,
+    )
+
+
+def _keep_files(base: Path, folder: Path, *, config: bool = True) -> None:
+    for pattern in KEPT_FILES:
+        for source in base.glob(pattern):
+            if source.is_file() and (config or not source.name.endswith("config.json") or "tokenizer" in source.name):
+                shutil.copyfile(source, folder / source.name)
+
+
+def _save(model: PreTrainedModel, base: Path, folder: Path) -> None:
+    # The generation config is taken over as a file, or left out: saving it anew fails where the base's is inconsistent,
+    # and an empty one would hide the end token that config.json names.
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    _keep_files(base, folder)
+
+
+def _write_full(loaded: LoadedModel, folder: Path) -> None:
+    move(loaded.model, dtype=loaded.stored_dtype)
+    _assign(loaded.model, loaded.weights or {})
+    _save(loaded.model, loaded.folder, folder)
+
+
+@torch.no_grad()
+def _assign(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        if name in weights:
+            parameter.copy_(weights[name])
+
+
+def _write_adapter(loaded: LoadedModel, folder: Path, base_name: str) -> None:
+    adapter: Any = loaded.adapter
+    for module in adapter.modules():
+        for name, child in module.named_children():
+            if name.startswith("lora_"):
+                child.float()
+    _assign(loaded.model, loaded.weights or {})
+    for config in adapter.peft_config.values():
+        config.base_model_name_or_path = base_name
+        config.inference_mode = True
+    # Without embeddings: they are never trained, and looking for them would ask a hub about the base.
+    adapter.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # an empty form; the job writes its own
+    _keep_files(loaded.folder, folder, config=False)
+
+
+def _write_merged(loaded: LoadedModel, adapter: Path, folder: Path) -> None:
+    from peft import PeftModel  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
+
+    base = AutoModelForCausalLM.from_pretrained(
+        loaded.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
+    )
+    merged: Any = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
+    _save(merged.to(loaded.stored_dtype), loaded.folder, folder)
+
+
+def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel:
+    """Load what was exported, from ``folder`` if it was stored and fetched again; the model if there is one."""
+    folder = folder or exported.folder
+    if exported.kind != "Adapter":
+        return load_model(folder / "model", device=exported.device, precision=exported.precision)
+    from peft import PeftModel  # noqa: PLC0415
+
+    loaded = load_model(exported.base, device=exported.device, precision=exported.precision)
+    loaded.adapter = PeftModel.from_pretrained(loaded.model, folder / "adapter", autocast_adapter_dtype=False)
+    move(loaded.model, device=exported.device, dtype=loaded.model.dtype)
+    loaded.model.eval()
+    return loaded
+
+
+def compare(reference: Evaluation, again: Evaluation, *, merged: bool) -> None:
+    """Check that two evaluations of the same rows are those of the same model.
+
+    Raises
+    ------
+    StageError
+        VerificationFailed when losses are not equal to the bit, or, with merged adapters, differ by more than 1 % or
+        in more than one row's outcome.
+    """
+    differ = sum(a.correct != b.correct for a, b in zip(reference.rows, again.rows, strict=True))
+    if merged:
+        same = abs(again.loss - reference.loss) <= 0.01 * reference.loss and differ <= 1
+    else:
+        same = all(a.loss == b.loss for a, b in zip(reference.rows, again.rows, strict=True))
+    if not same:
+        raise StageError(
+            Reason.VERIFICATION_FAILED,
+            f"the exported model answers differently from the trained one: {differ} of {reference.total} rows, loss "
+            f"{again.loss:.6g} instead of {reference.loss:.6g}",
+        )
+    log.info("exported model verified on %d rows, loss %.4f", reference.total, again.loss)
+
+
+def reload_and_compare(exported: Exported, prepared: Prepared, *, folder: Path | None = None) -> LoadedModel:
+    """Load what was exported and prove that it is the trained model.
+
+    Parameters
+    ----------
+    folder
+        Where the files lie by now, after they were stored and fetched again.
+
+    Returns
+    -------
+    LoadedModel
+        The exported weights, to be scored on the test rows.
+
+    Raises
+    ------
+    StageError
+        VerificationFailed; ModelInvalid when the files can't be loaded at all.
+    """
+    loaded = load_exported(exported, folder)
+    part = prepared.parts[exported.part]
+    again = evaluate(loaded, part, prepared, texts=(), generate=False, limit=COMPARED_ROWS)
+    compare(exported.reference, again, merged=exported.merged)
+    return loaded
