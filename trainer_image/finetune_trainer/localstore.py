@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from typing_extensions import override
@@ -32,11 +33,11 @@ class LocalStore(Store):
         return f"file://{self.folder}/" if str(self.folder) != "/" else "file:///"
 
     @override
-    def list(self) -> list[StoredFile]:
+    def list(self, *, limit: int | None = None) -> list[StoredFile]:
         with self._errors("listing", ""):
             if not self.folder.is_dir():
                 return []
-            files = [path for path in self.folder.rglob("*") if path.is_file()]
+            files = list(islice((path for path in self.folder.rglob("*") if path.is_file()), limit))
             return sorted(
                 (StoredFile(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in files),
                 key=lambda file: file.key,
@@ -87,6 +88,11 @@ class LocalStore(Store):
             _copy(path, target)
         if on_bytes:
             on_bytes(path.stat().st_size)
+
+    @override
+    def delete(self, key: str) -> None:
+        with self._errors("writing", key):
+            self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)

@@ -1,19 +1,21 @@
 """Decides from a listing which files of a model are needed, before anything large is downloaded.
 
 Refuses what ``model.py`` would refuse at load, but gigabytes earlier: weights that are pickles, and folders that hold
-no model at all. Names only; contents are checked at load.
+no model at all. Of the contents only the small configuration files are looked at, for code that they ask for.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Final
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 
-__all__ = ["select_model_files"]
+__all__ = ["check_no_code", "select_model_files"]
 
 _TEXT: Final = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Configuration, tokenizer and chat template; small."""
@@ -68,3 +70,23 @@ def _no_safetensors(names: list[str], place: str) -> StageError:
             if any(fnmatch(name, pattern) for pattern in patterns):
                 return StageError(reason, f"model.uri: {place} has its weights {kind} ({name}), and no safetensors")
     return StageError(Reason.MODEL_NOT_FOUND, f"model.uri: {place} has no weights (*.safetensors)")
+
+
+def check_no_code(folder: Path) -> None:
+    """Refuse a folder whose configuration asks for code of its own, before any library opens it.
+
+    Raises
+    ------
+    StageError
+        UnsafeModel, naming the file.
+    """
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (ValueError, OSError) as error:
+            raise StageError(Reason.MODEL_INVALID, f"model.uri: {name} is not JSON: {error}") from error
+        if isinstance(value, dict) and "auto_map" in value:
+            raise StageError(
+                Reason.UNSAFE_MODEL, f"model.uri: {name} asks for code of its own (auto_map), which is never run"
+            )

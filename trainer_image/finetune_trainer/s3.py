@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -123,15 +124,16 @@ class S3Store(Store):
         return f"s3://{self._bucket}/{self._prefix}"
 
     @override
-    def list(self) -> list[StoredFile]:
+    def list(self, *, limit: int | None = None) -> list[StoredFile]:
         with self._errors("listing", ""):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            files = [
+            found = (
                 StoredFile(item["Key"].removeprefix(self._prefix), item["Size"], item.get("ETag", "").strip('"'))
                 for page in pages
                 for item in page.get("Contents", [])
                 if not item["Key"].endswith("/")
-            ]
+            )
+            files = list(islice(found, limit))
         return sorted(files, key=lambda file: file.key)
 
     @override
@@ -190,6 +192,11 @@ class S3Store(Store):
             self._client.upload_file(
                 str(path), self._bucket, self._prefix + key, Callback=on_bytes, Config=self._transfer
             )
+
+    @override
+    def delete(self, key: str) -> None:
+        with self._errors("writing", key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     @contextmanager
     def _errors(self, operation: Operation, key: str) -> Iterator[None]:

@@ -78,8 +78,8 @@ class Store(Protocol):
         """The folder, ending with ``/``."""
         ...
 
-    def list(self) -> list[StoredFile]:
-        """Return all files below the folder, sorted by key; empty when there are none."""
+    def list(self, *, limit: int | None = None) -> list[StoredFile]:
+        """Return the files below the folder, or some ``limit`` of them, sorted by key; empty when there are none."""
         ...
 
     def size(self, key: str) -> int | None:
@@ -100,6 +100,10 @@ class Store(Protocol):
 
     def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
         """Upload one file."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a file; it may be gone already."""
         ...
 
 

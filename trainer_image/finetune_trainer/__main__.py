@@ -1,0 +1,144 @@
+"""The command line of the trainer.
+
+    finetune-trainer run job.yaml          everything, on this machine, without Kubernetes
+    finetune-trainer stage prepare|train   one stage, in a pod of the operator
+    finetune-trainer render job.yaml       what the template makes of the first rows
+
+The exit code is 0 or that of the reason (docs/reasons.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import get_args
+
+from finetune_api.names import StageName
+from finetune_api.report import ReportedFailure, StageReport
+from finetune_trainer.console import Console
+from finetune_trainer.environment import Environment
+from finetune_trainer.errors import StageError
+from finetune_trainer.spec import local_input, stage_input_from_environment
+from finetune_trainer.stages import exit_code, failure_of, run_stage, write_report
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    parser = argparse.ArgumentParser(prog="finetune-trainer", description="Fine-tune a language model and measure it.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="run a FineTuneJob on this machine")
+    run.add_argument("job", type=Path, help="YAML file with a FineTuneJob")
+    run.add_argument("--work-dir", type=Path, help="where model and artifacts lie meanwhile (default: TMPDIR)")
+    run.add_argument("--json", action="store_true", help="JSON lines even on a terminal")
+
+    stage = commands.add_parser("stage", help="run one stage in a pod of the operator")
+    stage.add_argument("stage", choices=get_args(StageName))
+
+    render = commands.add_parser("render", help="print the prompts that the template makes of the first rows")
+    render.add_argument("job", type=Path, help="YAML file with a FineTuneJob")
+    render.add_argument("--rows", type=int, default=3, help="how many rows (default: 3)")
+
+    options = parser.parse_args(arguments)
+    if options.command == "stage":
+        return _stage(options.stage)
+    try:
+        if options.command == "run":
+            return _run(options.job, work_dir=options.work_dir, interactive=False if options.json else None)
+        return _render(options.job, rows=options.rows)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+
+
+def _run(path: Path, *, work_dir: Path | None, interactive: bool | None) -> int:
+    console = Console(job=path.stem, stage=None, interactive=interactive)
+    try:
+        stage_input = local_input(path)
+        place = work_dir or Path(tempfile.gettempdir())
+        place.mkdir(parents=True, exist_ok=True)
+        environment = Environment(credentials_dir=place / "no-credentials", work_dir=place)
+    except StageError as error:
+        failure_of(error, console)
+        return error.exit_code
+    console = Console(job=stage_input.job.name, stage=None, interactive=interactive)
+    report = run_stage(stage_input, environment=environment, console=console, fresh=True)
+    _summarise(console, report, stage_input.output_uri)
+    return exit_code(report)
+
+
+def _summarise(console: Console, report: StageReport, output_uri: str) -> None:
+    if report.results is None:
+        return
+    results, data = report.results, report.dataset
+    rows = [
+        (name, f"{score.score}  ({score.correct} of {score.total}, 95 % {' to '.join(score.ci95 or [])})")
+        for name, score in (("before", results.baseline), ("after", results.test))
+    ]
+    rows.append(("gain", f"{results.gain}  (p {results.p_value}, exact McNemar test)"))
+    rows.insert(0, ("metric", results.metric))
+    if data is not None:
+        rows.append(("rows", f"{data.train} train, {data.validation} validation, {data.test} test"))
+    if report.compute is not None and report.compute.tokens_per_second is not None:
+        rows.append(("training", f"{report.compute.train_seconds} s, {report.compute.tokens_per_second} tokens/s"))
+    rows.append(("result", output_uri))
+    console.table(rows)
+
+
+def _stage(stage: StageName) -> int:
+    # PID 1 has no default for SIGTERM; and a thread in a transfer or a product of matrices can't be waited for.
+    signal.signal(signal.SIGTERM, _terminate)
+    environment = Environment.of_pod()
+    console = Console(job="", stage=stage)
+    try:
+        stage_input = stage_input_from_environment(stage)
+    except StageError as error:
+        return _end_without_input(environment, console, failure_of(error, console))
+    job = stage_input.job
+    console = Console(job=f"{job.namespace}/{job.name}", stage=stage)
+    report = run_stage(stage_input, environment=environment, console=console)
+    console.event("report", **{key: value for key, value in report.to_wire().items() if key not in {"v", "stage"}})
+    if environment.termination_log is not None:
+        write_report(report, environment.termination_log)
+    return exit_code(report)
+
+
+def _end_without_input(environment: Environment, console: Console, failure: ReportedFailure) -> int:
+    """End when there is no spec to answer: the digest of nothing matches no job, so only code and text count."""
+    report = StageReport(stage="prepare", spec_digest="sha256:" + "0" * 64, failure=failure)
+    if environment.termination_log is not None:
+        write_report(report, environment.termination_log)
+    console.event("report", level="error", failure=failure.to_wire())
+    return exit_code(report)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    os.write(2, b'{"level":"warning","event":"terminated","message":"SIGTERM: the pod is being stopped"}\n')
+    os._exit(128 + signal.SIGTERM)
+
+
+def _render(path: Path, *, rows: int) -> int:
+    console = Console(job=path.stem, stage=None, interactive=True)
+    try:
+        from finetune_trainer.preview import preview  # noqa: PLC0415 - brings jinja
+
+        for text in preview(local_input(path, needs_output=False), rows=rows):
+            sys.stdout.write(text)
+    except StageError as error:
+        failure_of(error, console)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The train stage: baseline, training, export, storing, and the test on the weights that were stored.
+
+The order makes the numbers believable: the test runs on what was read back from storage, and the manifest that says
+"complete" is written when everything it lists has been read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from finetune_api.digest import sha256_digest
+from finetune_api.reasons import Reason
+from finetune_api.report import StageReport
+from finetune_trainer.artifacts import TrainingWatcher, model_card, write_predictions, write_results
+from finetune_trainer.compute import compute
+from finetune_trainer.errors import StageError
+from finetune_trainer.evaluate import evaluate
+from finetune_trainer.export import ExportKind, export, reload_and_compare
+from finetune_trainer.fetch import fetch_model
+from finetune_trainer.hardware import configure_threads, pick_device, resolve_precision
+from finetune_trainer.manifest import build_manifest, report_of_manifest
+from finetune_trainer.model import LoadedModel, add_lora, load_model, shape_of
+from finetune_trainer.outcome import Evaluation, results
+from finetune_trainer.output import MANIFEST, FileEntry, artifact_of, claim, files_of, publish, read_back
+from finetune_trainer.plan import resolve
+from finetune_trainer.prepare_stage import (
+    StoredPrepared,
+    prepare_rows,
+    receive_prepared,
+    resolved_of,
+    store_prepared,
+)
+from finetune_trainer.prepared import Prepared
+from finetune_trainer.train import train
+from finetune_trainer.work import Work
+
+__all__ = ["run_train"]
+
+NEWEST_POINTS: Final = 10
+
+
+def run_train(work: Work) -> StageReport:
+    """Do the stage.
+
+    Raises
+    ------
+    StageError
+        Any reason that the trainer can find.
+    """
+    claim(work.output, work.stage_input.job, work.spec_digest)
+    if (done := _earlier_result(work)) is not None:
+        return done
+    inputs = _inputs(work)
+    with (work.folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
+        return _Run(work, inputs, TrainingWatcher(work.console, metrics)).report()
+
+
+def _earlier_result(work: Work) -> StageReport | None:
+    """Return the report of an attempt that had completed the result, so that a lost report costs no second training."""
+    if work.output.size(MANIFEST) is None:
+        return None
+    if not work.fresh:
+        data = work.output.get_bytes(MANIFEST)
+        found = report_of_manifest(data, stage_input=work.stage_input, spec_digest=work.spec_digest)
+        if found is not None:
+            report, entries = found
+            stored = {file.key: file.size for file in work.output.list()}
+            if all(stored.get(entry.path) == entry.bytes for entry in entries):
+                work.console.event("already_complete", f"the result is complete already: {work.output.uri}")
+                return report.model_copy(update={"digest": sha256_digest(data)})
+    # From here on the folder is no longer complete.
+    work.output.delete(MANIFEST)
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    prepared: Prepared
+    stored: StoredPrepared
+    model_folder: Path
+    model_revision: str
+
+
+def _inputs(work: Work) -> _Inputs:
+    """Bring rows and model here; a job with a single stage prepares the rows itself."""
+    received = None if work.stage_input.includes_prepare else receive_prepared(work)
+    with work.console.step("fetch_model", "fetch the model") as progress:
+        model = fetch_model(
+            work.spec.model,
+            access=work.access,
+            folder=work.folder / "model",
+            progress=progress,
+            pinned_revision=received.model_revision if received else None,
+        )
+    if received is not None:
+        prepared, stored = received.prepared, received.stored
+    else:
+        prepared = prepare_rows(work, model.folder)
+        stored = store_prepared(work, prepared, model_revision=model.revision)
+    return _Inputs(prepared=prepared, stored=stored, model_folder=model.folder, model_revision=model.revision)
+
+
+class _Run:
+    """From the untouched model to the report."""
+
+    def __init__(self, work: Work, inputs: _Inputs, watcher: TrainingWatcher) -> None:
+        self.work, self.inputs, self.watcher = work, inputs, watcher
+        self.prepared = inputs.prepared
+        self.export_folder = work.folder / "export"
+        self.threads = configure_threads()
+
+    def report(self) -> StageReport:
+        """Do everything and return the report."""
+        work, console, spec = self.work, self.work.console, self.work.spec
+        loaded = self._load()
+        resolved = resolved_of(work, self.prepared, model_revision=self.inputs.model_revision)
+        baseline = self._evaluate("baseline", "score the untouched model on the test rows", loaded)
+
+        parameters = resolve(spec.training, rows=len(self.prepared.parts["train"]), parameters=loaded.parameters)
+        resolved = resolved.model_copy(
+            update={
+                "batch_size": parameters.batch_size,
+                "learning_rate": parameters.learning_rate,
+                "precision": loaded.precision,
+            }
+        )
+        if parameters.lora is not None:
+            add_lora(loaded, parameters.lora, seed=parameters.seed)
+        shape = shape_of(loaded)
+        with console.step("train", f"train with {parameters.method}") as progress:
+            self.watcher.training(progress)
+            outcome = train(loaded, self.prepared, parameters, observer=self.watcher)
+        kind: ExportKind = spec.output.export or ("Model" if parameters.lora is None else "Adapter")
+        with console.step("export", "write the model"):
+            exported = export(
+                loaded, self.prepared, self.export_folder, kind=kind, base_name=spec.model.uri.removeprefix("hf://")
+            )
+        chat = bool(loaded.tokenizer.chat_template)
+        del loaded  # the exported weights are loaded next; both may not fit
+
+        back = work.folder / "back"
+        entries = self._store("upload_model", "store the model", files_of(self.export_folder), back)
+        with console.step("verify_model", "load the stored model and compare its answers"):
+            tuned = reload_and_compare(exported, self.prepared, folder=back)
+        test = self._evaluate("test", "score the stored model on the test rows", tuned)
+        report = StageReport(
+            stage="train",
+            spec_digest=work.spec_digest,
+            dataset=self.prepared.summary,
+            resolved=resolved,
+            validation=list(outcome.validation[-NEWEST_POINTS:]) or None,
+            results=results(baseline, test),
+            compute=compute(shape, outcome),
+        )
+        return self._complete(report, entries, baseline, test, chat=chat)
+
+    def _load(self) -> LoadedModel:
+        work, spec = self.work, self.work.spec
+        with work.console.step("load_model", "load the model"):
+            gpus = spec.resources.gpus_per_node
+            if gpus and work.environment.pretend_gpus and not torch.cuda.is_available():
+                work.console.event("pretended_gpu", "no GPU here; the CPU computes in its place", level="warning")
+                gpus = 0
+            device = pick_device(gpus)
+            precision = resolve_precision(spec.training.precision, device)
+            loaded = load_model(self.inputs.model_folder, device=device, precision=precision)
+        work.console.event(
+            "model",
+            f"{loaded.parameters / 1e6:.1f} million parameters, {precision}, {device}, {self.threads} threads"
+            if work.console.interactive
+            else None,
+            parameters=loaded.parameters,
+            precision=precision,
+            device=str(device),
+            threads=self.threads,
+        )
+        return loaded
+
+    def _evaluate(self, name: str, text: str, loaded: LoadedModel) -> Evaluation:
+        console = self.work.console
+        with console.step(name, text) as progress:
+            self.watcher.evaluating(progress)
+            evaluation = evaluate(
+                loaded,
+                self.prepared.parts["test"],
+                self.prepared,
+                texts=self.prepared.texts["test"],
+                generate=self.prepared.metric == "ExactMatch",
+                limit=self.work.spec.evaluation.limit,
+                observer=self.watcher,
+            )
+        score = evaluation.score()
+        console.event(
+            f"{name}_score",
+            f"{name}: {score.score} ({score.correct} of {score.total})" if console.interactive else None,
+            **score.to_wire(),
+        )
+        return evaluation
+
+    def _store(self, name: str, text: str, files: Mapping[str, Path], back: Path) -> list[FileEntry]:
+        """Upload files and read every byte back into ``back``."""
+        console = self.work.console
+        with console.step(name, text) as progress:
+            entries = publish(self.work.output, files, progress)
+        with console.step(name.replace("upload", "read_back"), "read it back and compare digests") as progress:
+            read_back(self.work.output, entries, back, progress)
+        return entries
+
+    def _complete(
+        self, report: StageReport, entries: list[FileEntry], baseline: Evaluation, test: Evaluation, *, chat: bool
+    ) -> StageReport:
+        """Write and store the files beside the model, then the manifest."""
+        work, folder = self.work, self.work.folder / "beside"
+        folder.mkdir()
+        model_artifacts = [
+            artifact_of(name, f"{name}/", entries)
+            for name in ("model", "adapter")
+            if any(entry.path.startswith(f"{name}/") for entry in entries)
+        ]
+        report = report.model_copy(update={"artifacts": [*model_artifacts, self.inputs.stored.artifact]})
+        write_predictions(folder / "predictions.jsonl", self.prepared.texts["test"], baseline, test)
+        write_results(folder / "results.json", report)
+        (folder / "README.md").write_text(model_card(work.stage_input, report, chat=chat), encoding="utf-8")
+        beside = {**files_of(folder), "metrics.jsonl": work.folder / "metrics.jsonl"}
+        entries = entries + self._store("upload_report", "store the report", beside, work.folder / "beside_back")
+        report = report.model_copy(
+            update={
+                "artifacts": [
+                    *(report.artifacts or []),
+                    artifact_of("predictions", "predictions.jsonl", entries),
+                    artifact_of("results", "results.json", entries),
+                ]
+            }
+        )
+        files = sorted([*entries, *self.inputs.stored.entries], key=lambda entry: entry.path)
+        manifest = build_manifest(
+            stage_input=work.stage_input, prepared=self.prepared, report=report, files=files, threads=self.threads
+        )
+        with work.console.step("manifest", "write the manifest"):
+            work.output.put_bytes(MANIFEST, manifest)
+            if work.output.get_bytes(MANIFEST) != manifest:
+                raise StageError(
+                    Reason.VERIFICATION_FAILED, f"{work.output.uri}{MANIFEST} is not what was written there"
+                )
+        return report.model_copy(update={"digest": sha256_digest(manifest)})
