@@ -1,0 +1,233 @@
+"""The operator's process with its production rights against a real API server; the control plane is simulated."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.names import child_name
+from finetune_operator.cluster import Raw
+from tests.support.apiserver import ApiServer
+from tests.support.builders import cpu_spec, job_spec, runtime_spec
+from tests.support.job_simulator import JobSimulator
+from tests.support.operator_process import OPERATOR_RULES, OperatorProcess, ServerBackend, eventually
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ApiServer]:
+    """A server of our own: the operator acts on every FineTuneJob that it finds."""
+    with ApiServer.started() as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(server: ApiServer) -> Path:
+    server.create_namespace("finetune-system")
+    return server.service_account("operator", namespace="finetune-system", rules=OPERATOR_RULES)
+
+
+class Tenant:
+    """A namespace with a runtime of its own, and the control plane that serves it."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self.api = api
+        self.namespace = api.create_namespace(f"tenant-{next(_numbers)}")
+        self.simulator = JobSimulator(ServerBackend(api, self.namespace), now=lambda: datetime.now(UTC))
+
+    def add_runtime(self) -> None:
+        self._post("finetuneruntimes", "FineTuneRuntime", self.namespace, runtime_spec())
+
+    def submit(self, spec: Raw, name: str = "support-intent") -> Raw:
+        spec = {**spec, "runtimeRef": {"name": self.namespace}}
+        return self._post(f"namespaces/{self.namespace}/finetunejobs", "FineTuneJob", name, spec)
+
+    def _post(self, path: str, kind: str, name: str, spec: Raw) -> Raw:
+        body = {"apiVersion": "finetune.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+        status, answer = self.api.request("POST", f"/apis/finetune.dev/v1alpha1/{path}", body)
+        assert status == 201, answer
+        return answer
+
+    def status(self, name: str = "support-intent") -> Raw:
+        path = f"/apis/finetune.dev/v1alpha1/namespaces/{self.namespace}/finetunejobs/{name}"
+        return self.api.request("GET", path)[1]["status"]
+
+    def reason(self) -> str | None:
+        conditions = self.status().get("conditions", [])
+        return next((c["reason"] for c in conditions if c["type"] == "Succeeded"), None)
+
+    def finished(self) -> bool:
+        conditions = self.status().get("conditions", [])
+        return any(c["type"] == "Finished" and c["status"] == "True" for c in conditions)
+
+    def until(self, met: Callable[[], Any], within: float = 20.0) -> Any:
+        return eventually(met, within=within, during=self.simulator.tick)
+
+    def events(self) -> list[Raw]:
+        return self.api.request("GET", f"/api/v1/namespaces/{self.namespace}/events")[1]["items"]
+
+
+@pytest.fixture
+def tenant(server: ApiServer, kubeconfig: Path) -> Tenant:
+    server.apply_crds()
+    return Tenant(server)
+
+
+def test_an_operator_without_its_crds_waits_alive_and_goes_on_when_they_come(
+    server: ApiServer, kubeconfig: Path
+) -> None:
+    with OperatorProcess.started(kubeconfig, wait=False) as operator:
+        eventually(lambda: operator.records("WaitingForCRDs"))
+        assert operator.get("/healthz")[0] == 200
+        assert operator.get("/readyz")[0] == 503
+        server.apply_crds()
+        eventually(lambda: operator.get("/readyz")[0] == 200)
+        tenant = Tenant(server)
+        tenant.add_runtime()
+        tenant.submit(cpu_spec())
+        tenant.until(tenant.finished)
+        assert operator.unexpected() == []
+
+
+@pytest.mark.parametrize(("spec", "stages"), [(cpu_spec(), ["train"]), (job_spec(), ["prepare", "train"])])
+def test_a_job_goes_from_submit_to_its_numbers(tenant: Tenant, kubeconfig: Path, spec: Raw, stages: list[str]) -> None:
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(spec)
+        tenant.until(tenant.finished)
+        status = tenant.status()
+        assert (status["phase"], status["results"]["test"]["score"]) == ("Succeeded", "0.8709")
+        assert tenant.simulator.pods_made == dict.fromkeys(stages, 1)
+        assert tenant.simulator.violations == []
+        assert {event["reason"] for event in tenant.events()} >= {"Started", "Succeeded"}
+        assert len(tenant.events()) <= 4
+        assert all(event["source"]["component"] == "finetune-operator" for event in tenant.events())
+        jobs = ServerBackend(tenant.api, tenant.namespace).jobs()
+        assert {job["spec"]["ttlSecondsAfterFinished"] for job in jobs} == {86400}
+        assert operator.unexpected() == []
+
+
+def test_a_job_waits_for_its_runtime_and_starts_when_it_comes(tenant: Tenant, kubeconfig: Path) -> None:
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(cpu_spec())
+        tenant.until(lambda: tenant.reason() == "RuntimeNotFound")
+        tenant.add_runtime()
+        tenant.until(tenant.finished)
+        assert tenant.status()["phase"] == "Succeeded"
+        assert operator.unexpected() == []
+
+
+def test_a_foreign_job_under_a_childs_name_is_a_conflict(tenant: Tenant, kubeconfig: Path) -> None:
+    tenant.add_runtime()
+    job = tenant.submit(cpu_spec())
+    name = child_name("support-intent", job["metadata"]["uid"], "train")
+    container = {"name": "x", "image": "x"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    tenant.api.apply(
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": name, "namespace": tenant.namespace},
+            "spec": {"template": template},
+        }
+    )
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.until(tenant.finished)
+        assert tenant.status()["failure"]["reason"] == "NameConflict"
+        assert operator.unexpected() == []
+    assert tenant.api.request("GET", f"/apis/batch/v1/namespaces/{tenant.namespace}/jobs/{name}")[0] == 200
+
+
+def test_a_quota_on_jobs_is_told_and_the_job_starts_when_it_is_lifted(tenant: Tenant, kubeconfig: Path) -> None:
+    tenant.add_runtime()
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "jobs", "namespace": tenant.namespace},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    tenant.api.apply(quota)
+    path = f"/api/v1/namespaces/{tenant.namespace}/resourcequotas/jobs"
+    # No controller counts here, and an uncounted quota refuses for another reason.
+    hard = {"status": {"hard": {"count/jobs.batch": "0"}, "used": {"count/jobs.batch": "0"}}}
+    tenant.api.request("PATCH", f"{path}/status", hard, content_type="application/merge-patch+json")
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(cpu_spec())
+        tenant.until(lambda: tenant.reason() == "QuotaExceeded")
+        tenant.api.request("DELETE", path)
+        tenant.until(tenant.finished, within=60)
+        assert tenant.status()["phase"] == "Succeeded"
+        assert operator.unexpected() == []
+
+
+def test_an_operator_that_is_killed_again_and_again_still_runs_each_stage_once(
+    tenant: Tenant, kubeconfig: Path
+) -> None:
+    tenant.add_runtime()
+    tenant.submit(job_spec())
+    for seconds in (0.05, 0.2, 0.35, 0.5):
+        with OperatorProcess.started(kubeconfig) as operator:
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                tenant.simulator.tick()
+            operator.kill()
+            assert operator.unexpected() == []
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.until(tenant.finished)
+        assert operator.unexpected() == []
+    assert tenant.status()["phase"] == "Succeeded"
+    assert tenant.simulator.pods_made == {"prepare": 1, "train": 1}
+    assert tenant.simulator.violations == []
+
+
+def test_health_and_metrics_answer_and_sigterm_ends_it_within_five_seconds(tenant: Tenant, kubeconfig: Path) -> None:
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(cpu_spec())
+        tenant.until(tenant.finished)
+        assert operator.get("/healthz") == (200, json.dumps({"ok": True, "reason": None}))
+        status, text = operator.get("/metrics", metrics=True)
+        assert status == 200
+        assert f'finetune_jobs{{namespace="{tenant.namespace}",phase="Succeeded"}} 1.0' in text
+        assert 'finetune_job_duration_seconds_count{result="Succeeded"} 1.0' in text
+        assert 'finetune_api_requests_total{code="201",resource="jobs",verb="create"} 1.0' in text
+        assert 'finetune_reconcile_total{result="ok"}' in text
+        assert "finetune_workqueue_depth 0.0" in text
+        code, seconds = operator.stop()
+        assert code == 0
+        assert seconds < 5
+        assert operator.unexpected() == []
+
+
+def test_sigterm_ends_an_operator_that_still_waits_for_the_api_server(kubeconfig: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere.kubeconfig"
+    content = json.loads(kubeconfig.read_text())
+    content["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    nowhere.write_text(json.dumps(content))
+    with OperatorProcess.started(nowhere, wait=False) as operator:
+        eventually(lambda: operator.records("ApiUnavailable"))
+        code, seconds = operator.stop()
+        assert (code, seconds < 5) == (0, True)
+        assert operator.unexpected() == []
+
+
+def test_an_operator_without_rights_says_so_and_does_not_become_ready(server: ApiServer, tenant: Tenant) -> None:
+    powerless = server.service_account("powerless", namespace=tenant.namespace)
+    with OperatorProcess.started(powerless, wait=False) as operator:
+        record = eventually(lambda: operator.records("PermissionDenied"))[0]
+        assert "finetunejobs" in record["message"]
+        assert operator.get("/readyz")[0] == 503
+
+
+def test_a_bad_setting_is_named_and_ends_the_start(kubeconfig: Path) -> None:
+    with OperatorProcess.started(kubeconfig, wait=False, FINETUNE_WORKERS="many") as operator:
+        assert operator.process.wait(timeout=20) == 2
+        assert "FINETUNE_WORKERS" in operator.records("SettingsInvalid")[0]["message"]
