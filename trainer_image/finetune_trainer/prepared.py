@@ -38,7 +38,7 @@ class ChoiceSet:
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """A row as text, kept for validation and test rows only, for the report and for comparing answers."""
+    """A row as text, kept for validation and test rows, for the report and for comparing answers."""
 
     row: int
     prompt: str
@@ -94,7 +94,7 @@ class Prepared:
     end_ids
         Token ids that close every completion (EOS, or the chat template's end of turn).
     texts
-        validation and test rows as text, in the order of the encoded rows.
+        validation and test rows as text, in the order of the encoded rows; of train the first few, as a preview.
     metric
         The resolved metric.
     max_new_tokens
