@@ -48,9 +48,7 @@ def call(
     if body is not None:
         request.data = json.dumps(body).encode()
         request.add_header("Content-Type", content_type)
-    opener = urllib.request.build_opener(
-        _NO_PROXY, urllib.request.HTTPSHandler(context=_tls(paths, as_admin=True))
-    )
+    opener = urllib.request.build_opener(_NO_PROXY, urllib.request.HTTPSHandler(context=_tls(paths, as_admin=True)))
     try:
         with opener.open(request, timeout=30) as reply:
             document = json.load(reply)
@@ -58,7 +56,8 @@ def call(
         raise DevclusterError(f"{method} {path}: {error.code} {error.read().decode(errors='replace')[:500]}") from error
     except OSError as error:
         raise DevclusterError(f"the API server at {API_URL} doesn't answer ({error}); run: devcluster up") from error
-    assert isinstance(document, dict)
+    if not isinstance(document, dict):
+        raise DevclusterError(f"{method} {path}: not an object")
     return document
 
 

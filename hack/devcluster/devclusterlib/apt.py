@@ -31,9 +31,11 @@ def missing(needed: dict[str, str]) -> list[str]:
     # /usr/sbin is not on every root's PATH (a plain `su` keeps the user's).
     search = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     return sorted(
-        package
-        for what, package in needed.items()
-        if not (Path(what).exists() if what.startswith("/") else shutil.which(what, path=search))
+        {
+            package
+            for what, package in needed.items()
+            if not (Path(what).exists() if what.startswith("/") else shutil.which(what, path=search))
+        }
     )
 
 

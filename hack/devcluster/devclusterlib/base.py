@@ -22,9 +22,10 @@ from .shell import DevclusterError, run, stage
 PACKAGES = ("python3", "python3-venv", "ca-certificates")
 # Bump when what is done to the tree below changes.
 RECIPE = 2
-# Nothing in a container reads these (/dev is mounted over); apt's lists name the package source, which must not travel with an image.
-UNUSED = ("var/cache/apt", "var/lib/apt/lists", "etc/apt/sources.list", "var/log", "dev", "usr/share/doc", "usr/share/man")
-UNUSED_IN_LOCALE = "usr/share/locale"
+# Nothing in a container reads these (/dev is mounted over). apt's lists name the package source, which must not travel
+# with an image.
+EMPTIED = ("dev", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists", "var/log")
+REMOVED = ("etc/apt/sources.list",)
 
 
 def ensure(paths: Paths, store: Store) -> str:
@@ -51,18 +52,22 @@ def _build(paths: Paths, store: Store, name: str, suite: str, components: str) -
     root = folder / "root"
     try:
         run(
-            ["debootstrap", "--variant=minbase", f"--components={components}", f"--include={','.join(PACKAGES)}"]
-            + [suite, str(root), _mirror(suite)],
+            [
+                "debootstrap",
+                "--variant=minbase",
+                f"--components={components}",
+                f"--include={','.join(PACKAGES)}",
+                suite,
+                str(root),
+                _mirror(suite),
+            ],
             env=_with_apt_proxy(os.environ),
         )
-        for unused in UNUSED:
-            target = root / unused
-            if target.is_dir():
-                shutil.rmtree(target)
-                target.mkdir()
-            else:
-                target.unlink(missing_ok=True)
-        shutil.rmtree(root / UNUSED_IN_LOCALE, ignore_errors=True)
+        for folder_name in EMPTIED:
+            shutil.rmtree(root / folder_name, ignore_errors=True)
+            (root / folder_name).mkdir()
+        for file_name in REMOVED:
+            (root / file_name).unlink(missing_ok=True)
         archive = folder / "root.tar"
         run(["tar", "--create", "--file", str(archive), "--directory", str(root), "--one-file-system", "."])
         container = store.output("from", "scratch")

@@ -6,6 +6,7 @@ from the front proxy's; elliptic keys, because ten RSA keys would cost seconds.
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,52 +70,70 @@ def ensure(paths: Paths) -> None:
         if leaf.kubeconfig:
             write_kubeconfig(paths, leaf)
     _key(paths.pki / "sa.partial")
-    run(["openssl", "pkey", "-in", str(paths.pki / "sa.partial"), "-pubout", "-out", str(paths.pki / "sa.pub")])
+    run(_words("openssl pkey -pubout", out=paths.pki / "sa.pub", **{"in": paths.pki / "sa.partial"}))
     (paths.pki / "sa.partial").rename(paths.pki / "sa.key")
 
 
 def _key(path: Path) -> None:
-    run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(path)])
+    run(_words("openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256", out=path))
+
+
+def _words(*texts: str, **options: Path) -> list[str]:
+    """A command line from plain text, plus options whose values are paths (which may hold spaces)."""
+    words = [word for text in texts for word in text.split()]
+    for name, path in options.items():
+        words += [f"-{name}", str(path)]
+    return words
 
 
 def _authority(pki: Path, name: str) -> None:
     _key(pki / f"{name}.key")
     run(
-        ["openssl", "req", "-x509", "-new", "-sha256", "-days", DAYS, "-key", str(pki / f"{name}.key")]
-        + ["-subj", f"/CN=finetune-devcluster-{name}", "-out", str(pki / f"{name}.crt")]
-        + ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+        _words(
+            f"openssl req -x509 -new -sha256 -days {DAYS} -subj /CN=finetune-devcluster-{name}",
+            "-addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign",
+            key=pki / f"{name}.key",
+            out=pki / f"{name}.crt",
+        )
     )
 
 
 def _leaf(pki: Path, leaf: Leaf) -> None:
     key, request, extensions = pki / f"{leaf.name}.key", pki / f"{leaf.name}.csr", pki / f"{leaf.name}.ext"
     _key(key)
-    run(["openssl", "req", "-new", "-sha256", "-key", str(key), "-subj", leaf.subject(), "-out", str(request)])
+    run([*_words("openssl req -new -sha256", key=key, out=request), "-subj", leaf.subject()])
     lines = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]
     lines.append(f"extendedKeyUsage={'serverAuth' if leaf.server else 'clientAuth'}")
     if leaf.server:
         lines.append("subjectAltName=" + ",".join(SERVER_NAMES))
     extensions.write_text("\n".join(lines) + "\n")
     run(
-        ["openssl", "x509", "-req", "-sha256", "-days", DAYS, "-in", str(request), "-extfile", str(extensions)]
-        + ["-CA", str(pki / f"{leaf.authority}.crt"), "-CAkey", str(pki / f"{leaf.authority}.key"), "-CAcreateserial"]
-        + ["-out", str(pki / f"{leaf.name}.crt")]
+        _words(
+            f"openssl x509 -req -sha256 -days {DAYS} -CAcreateserial",
+            CA=pki / f"{leaf.authority}.crt",
+            CAkey=pki / f"{leaf.authority}.key",
+            extfile=extensions,
+            out=pki / f"{leaf.name}.crt",
+            **{"in": request},
+        )
     )
     request.unlink()
     extensions.unlink()
 
 
 def write_kubeconfig(paths: Paths, leaf: Leaf) -> None:
-    """Paths, not embedded data, for the parts on this machine; the admin's is embedded, since people copy that file."""
-    pki = paths.pki
-    files = {"certificate-authority": "ca.crt", "client-certificate": f"{leaf.name}.crt", "client-key": f"{leaf.name}.key"}
-    entries: dict[str, str] = {key: str(pki / file) for key, file in files.items()}
-    cluster = {"server": API_URL, "certificate-authority": entries.pop("certificate-authority")}
+    """With the certificates inside, not their paths: people copy such a file elsewhere."""
+
+    def data(name: str) -> str:
+        return base64.b64encode((paths.pki / name).read_bytes()).decode()
+
+    cluster = {"server": API_URL, "certificate-authority-data": data("ca.crt")}
+    user = {"client-certificate-data": data(f"{leaf.name}.crt"), "client-key-data": data(f"{leaf.name}.key")}
     document = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": "devcluster", "cluster": cluster}],
-        "users": [{"name": leaf.user, "user": entries}],
+        "users": [{"name": leaf.user, "user": user}],
         "contexts": [{"name": "devcluster", "context": {"cluster": "devcluster", "user": leaf.user}}],
         "current-context": "devcluster",
     }

@@ -10,11 +10,12 @@ import concurrent.futures
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import api, apt, build, certs, machine, network, node, pause, process
 from .parts import FOUNDATION, Part, all_parts
-from .settings import API_URL, NODE_NAME, NODE_IP, PAUSE_IMAGE, RUN_DIR, Paths
+from .settings import API_URL, NODE_IP, NODE_NAME, PAUSE_IMAGE, RUN_DIR, Paths
 from .shell import DevclusterError, run, say, stage, wait_until
 
 
@@ -52,6 +53,8 @@ def up(paths: Paths) -> None:
         _await(paths, parts, parts)
     with stage("node"):
         wait_until(f"{NODE_NAME} becoming Ready", lambda: node.is_ready(paths), 90)
+        # Made by a controller a moment after the namespace; a pod created before that is refused.
+        wait_until("the default service account", lambda: node.has_default_account(paths), 30)
         node.ensure_gpus(paths)
     say(f"up in {time.monotonic() - started:.1f} s: {API_URL}, KUBECONFIG={paths.kubeconfig}")
 
@@ -126,17 +129,20 @@ def is_healthy(paths: Paths, part: Part) -> bool:
     if process.running(pid_file(paths, part.name)) is None:
         return False
     if part.name == "containerd":
-        return run(ctr(paths, "version"), check=False, timeout=10).returncode == 0
+        return _containerd_answers(paths)
     return api.answers(paths, part.health)
+
+
+def _containerd_answers(paths: Paths) -> bool:
+    return run(ctr(paths, "version"), check=False, timeout=10).returncode == 0
 
 
 def ctr(paths: Paths, *arguments: str) -> list[str]:
     return ["ctr", "--address", str(paths.containerd_socket), "--namespace", "k8s.io", *arguments]
 
 
-def _await(paths: Paths, parts: dict[str, Part], names: object, timeout: float = 60.0) -> None:
+def _await(paths: Paths, parts: dict[str, Part], names: Iterable[str], timeout: float = 60.0) -> None:
     """Waits until all are healthy, and tells at once when one has died."""
-    assert hasattr(names, "__iter__")
     waiting = list(names)
     deadline = time.monotonic() + timeout
     while waiting:
@@ -169,9 +175,7 @@ def _ensure_network(paths: Paths) -> None:
 
 
 def _ensure_pause_image(paths: Paths) -> None:
-    wait_until(
-        "containerd answering", lambda: run(ctr(paths, "version"), check=False, timeout=10).returncode == 0, 30
-    )
+    wait_until("containerd answering", lambda: _containerd_answers(paths), 30)
     if PAUSE_IMAGE in run(ctr(paths, "images", "list", "-q")).stdout.split():
         return
     archive = paths.home / "pause.tar"
@@ -194,4 +198,4 @@ def _check_home(paths: Paths) -> None:
 
 def _require_root() -> None:
     if os.geteuid() != 0:
-        raise DevclusterError("root is needed (network namespaces, mounts and control groups); try: sudo -E devcluster …")
+        raise DevclusterError("root is needed (network namespaces, mounts, control groups); try: sudo -E devcluster …")

@@ -118,9 +118,12 @@ def kubelet(paths: Paths) -> str:
 
 
 def corefile(paths: Paths) -> str:
-    """Answers for the cluster's own names; every other name doesn't exist, said at once rather than by a time-out."""
+    """Answers for the cluster's own names; every other name doesn't exist, said at once rather than by a time-out.
+
+    Two blocks, because within one the template plugin would come before the kubernetes plugin, whatever the order here.
+    """
     return f"""\
-.:53 {{
+{CLUSTER_DOMAIN}:53 in-addr.arpa:53 {{
     bind {NODE_IP}
     errors
     health {NODE_IP}:8080
@@ -129,8 +132,10 @@ def corefile(paths: Paths) -> str:
         kubeconfig {paths.etc}/coredns.kubeconfig
         pods insecure
         ttl 5
-        fallthrough in-addr.arpa
     }}
+}}
+.:53 {{
+    bind {NODE_IP}
     template ANY ANY . {{
         rcode NXDOMAIN
     }}

@@ -51,4 +51,4 @@ class Store:
             raise DevclusterError(f"buildah {arguments[0]} failed (exit {done.returncode}); its output is above")
 
     def has(self, image: str) -> bool:
-        return self.run("inspect", "--type", "image", "--format", "{{.FromImageID}}", image, check=False).returncode == 0
+        return self.run("inspect", "--type=image", "--format={{.FromImageID}}", image, check=False).returncode == 0

@@ -35,7 +35,9 @@ FIXED_FOLDERS = (
     Path("/var/lib/containers"),
     Path("/opt/cni"),
 )
-_MOUNTINFO = re.compile(r"^\d+ \d+ \S+ (?P<root>\S+) (?P<point>\S+) .* - (?P<type>\S+) (?P<source>\S+) (?P<options>\S+)$")
+# "ip netns" mounts this folder over itself the first time it is used, and leaves it so.
+NETNS_FOLDER = Path("/run/netns")
+_MOUNTINFO = re.compile(r"^\d+ \d+ \S+ \S+ (?P<point>\S+) .* - (?P<type>\S+) \S+ \S+$")
 
 
 def boot_id() -> str:
@@ -51,7 +53,7 @@ def remember(paths: Paths) -> None:
     for name in KERNEL_SETTINGS:
         with contextlib.suppress(OSError):
             settings[name] = Path("/proc/sys", name).read_text().strip()
-    made = [str(folder) for folder in FIXED_FOLDERS if not folder.exists()]
+    made = [str(folder) for folder in (*FIXED_FOLDERS, NETNS_FOLDER) if not folder.exists()]
     record.write_text(json.dumps({"boot": boot_id(), "settings": settings, "made": made}))
 
 
@@ -73,8 +75,12 @@ def restore(paths: Paths) -> None:
             with contextlib.suppress(OSError):
                 Path("/proc/sys", name).write_text(value)
     _remove_own_entries(paths)
-    for folder in record["made"]:
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in map(Path, record["made"]):
+        if folder != NETNS_FOLDER:
+            shutil.rmtree(folder, ignore_errors=True)
+        elif folder.exists() and not any(folder.iterdir()):
+            run(["umount", str(folder)], check=False)
+            folder.rmdir()
 
 
 def _remove_own_entries(paths: Paths) -> None:
@@ -146,7 +152,7 @@ def remove_cgroups() -> None:
     for hierarchy in cgroup_hierarchies():
         top = hierarchy / CGROUP_ROOT
         folders = [top, *(folder for folder in top.rglob("*") if folder.is_dir())] if top.exists() else []
-        for folder in reversed(sorted(folders)):
+        for folder in sorted(folders, reverse=True):
             with contextlib.suppress(FileNotFoundError):
                 folder.rmdir()
 

@@ -60,6 +60,11 @@ def is_ready(paths: Paths) -> bool:
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
+def has_default_account(paths: Paths) -> bool:
+    accounts = api.call(paths, "GET", "/api/v1/namespaces/default/serviceaccounts")["items"]
+    return any(account["metadata"]["name"] == "default" for account in accounts)
+
+
 def describe(paths: Paths) -> str:
     try:
         document = api.call(paths, "GET", NODE_PATH)
@@ -73,7 +78,8 @@ def describe(paths: Paths) -> str:
 def set_gpus(paths: Paths, count: int) -> None:
     """Advertises GPUs that nothing backs: scheduling and quotas are real, the arithmetic runs on the CPU."""
     key = GPU.replace("/", "~1")
-    patch = [{"op": "add", "path": f"/status/{part}/{key}", "value": str(count)} for part in ("capacity", "allocatable")]
+    fields = ("capacity", "allocatable")
+    patch = [{"op": "add", "path": f"/status/{field}/{key}", "value": str(count)} for field in fields]
     api.call(paths, "PATCH", f"{NODE_PATH}/status", patch, "application/json-patch+json")
     (paths.home / "gpus").write_text(str(count))
 

@@ -45,7 +45,8 @@ class Part:
 
     def fingerprint(self) -> str:
         """Changes when the part would have to be restarted to be what is described here."""
-        described = [self.command, sorted((str(path), text) for path, text in self.files.items()), sorted(self.env.items())]
+        files = sorted((str(path), text) for path, text in self.files.items())
+        described = [self.command, files, sorted(self.env.items())]
         return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
 
 

@@ -19,6 +19,9 @@ from pathlib import Path
 
 from .shell import DevclusterError
 
+# Kept, because a Popen object that is collected while its process runs warns about it.
+_STARTED: list[subprocess.Popen[bytes]] = []
+
 
 def start_ticks(pid: int) -> int | None:
     """When the process started, in clock ticks since boot; None when there is no such process or it is a zombie."""
@@ -65,6 +68,7 @@ def start(
             )
     except FileNotFoundError as error:
         raise DevclusterError(f"{command[0]} is not installed") from error
+    _STARTED.append(process)
     record = {"pid": process.pid, "started": start_ticks(process.pid), "fingerprint": fingerprint}
     partial = pid_file.with_suffix(".partial")
     partial.write_text(json.dumps(record))
@@ -99,3 +103,4 @@ def stop(pid_files: Iterable[Path]) -> None:
     kill_and_wait(found[0] for found in map(running, files) if found is not None)
     for file in files:
         file.unlink(missing_ok=True)
+    _STARTED[:] = [child for child in _STARTED if child.poll() is None]

@@ -11,7 +11,7 @@ import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -87,9 +87,8 @@ def locked(path: Path, waiting_for: str) -> Iterator[None]:
         yield
 
 
-def wait_until(what: str, check: object, timeout: float, pause: float = 0.2) -> None:
+def wait_until(what: str, check: Callable[[], object], timeout: float, pause: float = 0.2) -> None:
     """Polls `check` until it returns something true; the error says what was awaited."""
-    assert callable(check)
     deadline = time.monotonic() + timeout
     while not check():
         if time.monotonic() > deadline:
