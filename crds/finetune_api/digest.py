@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.job import FineTuneJobSpec, LoRA
 
 __all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_digest"]
 
@@ -31,8 +31,10 @@ def digest_of(value: Any) -> str:
 
 
 def spec_digest(spec: FineTuneJobSpec) -> str:
-    """Digest of model, dataset, training, evaluation and export, defaults filled in."""
+    """Digest of model, dataset, training, evaluation and export; what is left out counts like its default."""
     wire = spec.to_wire()
+    if spec.training.method == "LoRA":
+        wire["training"].setdefault("lora", LoRA().to_wire())
     return digest_of(
         {
             "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},

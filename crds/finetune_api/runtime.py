@@ -71,16 +71,16 @@ class Toleration(SpecModel):
 class StageResources(SpecModel):
     """Requests and limits of one stage's container; both are set to the same value."""
 
-    cpu: Quantity = Field("2", description="CPU.")
-    memory: Quantity = Field("8Gi", description="Memory.")
+    cpu: Quantity = Field("2", description="CPU cores, for example 2 or 500m.")
+    memory: Quantity = Field("8Gi", description="Memory, for example 8Gi.")
     ephemeral_storage: Quantity = Field("20Gi", description="Local disk for the model and the artifacts.")
 
 
 class PrepareResources(StageResources):
     """The same with the smaller defaults of the stage that reads the data."""
 
-    cpu: Quantity = Field("1", description="CPU.")
-    memory: Quantity = Field("4Gi", description="Memory.")
+    cpu: Quantity = Field("1", description="CPU cores, for example 2 or 500m.")
+    memory: Quantity = Field("4Gi", description="Memory, for example 8Gi.")
     ephemeral_storage: Quantity = Field("10Gi", description="Local disk for the rows.")
 
 

@@ -170,8 +170,11 @@ class Compute(ApiModel):
 class Artifact(ApiModel):
     """Something stored below output.uri."""
 
-    name: str = Field(max_length=64, description="model, adapter, report or prepared.")
-    path: str = Field(max_length=256, description="Path below outputUri.")
+    # Narrow bounds: eight of these must fit into a termination message beside the scores.
+    name: str = Field(
+        max_length=32, pattern=r"^[a-z][a-z0-9-]*$", description="model, adapter, report or prepared, for example."
+    )
+    path: str = Field(max_length=64, pattern=r"^[A-Za-z0-9._/-]+$", description="Path below outputUri.")
     digest: Digest = Field(description="Digest over the digests of its files.")
     bytes: int = Field(ge=0, description="Size of all its files.")
 
