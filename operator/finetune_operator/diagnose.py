@@ -196,13 +196,19 @@ def _cause(pod: PodView | None, report: StageReport | None, code: int | None) ->
         return Reason.OUT_OF_MEMORY, f"The trainer {sure} (exit code {code}). {mend}"
     if reported:
         return known, reported.message
-    said = last_line(pod.termination_message or "").rstrip(". ") if pod and report is None else ""
+    said = _last_words(pod) if pod else ""
     if known is not None:
         words = f"The trainer ended with exit code {code}"
         return known, f"{words}: {said}. {REASONS[known].mend}" if said else f"{words}. {REASONS[known].mend}"
     if code is not None:
         return None, f"The trainer ended with exit code {code}" + (f": {said}." if said else ".")
     return None, ""
+
+
+def _last_words(pod: PodView) -> str:
+    """The last line of the container's log, which kubelet hands over where there is no report."""
+    text = pod.termination_message or ""
+    return "" if parse_report(text) else last_line(text).rstrip(". ")
 
 
 def _report(pod: PodView, *, stage: StageName, spec_digest: str) -> StageReport | None:

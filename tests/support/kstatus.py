@@ -1,7 +1,7 @@
 """kstatus' verdict about a custom resource, as Flux and Helm 4 reach it.
 
-Written after the rules in the README of kubernetes-sigs/cli-utils ``pkg/kstatus``: deletion, then observedGeneration, then
-the abnormal-true conditions Reconciling and Stalled, then Ready.
+Written after the rules in the README of kubernetes-sigs/cli-utils ``pkg/kstatus``: deletion, then observedGeneration,
+then the abnormal-true conditions Reconciling and Stalled, then Ready.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A tiny cluster around the pure core: plays a job's life and counts every write.
 
 It knows just enough of the Job controller for a test to say "its pod runs", "it fails with exit code 16". After every
-reconcile it checks what must hold at all times: the status is valid, phases never run backwards, kstatus never claims an
-end too early nor takes it back, and reconciling the same again wants nothing more.
+reconcile it checks what must hold at all times: the status is valid, phases never run backwards, kstatus never claims
+an end too early nor takes it back, and reconciling the same again wants nothing more.
 """
 
 from __future__ import annotations
@@ -163,27 +163,27 @@ class Simulation:
 
     def pod_waits(self, stage: StageName, **fields: Any) -> Simulation:
         """The child's pod is there and has not started."""
-        return self._pod(stage, phase="Pending", **fields)
+        return self.change_pod(stage, phase="Pending", **fields)
 
     def pod_runs(self, stage: StageName, **fields: Any) -> Simulation:
-        return self._pod(stage, phase="Running", node="node-1", **fields)
+        return self.change_pod(stage, phase="Running", node="node-1", **fields)
 
     def pod_fails(self, stage: StageName, exit_code: int, message: str | StageReport | None = None) -> Simulation:
         """The container ends badly; the Job counts it and has no pod until the next one."""
         self._end_pod(stage, exit_code, message)
         child = self.child(stage)
-        return self._child(stage, active=0, failed=child.failed + 1)
+        return self.change_child(stage, active=0, failed=child.failed + 1)
 
     def completes(self, stage: StageName, report: StageReport | str | None) -> Simulation:
         """The container ends well and the Job is complete."""
         self._end_pod(stage, 0, report)
-        return self._child(
+        return self.change_child(
             stage, active=0, succeeded=1, outcome="Complete", completion_time=self.now, finished_at=self.now
         )
 
     def fails(self, stage: StageName, reason: str = "PodFailurePolicy", message: str = "Job has failed") -> Simulation:
         """The Job gets its Failed condition."""
-        return self._child(
+        return self.change_child(
             stage, active=0, outcome="Failed", failed_reason=reason, failed_message=message, finished_at=self.now
         )
 
@@ -198,21 +198,23 @@ class Simulation:
         self.job = {**self.job, "metadata": metadata, "spec": {**self.job["spec"], **spec}}
         return self
 
-    def _child(self, stage: StageName, **fields: Any) -> Simulation:
+    def change_child(self, stage: StageName, **fields: Any) -> Simulation:
+        """Something else about the child Job is new."""
         self.children[self._name(stage)] = replace(self.child(stage), **fields)
         return self
 
-    def _pod(self, stage: StageName, **fields: Any) -> Simulation:
+    def change_pod(self, stage: StageName, **fields: Any) -> Simulation:
+        """The child's newest pod is as ``fields`` say; it is made if there is none."""
         child = self.child(stage)
         name = f"{child.name}-{child.uid}-{child.failed}"
         created: datetime = self.pods[name].created if name in self.pods else self.now
-        values = {"name": name, "uid": name, "job_uid": child.uid, "created": created} | fields
+        values: dict[str, Any] = {"name": name, "uid": name, "job_uid": child.uid, "created": created} | fields
         self.pods[name] = PodView(**values)
-        return self._child(stage, active=1)
+        return self.change_child(stage, active=1)
 
     def _end_pod(self, stage: StageName, exit_code: int, message: str | StageReport | None) -> None:
         text = encode_report(message).decode() if isinstance(message, StageReport) else message
-        self._pod(
+        self.change_pod(
             stage,
             phase="Failed" if exit_code else "Succeeded",
             exit_code=exit_code,

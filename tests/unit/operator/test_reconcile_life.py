@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from finetune_api.names import ENV_STAGE_INPUT
+from finetune_api.names import ENV_STAGE_INPUT, StageName
+from finetune_api.report import StageReport
 from tests.support import builders as b
 from tests.support.simulation import Simulation
 
@@ -33,7 +35,10 @@ def play(life: Simulation) -> Simulation:
 def test_a_job_with_a_gpu_takes_two_stages_to_its_results() -> None:
     life = play(two_stages())
     assert life.status["phase"] == "Succeeded"
-    assert [(s["name"], s["state"]) for s in life.status["stages"]] == [("prepare", "Succeeded"), ("train", "Succeeded")]
+    assert [(s["name"], s["state"]) for s in life.status["stages"]] == [
+        ("prepare", "Succeeded"),
+        ("train", "Succeeded"),
+    ]
     assert life.status["results"]["test"]["score"] == "0.8709"
     assert life.status["progress"] == {"percent": 100}
 
@@ -66,7 +71,8 @@ def test_a_short_ttl_costs_one_more_write_for_each_child() -> None:
 
 def test_a_job_that_waits_in_both_stages_has_at_most_four_events() -> None:
     life = two_stages().settle()
-    for stage, report in (("prepare", b.prepare_report()), ("train", b.train_report())):
+    stages: list[tuple[StageName, StageReport]] = [("prepare", b.prepare_report()), ("train", b.train_report())]
+    for stage, report in stages:
         life.pod_waits(stage, waiting_reason="ErrImagePull", waiting_message="no such image").settle(5)
         life.pod_runs(stage).settle(5).completes(stage, report).settle(5)
     assert life.status["phase"] == "Succeeded"
@@ -83,7 +89,7 @@ def test_the_runtime_stands_in_status_before_the_first_child_is_created() -> Non
 
 def test_a_runtime_edited_after_the_start_has_no_effect_on_the_next_child() -> None:
     life = two_stages().settle()
-    life.runtime = b.runtime(b.runtime_spec(image="evil.example.com/other@sha256:" + "2" * 64), generation=4)
+    life.runtime = b.runtime(b.runtime_spec(image="registry.example.com/other@sha256:" + "2" * 64), generation=4)
     life.pod_runs("prepare").settle(5).completes("prepare", b.prepare_report()).settle(5)
     assert life.manifests[1]["spec"]["template"]["spec"]["containers"][0]["image"] == b.IMAGE
 
@@ -136,7 +142,9 @@ def test_a_deadline_that_is_raised_in_mid_run_reaches_the_running_child() -> Non
 
 def test_a_raised_deadline_ends_at_the_runtimes_limit() -> None:
     runtime = b.runtime(b.runtime_spec(limits={"activeDeadlineSeconds": 1500}))
-    life = Simulation(b.job(b.cpu_spec(activeDeadlineSeconds=1000)), runtime=runtime).settle().pod_runs("train").settle(1)
+    life = (
+        Simulation(b.job(b.cpu_spec(activeDeadlineSeconds=1000)), runtime=runtime).settle().pod_runs("train").settle(1)
+    )
     life.edit(activeDeadlineSeconds=20000).settle(1)
     assert life.child("train").active_deadline_seconds == 1500
 
@@ -230,8 +238,8 @@ def test_a_job_that_is_being_deleted_is_left_alone() -> None:
     assert life.events == []
 
 
-def _stage_input(manifest: dict[str, object]) -> dict[str, object]:
-    (container,) = manifest["spec"]["template"]["spec"]["containers"]  # type: ignore[index]  # a plain JSON value
+def _stage_input(manifest: dict[str, Any]) -> dict[str, Any]:
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
     env = {item["name"]: item.get("value") for item in container["env"]}
-    document: dict[str, object] = json.loads(env[ENV_STAGE_INPUT])
+    document: dict[str, Any] = json.loads(env[ENV_STAGE_INPUT])
     return document
