@@ -46,11 +46,27 @@ async def operate(settings: Settings) -> None:
             engine.running(),
         ):
             log.info("Watching", extra={"event": "Started", "fields": {"version": installed_version()}})
-            await kopf.operator(
-                registry=build_registry(engine), clusterwide=True, standalone=True, stop_flag=engine.died
-            )
+            await _watch_until_stopped(engine)
     finally:
         await gateway.close()
+
+
+async def _watch_until_stopped(engine: Engine) -> None:
+    """Run Kopf until a signal stops it, a watch fails or something of the engine has ended."""
+    # Kopf's own stop flag is not used: the task that waits for it delays every stop by five seconds.
+    death = asyncio.create_task(engine.died.wait(), name="death watch")
+    kopf_task = asyncio.create_task(
+        kopf.operator(registry=build_registry(engine), clusterwide=True, standalone=True), name="kopf"
+    )
+    try:
+        await asyncio.wait({death, kopf_task}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        death.cancel()
+        if not kopf_task.done():
+            kopf_task.cancel()
+            await asyncio.wait({kopf_task})
+    if not kopf_task.cancelled():
+        await kopf_task  # raises what ended it
 
 
 async def _until_told(settings: Settings) -> None:
