@@ -219,7 +219,7 @@ class StagePlanner:
         report = success_report(pods, stage=stage.name, spec_digest=spec_digest(self.spec))
         if report is not None:
             stage = ended(stage, child, pods, now=case.now, digest=report.digest, succeeded=True)
-            status = with_report(self._with(status, stage), report)
+            status = with_report(self._with(status, stage), report, succeeded=True)
             if stage.name == "train":
                 status = status.model_copy(update={"manifest_digest": report.digest})
             return self.next(status)
@@ -249,7 +249,9 @@ class StagePlanner:
             failure = failure.model_copy(update={"message": sanitise(f"{failure.message} No node took its pod.")})
         stage = ended(stage, child, pods, now=self.case.now, digest=None, succeeded=False)
         status = self._with(status, stage)
-        return fail(self.case, with_report(status, report) if report else status, failure)
+        if report is not None:
+            status = with_report(status, report, succeeded=False)
+        return fail(self.case, status, failure)
 
     @staticmethod
     def _with(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:

@@ -147,8 +147,10 @@ def success_report(pods: Iterable[PodView], *, stage: StageName, spec_digest: st
     for pod in sorted(pods, key=_age, reverse=True):
         if pod.phase != "Succeeded" and pod.exit_code != 0:
             continue
-        report = _report(pod, stage=stage, spec_digest=spec_digest)
-        if report is None or report.failure is not None or report.digest is None:
+        report = _report(pod)
+        if report is None or not _answers(report, stage, spec_digest):
+            continue
+        if report.failure is not None or report.digest is None:
             continue
         if stage == "prepare" or report.results is not None:
             return report
@@ -158,9 +160,13 @@ def success_report(pods: Iterable[PodView], *, stage: StageName, spec_digest: st
 def failure_of(
     child: JobView, pods: Iterable[PodView], *, stage: StageName, spec_digest: str, deadline: int
 ) -> tuple[Failure, StageReport | None]:
-    """Tell why a child failed, and what its last pod reported."""
+    """Tell why a child failed, and what its last pod reported about this spec.
+
+    A failure is believed whatever spec it names: the pod is the child's own, and a trainer that could not read what it
+    was told has no digest to name.
+    """
     pod = _last_failed(pods)
-    report = _report(pod, stage=stage, spec_digest=spec_digest) if pod else None
+    report = _report(pod) if pod else None
     code = pod.exit_code if pod else _code_of(child)
     cause, words = _cause(pod, report, code)
     if child.failed_reason == "DeadlineExceeded":
@@ -180,7 +186,7 @@ def failure_of(
             exit_code=code,
             pod=sanitise(pod.name, 253) if pod else None,
         ),
-        report,
+        report if report and _answers(report, stage, spec_digest) else None,
     )
 
 
@@ -211,18 +217,20 @@ def _last_words(pod: PodView) -> str:
     return "" if parse_report(text) else last_line(text).rstrip(". ")
 
 
-def _report(pod: PodView, *, stage: StageName, spec_digest: str) -> StageReport | None:
-    """Parse and sanitise a pod's report; None if it isn't one, or answers another stage or spec."""
+def _report(pod: PodView) -> StageReport | None:
+    """Parse and sanitise a pod's report; None if there is none that an API server would store."""
     report = parse_report(pod.termination_message or "")
-    if report is None or report.stage != stage or report.spec_digest != spec_digest:
-        return None
-    wire = report.to_wire()
-    if not _fits(wire):
+    wire = report.to_wire() if report else None
+    if wire is None or not _fits(wire):
         return None
     try:
         return StageReport.model_validate(clean(wire))
     except ValidationError:
         return None
+
+
+def _answers(report: StageReport, stage: StageName, spec_digest: str) -> bool:
+    return report.stage == stage and report.spec_digest == spec_digest
 
 
 def _fits(value: Any) -> bool:

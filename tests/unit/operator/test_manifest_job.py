@@ -120,7 +120,7 @@ def test_every_golden_file_belongs_to_a_case() -> None:
     assert {path.name for path in GOLDEN.glob("job-*.yaml")} == {f"job-{name}.yaml" for name in CASES}
 
 
-# --- what must hold whatever the golden files say ----------------------------------------------------------------------
+# --- what must hold whatever the golden files say ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train"])

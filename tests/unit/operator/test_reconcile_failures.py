@@ -159,12 +159,19 @@ def test_a_failure_is_judged_on_live_reads_only() -> None:
     assert reconcile(life.observe(live=False)).needs_live
 
 
-def test_a_report_about_another_spec_is_no_evidence() -> None:
-    other = b.failure_report(Reason.DIVERGED, "loss is NaN", spec=b.cpu_spec(training={"seed": 8}))
-    life = running().pod_fails("train", 1, other).fails("train", "BackoffLimitExceeded").settle(1)
+def test_a_failure_is_believed_whatever_spec_it_names_and_its_counts_are_not() -> None:
+    other = b.failure_report(Reason.INVALID_SPEC, "the stage input is cut", spec=b.cpu_spec(training={"seed": 8}))
+    report = other.model_copy(update={"dataset": b.dataset_summary()})
+    life = running().pod_fails("train", 10, report).fails("train").settle(1)
+    assert ended_with(life) == ("InvalidSpec", "the stage input is cut")
+    assert "dataset" not in life.status
+
+
+def test_a_report_without_a_failure_is_not_shown_as_the_last_words() -> None:
+    life = running().pod_fails("train", 1, b.train_report(SPEC)).fails("train", "BackoffLimitExceeded").settle(1)
     reason, message = ended_with(life)
     assert reason == "TrainerError"
-    assert "NaN" not in message
+    assert "0.8709" not in message
 
 
 def test_tenant_text_reaches_status_and_events_on_one_printable_line() -> None:

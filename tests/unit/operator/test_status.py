@@ -121,8 +121,8 @@ def test_the_phase_of_an_end_is_its_outcome() -> None:
 
 
 def test_what_a_later_stage_leaves_out_is_kept_from_the_earlier_one() -> None:
-    status = with_report(FineTuneJobStatus(), b.prepare_report())
-    status = with_report(status, b.train_report(dataset=None, resolved=None))
+    status = with_report(FineTuneJobStatus(), b.prepare_report(), succeeded=True)
+    status = with_report(status, b.train_report(dataset=None, resolved=None), succeeded=True)
     assert status.dataset == b.dataset_summary()
     assert status.resolved is not None
     assert status.resolved.choices == 27
@@ -130,11 +130,17 @@ def test_what_a_later_stage_leaves_out_is_kept_from_the_earlier_one() -> None:
 
 def test_artifacts_of_both_stages_stand_side_by_side_and_a_newer_one_replaces_its_namesake() -> None:
     old = Artifact(name="prepared", path="prepared/", digest=b.DIGEST, bytes=1)
-    first = with_report(
-        FineTuneJobStatus(), b.prepare_report(artifacts=[old, old.model_copy(update={"name": "model"})])
-    )
-    both = with_report(first, b.train_report())
+    report = b.prepare_report(artifacts=[old, old.model_copy(update={"name": "model"})])
+    first = with_report(FineTuneJobStatus(), report, succeeded=True)
+    both = with_report(first, b.train_report(), succeeded=True)
     assert [(artifact.name, artifact.path) for artifact in both.artifacts or []] == [
         ("prepared", "prepared/"),
         ("model", "model/"),
     ]
+
+
+def test_a_stage_that_failed_leaves_neither_results_nor_artifacts() -> None:
+    status = with_report(FineTuneJobStatus(), b.train_report(), succeeded=False)
+    assert status.dataset == b.dataset_summary()
+    assert status.results is None
+    assert status.artifacts is None
