@@ -27,7 +27,7 @@ from finetune_operator.cluster import (
 from finetune_operator.metrics import Metrics
 from finetune_operator.observe import Observer
 from finetune_operator.plan import CreateChild, DeleteChild, Observed, Plan
-from finetune_operator.views import as_dict, is_finished, metadata, parse_time
+from finetune_operator.views import as_dict, condition, is_finished, metadata, parse_time
 from finetune_operator.workqueue import WorkQueue
 
 __all__ = ["Controller", "Reconcile"]
@@ -107,7 +107,7 @@ class Controller:
             self._forget(key)
             return "gone"
         outcome = await self._applier.apply(key, observed, plan)
-        self._tell(key, observed, outcome, plan)
+        self._tell(key, observed, outcome)
         return self._again(key, plan, outcome)
 
     def _again(self, key: JobKey, plan: Plan, outcome: Outcome) -> str:
@@ -154,11 +154,11 @@ class Controller:
         self._refused.pop(key, None)
         self._queue.forgive(key)
 
-    def _tell(self, key: JobKey, observed: Observed, outcome: Outcome, plan: Plan) -> None:
+    def _tell(self, key: JobKey, observed: Observed, outcome: Outcome) -> None:
         if not outcome.wrote_status:
             return
         after = as_dict(outcome.job.get("status"))
-        fields = {"phase": str(after.get("phase")), "waiting": plan.waiting.value if plan.waiting else None}
+        fields = {"phase": after.get("phase"), "reason": condition(after, "Succeeded").get("reason")}
         log.info(
             "Wrote the status",
             extra={"event": "StatusWritten", "job": str(key), "fields": {k: v for k, v in fields.items() if v}},

@@ -28,9 +28,9 @@ WATCHED: Final[tuple[tuple[Kind, str, str, str], ...]] = (
 def build_registry(engine: Engine) -> kopf.OperatorRegistry:
     """Return Kopf's handlers for one engine."""
     registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry)(kopf.login_via_client)
+    kopf.on.login(id="login", registry=registry)(kopf.login_via_client)
 
-    @kopf.on.startup(registry=registry)
+    @kopf.on.startup(id="configure", registry=registry)
     async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure_kopf(settings)
 
