@@ -25,6 +25,7 @@ __all__ = ["ChatFormat", "ChatRefusedError"]
 _QUESTION: Final = "Question0"
 _ANSWER: Final = "Answer0"
 _DATE: Final = datetime(2025, 1, 1, tzinfo=UTC)
+_DATE_CODES: Final = ("%d", "%-d", "%e", "%b", "%B", "%m", "%y", "%Y", "%a", "%A", "%j", "%H", "%I", "%M", "%S", "%p")
 
 
 class ChatRefusedError(ValueError):
@@ -107,12 +108,23 @@ def _user(content: str) -> Message:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool) -> str:
-    # A template that prints today's date would give other tokens tomorrow, so the date is fixed. Answers hold no
-    # reasoning, so templates that can leave room for it are told not to. Templates ignore what they don't know.
-    fixed: dict[str, Any] = {"strftime_now": _DATE.strftime, "enable_thinking": False}
     turns = [{"role": m.role, "content": m.content} for m in messages]
+    # Answers hold no reasoning, so templates that can leave room for it are told not to; others ignore the word.
+    more: dict[str, Any] = {"enable_thinking": False}
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask, **fixed)
+        text = tokenizer.apply_chat_template(
+            turns, chat_template=_dateless(tokenizer), tokenize=False, add_generation_prompt=ask, **more
+        )
     except (TemplateError, TypeError, ValueError) as e:
         raise ChatRefusedError(str(e)) from e
     return str(text)
+
+
+def _dateless(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template with the date fixed: one that prints today's would give the same rows other tokens tomorrow."""
+    template = str(tokenizer.get_chat_template())
+    if "strftime_now" not in template:
+        return template
+    replaced = "".join(f" | replace('{code}', '{_DATE.strftime(code)}')" for code in _DATE_CODES)
+    # The empty output keeps the block's end from swallowing a line end at the template's beginning.
+    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"

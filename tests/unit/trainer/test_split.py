@@ -220,7 +220,8 @@ def test_strata_are_cut_exactly_to_one_row_each_and_altogether(
     rows = [keyed(f"{s} {i}", stratum=str(s)) for s, size in enumerate(sizes) for i in range(size)]
     split = cut(100 - validation - test, validation, test, seed=seed, stratify_by="s")
     result = split_rows(rows, split)
-    for part, percent in (("validation", validation), ("test", test)):
+    percents: dict[Part, int] = {"validation": validation, "test": test}
+    for part, percent in percents.items():
         counts = Counter(rows[i].stratum for i in result.parts[part])
         for s, size in enumerate(sizes):
             assert abs(counts[str(s)] - size * percent / 100) <= 1
@@ -236,7 +237,8 @@ def test_many_small_strata_still_give_test_rows() -> None:
 def test_groups_in_strata_are_cut_exactly_to_one_group() -> None:
     rows = [keyed(f"{s} {g} {i}", group=f"{s}{g}", stratum=s) for s in "pq" for g in range(40) for i in range(5)]
     result = split_rows(rows, cut(60, 20, 20, stratify_by="s"))
-    for part, share in (("validation", 0.2), ("test", 0.2), ("train", 0.6)):
+    shares: dict[Part, float] = {"validation": 0.2, "test": 0.2, "train": 0.6}
+    for part, share in shares.items():
         counts = Counter(rows[i].stratum for i in result.parts[part])
         assert all(abs(counts[s] - 200 * share) <= 5 for s in "pq")
         groups = {rows[i].group for i in result.parts[part]}
@@ -257,7 +259,7 @@ def test_another_seed_changes_a_stratified_split_too() -> None:
 
 def test_given_parts_keep_their_rows_and_the_rest_is_cut_from_train() -> None:
     rows = [*MANY[:1000], *MANY[1000:1100]]
-    given: list[Part] = [*["train"] * 1000, *["test"] * 100]
+    given = list[Part](["train"] * 1000) + list[Part](["test"] * 100)
     result = split_rows(rows, cut(80, 20, 0), given=given)
     assert result.parts["test"] == list(range(1000, 1100))
     assert 150 < len(result.parts["validation"]) < 250

@@ -100,8 +100,8 @@ class Renderer:
             env={k: v for k, v in os.environ.items() if k == "LD_LIBRARY_PATH"},
         )
         try:
-            self._send(self._sources, where="its text")
-            reply = self._receive(where="its text")
+            self._send(self._sources, doing="compiling its text")
+            reply = self._receive(doing="compiling its text")
         except BaseException:
             self._stop()
             raise
@@ -125,41 +125,41 @@ class Renderer:
         """
         for batch in _batches(rows):
             # The child reads a batch to its end before it answers, so neither side ever waits on a full pipe.
-            self._send({"rows": [context for _, context in batch]}, where=batch[0][0])
+            self._send({"rows": [context for _, context in batch]}, doing=f"rendering {batch[0][0]}")
             for where, _ in batch:
-                yield _result(self._receive(where=where))
+                yield _result(self._receive(doing=f"rendering {where}"))
 
-    def _send(self, message: Mapping[str, Any], *, where: str) -> None:
+    def _send(self, message: Mapping[str, Any], *, doing: str) -> None:
         stdin = self._child.stdin
         assert stdin is not None  # noqa: S101  # opened as a pipe above
         try:
             stdin.write(json.dumps(message).encode() + b"\n")
             stdin.flush()
         except BrokenPipeError as e:
-            raise self._died(where) from e
+            raise self._died(doing) from e
 
-    def _receive(self, *, where: str) -> dict[str, Any]:
+    def _receive(self, *, doing: str) -> dict[str, Any]:
         stdout = self._child.stdout
         assert stdout is not None  # noqa: S101  # opened as a pipe above
         line = stdout.readline(_MAX_REPLY)
         if not line.endswith(b"\n"):
-            raise self._died(where)
+            raise self._died(doing)
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
-            raise self._too_much_memory(where) if reply["error"] == "memory" else _invalid(reply["error"])
+            raise self._too_much_memory(doing) if reply["error"] == "memory" else _invalid(reply["error"])
         return reply
 
-    def _died(self, where: str) -> StageError:
+    def _died(self, doing: str) -> StageError:
         try:
             code = self._child.wait(timeout=_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
-            return _invalid(f"rendering {where} gives more than can be read")
+            return _invalid(f"{doing} gives more than can be read")
         if code == -signal.SIGXCPU:
-            return _invalid(f"rendering {where} takes more than {self._limits.cpu_seconds} s of CPU time")
-        return self._too_much_memory(where)
+            return _invalid(f"{doing} takes more than {self._limits.cpu_seconds} s of CPU time")
+        return self._too_much_memory(doing)
 
-    def _too_much_memory(self, where: str) -> StageError:
-        return _invalid(f"rendering {where} takes more than {self._limits.memory_bytes // 2**20} MiB of memory")
+    def _too_much_memory(self, doing: str) -> StageError:
+        return _invalid(f"{doing} takes more than {self._limits.memory_bytes // 2**20} MiB of memory")
 
     def _stop(self) -> None:
         self._child.kill()
