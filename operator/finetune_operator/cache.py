@@ -217,7 +217,7 @@ class Cache:
         """Return all FineTuneJobs."""
         return [entry.value for entry in list(self._jobs.entries.values())]
 
-    def keys(self) -> list[JobKey]:
+    def job_keys(self) -> list[JobKey]:
         """Return the keys of all FineTuneJobs."""
         return [JobKey(*name) for name in self._jobs.entries]
 

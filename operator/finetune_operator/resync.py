@@ -88,7 +88,7 @@ class Resync:
                     replacement.put(raw)
                 replacement.finish()
                 ghosts += replacement.ghosts
-        for key in {*self._cache.keys(), *ghosts}:
+        for key in {*self._cache.job_keys(), *ghosts}:
             self._queue.add(key)
         self.last_success = asyncio.get_running_loop().time()
         self._metrics.resynced("ok", ghosts=len(ghosts))
