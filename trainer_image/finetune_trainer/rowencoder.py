@@ -179,7 +179,7 @@ class RowEncoder:
             return True
         shown = repr(example.completion if len(example.completion) <= 60 else example.completion[:57] + "...")
         if self.template.choices is None:
-            self.bad.add(record.where, f"the answer {shown} is no label of the train rows")
+            self.bad.add(record.where, f"the answer {shown} is no label of the train rows; list it in template.choices")
         else:
             self.bad.add(record.where, f"the answer {shown} is none of dataset.template.choices")
         return False
