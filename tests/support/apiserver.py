@@ -305,7 +305,17 @@ class ApiServer:
         """Apply the generated CRDs and wait until they are served."""
         self.kubectl("apply", *(arg for path in CRD_FILES for arg in ("-f", str(path))))
         names = re.findall(r"^  name: (\S+\.finetune\.dev)$", "\n".join(p.read_text() for p in CRD_FILES), re.MULTILINE)
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
+        # kubectl wait fails at once on an object that has no conditions yet, which a CRD has not in its first moments.
+        deadline = time.monotonic() + 30
+        while not all(self._established(name) for name in names):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the CRDs {', '.join(names)} are not established after 30 s")
+            time.sleep(0.05)
+
+    def _established(self, crd: str) -> bool:
+        _, body = self.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd}")
+        conditions = (body.get("status") or {}).get("conditions") or []
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
     def create_namespace(self, name: str) -> str:
         """Create a namespace and return its name."""
