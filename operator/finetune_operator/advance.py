@@ -170,7 +170,7 @@ class StagePlanner:
     def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         """An unfinished child: runs, starts or is held up."""
         case = self.case
-        started = stage.state == "Running" or child.failed + child.succeeded > 0
+        started = stage.state == "Running" or child.failed > 0 or child.succeeded > 0
         if started or any(pod.phase != "Pending" for pod in pods):
             started, stage = True, running(stage, child, pods)
             status = self._with(status, stage)

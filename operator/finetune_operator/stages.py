@@ -97,7 +97,7 @@ def set_back(stage: StageStatus, child: JobView | None, *, now: datetime) -> Sta
     ``child`` is the one to give up, or None when somebody deleted it and only our record is left.
     """
     if child is not None:
-        used = 0 if awaits_deletion(stage, child) else seconds_of(child, now)
+        used = seconds_of(child, now)
         update: dict[str, Any] = {"job_uid": child.uid, "recreated": 1}
     else:
         start = parse_time(stage.start_time)

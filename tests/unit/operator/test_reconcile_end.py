@@ -97,6 +97,14 @@ def test_a_ttl_that_is_edited_after_the_end_reaches_the_child() -> None:
     assert life.child("train").ttl_seconds == 7200
 
 
+@pytest.mark.parametrize("odd", ["soon", -1, 31536001, None, 1.5])
+def test_a_ttl_that_can_not_be_read_after_the_end_counts_as_a_day(odd: object) -> None:
+    life = done(ttlSecondsAfterFinished=7200)
+    life.job["spec"]["ttlSecondsAfterFinished"] = odd
+    life.settle(1)
+    assert life.child("train").ttl_seconds == 86400
+
+
 def test_a_ttl_patch_that_was_cut_off_is_made_later() -> None:
     life = Simulation(b.job(b.cpu_spec(ttlSecondsAfterFinished=60)), runtime=b.runtime()).settle()
     life.pod_runs("train").settle(5).completes("train", b.train_report(SPEC))

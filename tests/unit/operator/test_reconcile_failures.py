@@ -338,6 +338,14 @@ def test_a_job_of_somebody_else_under_our_name_is_a_conflict(owner: str | None) 
     assert life.writes == ["status"]
 
 
+def test_a_conflict_is_judged_on_live_reads_only() -> None:
+    life = Simulation(b.job(SPEC), runtime=b.runtime())
+    foreign = b.child("train", uid="foreign", owner_uid=None)
+    life.children[foreign.name] = foreign
+    assert reconcile(life.observe(live=False)).needs_live
+    assert not reconcile(life.observe(live=True)).needs_live
+
+
 def test_a_job_of_somebody_else_that_is_going_is_waited_for() -> None:
     life = Simulation(b.job(SPEC), runtime=b.runtime())
     foreign = b.child("train", uid="foreign", owner_uid=None, deleting=True)

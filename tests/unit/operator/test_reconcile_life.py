@@ -174,6 +174,13 @@ def test_the_phase_follows_the_stage_that_runs(steps: list[str], phase: str) -> 
     assert life.status["phase"] == phase
 
 
+@pytest.mark.parametrize("counts", [{"failed": 1}, {"succeeded": 1}])
+def test_a_pod_that_nobody_saw_running_has_started_all_the_same(counts: dict[str, int]) -> None:
+    life = one_stage().settle().change_child("train", active=0, **counts).settle(1)
+    assert life.status["phase"] == "Training"
+    assert life.status["stages"][0]["attempts"] == 1
+
+
 def test_a_healthy_running_job_is_not_looked_at_again_by_itself() -> None:
     life = two_stages().settle().pod_runs("prepare").settle(5)
     assert life.plan.requeue_after is None

@@ -53,6 +53,12 @@ def test_waiting_writes_nothing_while_time_passes() -> None:
     for _ in range(20):
         life.settle(20)
     assert life.writes == ["status"]
+    assert [event.reason for event in life.events] == ["RuntimeNotFound"]
+
+
+def test_the_event_about_a_missing_thing_comes_with_the_first_look_that_misses_it() -> None:
+    plan = Simulation(b.job()).step()
+    assert [(event.reason, event.type) for event in plan.events] == [("RuntimeNotFound", "Warning")]
 
 
 def test_a_runtime_made_for_another_version_is_waited_for_with_its_fault_named() -> None:
@@ -204,9 +210,9 @@ def test_the_wording_of_a_message_may_change_without_a_write() -> None:
 
 def test_a_pod_without_a_node_is_told_after_a_moment_and_waits_beyond_every_timeout() -> None:
     life = started().pod_waits("train", unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
-    assert life.settle(5).reason == "Pending"
+    assert life.settle(9).reason == "Pending"
     assert life.plan.requeue_after == 10
-    life.settle(10)
+    life.settle(1)
     assert life.reason == "Unschedulable"
     assert "Insufficient nvidia.com/gpu" in life.condition("Succeeded")["message"]
     assert life.plan.requeue_after is None
