@@ -9,6 +9,7 @@ CustomResourceDefinitions" and "Versions in CustomResourceDefinitions".
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,10 @@ __all__ = ["FILES", "job_crd", "main", "models_below", "render", "runtime_crd"]
 
 Schema = dict[str, Any]
 
-CRD_FOLDER: Final = Path(__file__).resolve().parent.parent
+REPO_ROOT: Final = Path(__file__).resolve().parents[2]
+FOLDERS: Final = ("crds", "charts/finetune-operator/files/crds")
+"""Where the files are written: for kubectl, and for the chart, which can read no file outside of it."""
+
 LIST_MAPS: Final = {"conditions": "type", "stages": "name"}
 """Lists whose entries are merged by a key (``x-kubernetes-list-type: map``); all others are replaced as a whole."""
 
@@ -272,13 +276,17 @@ def runtime_crd() -> Schema:
 
 
 FILES: Final = {f"{GROUP}_{JOB_PLURAL}.yaml": job_crd, f"{GROUP}_{RUNTIME_PLURAL}.yaml": runtime_crd}
-"""File name beside this package -> the function that makes its content."""
+"""File name -> the function that makes its content."""
 
 
-def render() -> Iterator[tuple[Path, str]]:
-    """Yield path and text of every generated file."""
-    for name, make in FILES.items():
-        yield CRD_FOLDER / name, _HEADER + yaml.safe_dump(make(), width=118, allow_unicode=True)
+def render() -> Iterator[tuple[str, str]]:
+    """Yield path (below the repository's root) and text of every generated file."""
+    for folder, (name, make) in itertools.product(FOLDERS, FILES.items()):
+        yield f"{folder}/{name}", _HEADER + yaml.safe_dump(make(), width=118, allow_unicode=True)
+
+
+def _is_current(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text() == text
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -288,11 +296,12 @@ def main(argv: list[str] | None = None) -> int:
     action.add_argument("--write", action="store_true", help="write the files")
     action.add_argument("--check", action="store_true", help="exit with 1 if a file is not what would be written")
     arguments = parser.parse_args(argv)
-    stale = [(path, text) for path, text in render() if not path.exists() or path.read_text() != text]
-    for path, text in stale:
+    stale = [(name, text) for name, text in render() if not _is_current(REPO_ROOT / name, text)]
+    for name, text in stale:
         if arguments.write:
-            path.write_text(text)
-        print(f"{'wrote' if arguments.write else 'stale'}: {path.name}")
+            (REPO_ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+            (REPO_ROOT / name).write_text(text)
+        print(f"{'wrote' if arguments.write else 'stale'}: {name}")
     if stale and arguments.check:
         print("run python -m finetune_api.crd --write", file=sys.stderr)
     return 1 if stale and arguments.check else 0

@@ -51,22 +51,23 @@ def _places(kind: str) -> Iterator[tuple[str, type[ApiModel]]]:
     yield from walk(SPECS[kind], "")
 
 
-def test_the_files_beside_the_package_are_what_the_types_say() -> None:
-    assert [path.name for path, text in crd.render() if path.read_text() != text] == []
+def test_the_files_for_kubectl_and_for_the_chart_are_what_the_types_say() -> None:
+    assert {Path(name).parent.as_posix() for name, _ in crd.render()} == {"crds", "charts/finetune-operator/files/crds"}
+    assert [name for name, text in crd.render() if (crd.REPO_ROOT / name).read_text() != text] == []
 
 
 def test_check_names_a_stale_file_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(crd, "CRD_FOLDER", tmp_path)
+    monkeypatch.setattr(crd, "REPO_ROOT", tmp_path)
     assert crd.main(["--check"]) == 1
     assert crd.main(["--write"]) == 0
     assert crd.main(["--check"]) == 0
-    path = tmp_path / "finetune.dev_finetunejobs.yaml"
+    path = tmp_path / "crds" / "finetune.dev_finetunejobs.yaml"
     path.write_text(path.read_text() + "# edited\n")
     capsys.readouterr()
     assert crd.main(["--check"]) == 1
-    assert capsys.readouterr().out == "stale: finetune.dev_finetunejobs.yaml\n"
+    assert capsys.readouterr().out == "stale: crds/finetune.dev_finetunejobs.yaml\n"
 
 
 @pytest.mark.parametrize("kind", CRDS)
@@ -102,9 +103,9 @@ def test_no_schema_lets_unknown_fields_through(kind: str) -> None:
         assert node["type"] in {"object", "array", "string", "integer", "boolean"}, path
 
 
-@pytest.mark.parametrize("path", [path for path, _ in crd.render()], ids=lambda path: path.name)
-def test_client_side_apply_has_room_for_the_file(path: Path) -> None:
-    assert path.stat().st_size < 262_144 / 2
+@pytest.mark.parametrize("name", [name for name, _ in crd.render()])
+def test_client_side_apply_has_room_for_the_file(name: str) -> None:
+    assert (crd.REPO_ROOT / name).stat().st_size < 262_144 / 2
 
 
 @pytest.mark.parametrize("kind", CRDS)

@@ -1,0 +1,79 @@
+{{- define "finetune-operator.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "finetune-operator.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- $name := default .Chart.Name .Values.nameOverride }}
+{{- if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Names with a suffix stay within 63 characters. */}}
+{{- define "finetune-operator.suffixed" -}}
+{{- printf "%s-%s" (include "finetune-operator.fullname" .root | trunc (int (sub 62 (len .suffix))) | trimSuffix "-") .suffix }}
+{{- end }}
+
+{{- define "finetune-operator.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "finetune-operator.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "finetune-operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "finetune-operator.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: finetune-operator
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "finetune-operator.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "finetune-operator.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- required "serviceAccount.name is empty; name an existing ServiceAccount, or set serviceAccount.create=true" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "finetune-operator.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "finetune-operator.runtimeImage" -}}
+{{- with .Values.runtime }}
+{{- if .image.digest }}
+{{- printf "%s@%s" .image.repository .image.digest }}
+{{- else if .allowUnpinnedImage }}
+{{- printf "%s:%s" .image.repository (default $.Chart.AppVersion .image.tag) }}
+{{- else }}
+{{- fail "runtime.image.digest is empty; set it to the trainer image's sha256:… digest, or set runtime.allowUnpinnedImage=true on a test cluster" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* "wanted": the values ask for a runtime. */}}
+{{- define "finetune-operator.runtimeWanted" -}}
+{{- if and .Values.runtime.create .Values.runtime.image.repository }}true{{ end }}
+{{- end }}
+
+{{/*
+"too early": this is a live cluster (its aggregator is served) that doesn't know the kind yet. Helm looks up all kinds of
+a release before it creates the first object, so with the runtime in it the release would fail whole.
+*/}}
+{{- define "finetune-operator.runtimeTooEarly" -}}
+{{- $live := .Capabilities.APIVersions.Has "apiregistration.k8s.io/v1" }}
+{{- if and $live (not (.Capabilities.APIVersions.Has "finetune.dev/v1alpha1/FineTuneRuntime")) }}true{{ end }}
+{{- end }}

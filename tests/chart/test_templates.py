@@ -1,0 +1,390 @@
+"""What the chart makes of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune_api.runtime import FineTuneRuntimeSpec
+from tests.support.apiserver import CRD_FILES
+from tests.support.helm import CHART, DIGEST, RUNTIME_VALUES, helm, refusal, render
+
+Values = Mapping[str, Any]
+RUNTIME = RUNTIME_VALUES["runtime"]
+
+
+def _kinds(objects: list[dict[str, Any]]) -> list[str]:
+    return sorted(o["kind"] for o in objects)
+
+
+def _one(
+    kind: str, values: Values | None = None, *, name: str = "", release: str = "finetune-operator"
+) -> dict[str, Any]:
+    found = [
+        o for o in render(values, release=release) if o["kind"] == kind and (not name or o["metadata"]["name"] == name)
+    ]
+    assert len(found) == 1
+    return found[0]
+
+
+def _container(values: Values | None = None) -> dict[str, Any]:
+    (container,) = _one("Deployment", values)["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+# --- as a whole ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [{}, RUNTIME_VALUES], ids=["defaults", "runtime"])
+def test_helm_lint_has_nothing_to_say(values: Values) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", str(CHART), values=values)
+
+
+def test_the_defaults_make_these_kinds() -> None:
+    assert _kinds(render()) == [
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "CustomResourceDefinition",
+        "CustomResourceDefinition",
+        "Deployment",
+        "Service",
+        "ServiceAccount",
+    ]
+
+
+def test_two_renders_are_the_same() -> None:
+    assert render(RUNTIME_VALUES) == render(RUNTIME_VALUES)
+
+
+def test_no_template_looks_anything_up_makes_anything_up_or_hooks_in() -> None:
+    for path in (CHART / "templates").iterdir():
+        text = path.read_text()
+        for word in (
+            "lookup",
+            "helm.sh/hook",
+            "rand",
+            "genCA",
+            "genSelf",
+            "genSigned",
+            "uuidv4",
+            "now |",
+            "derivePassword",
+        ):
+            assert word not in text, path.name
+
+
+def test_every_object_carries_the_recommended_labels() -> None:
+    for o in render(
+        {**RUNTIME_VALUES, "networkPolicy": {"enabled": True}, "metrics": {"serviceMonitor": {"enabled": True}}}
+    ):
+        labels = o["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "finetune-operator", o["kind"]
+        assert labels["app.kubernetes.io/instance"] == "finetune-operator"
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert labels["helm.sh/chart"].startswith("finetune-operator-")
+
+
+def test_another_release_shares_no_cluster_wide_name() -> None:
+    def names(release: str) -> set[tuple[str, str]]:
+        objects = render({"crds": {"enabled": False}}, release=release)
+        return {(o["kind"], o["metadata"]["name"]) for o in objects}
+
+    assert not names("one") & names("two")
+
+
+def test_names_stay_within_63_characters() -> None:
+    long = render({"fullnameOverride": "x" * 100})
+    assert max(len(o["metadata"]["name"]) for o in long) <= 63
+    assert len({(o["kind"], o["metadata"]["name"]) for o in long}) == len(long)
+
+
+# --- CRDs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_definitions_are_the_generated_ones() -> None:
+    rendered = {o["metadata"]["name"]: o["spec"] for o in render() if o["kind"] == "CustomResourceDefinition"}
+    generated = [yaml.safe_load(path.read_text()) for path in CRD_FILES]
+    assert rendered == {crd["metadata"]["name"]: crd["spec"] for crd in generated}
+
+
+def test_the_definitions_stay_when_the_release_goes() -> None:
+    for o in render():
+        if o["kind"] == "CustomResourceDefinition":
+            assert o["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_definitions_may_go_with_the_release() -> None:
+    for o in render({"crds": {"keep": False}}):
+        if o["kind"] == "CustomResourceDefinition":
+            assert "annotations" not in o["metadata"]
+
+
+def test_the_definitions_can_be_left_out() -> None:
+    assert "CustomResourceDefinition" not in _kinds(render({"crds": {"enabled": False}}))
+
+
+# --- rights ----------------------------------------------------------------------------------------------------------
+
+OPERATOR_RULES = [
+    {
+        "apiGroups": ["finetune.dev"],
+        "resources": ["finetunejobs", "finetuneruntimes"],
+        "verbs": ["get", "list", "watch"],
+    },
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["patch"]},
+    {
+        "apiGroups": ["batch"],
+        "resources": ["jobs"],
+        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+    },
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "create", "patch"]},
+]
+
+
+def test_the_operator_may_do_exactly_this() -> None:
+    assert _one("ClusterRole", name="finetune-operator")["rules"] == OPERATOR_RULES
+
+
+def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
+    for o in render({**RUNTIME_VALUES}):
+        for rule in o.get("rules", ()):
+            words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            assert not any("*" in word for word in words)
+            assert not words & {"secrets", "pods/exec", "pods/log", "roles", "clusterroles", "rolebindings"}
+            assert not words & {"escalate", "bind", "impersonate", "serviceaccounts/token"}
+
+
+def test_the_binding_joins_the_operators_account_and_its_role() -> None:
+    binding = _one("ClusterRoleBinding", {"serviceAccount": {"name": "robot"}})
+    assert binding["roleRef"]["name"] == "finetune-operator"
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "robot", "namespace": "finetune-system"}]
+    deployment = _one("Deployment", {"serviceAccount": {"name": "robot"}})
+    assert deployment["spec"]["template"]["spec"]["serviceAccountName"] == "robot"
+
+
+@pytest.mark.parametrize(
+    ("name", "roles", "rules"),
+    [
+        (
+            "finetune-operator-view",
+            {"view", "edit", "admin"},
+            [
+                {
+                    "apiGroups": ["finetune.dev"],
+                    "resources": ["finetunejobs", "finetuneruntimes"],
+                    "verbs": ["get", "list", "watch"],
+                }
+            ],
+        ),
+        (
+            "finetune-operator-edit",
+            {"edit", "admin"},
+            [
+                {
+                    "apiGroups": ["finetune.dev"],
+                    "resources": ["finetunejobs"],
+                    "verbs": ["create", "update", "patch", "delete", "deletecollection"],
+                }
+            ],
+        ),
+    ],
+)
+def test_users_roles_are_aggregated_and_write_no_status(name: str, roles: set[str], rules: list[Any]) -> None:
+    role = _one("ClusterRole", name=name)
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    assert {label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)} == roles
+    assert role["rules"] == rules
+
+
+def test_users_roles_can_be_left_out() -> None:
+    assert _kinds(render({"rbac": {"aggregateUserRoles": False}})).count("ClusterRole") == 1
+
+
+def test_an_existing_account_must_be_named() -> None:
+    assert "ServiceAccount" not in _kinds(render({"serviceAccount": {"create": False, "name": "mine"}}))
+    assert "serviceAccount.name is empty" in refusal({"serviceAccount": {"create": False}})
+
+
+def test_annotations_reach_the_account() -> None:
+    values = {"serviceAccount": {"annotations": {"example.com/role": "r"}}}
+    assert _one("ServiceAccount", values)["metadata"]["annotations"] == {"example.com/role": "r"}
+
+
+# --- the Deployment --------------------------------------------------------------------------------------------------
+
+
+def test_there_is_one_operator_and_never_two() -> None:
+    spec = _one("Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_the_pod_passes_pod_security_restricted() -> None:
+    pod = _one("Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert _container()["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}]
+    assert _container()["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
+    assert pod["enableServiceLinks"] is False
+
+
+def test_the_container_runs_the_operator_with_its_settings() -> None:
+    container = _container({"logLevel": "DEBUG", "workers": 4})
+    assert container["command"] == ["python", "-m", "finetune_operator"]
+    assert {e["name"]: e["value"] for e in container["env"]} == {
+        "FINETUNE_LOG_LEVEL": "DEBUG",
+        "FINETUNE_WORKERS": "4",
+        "FINETUNE_HEALTH_PORT": "8080",
+        "FINETUNE_METRICS_PORT": "9090",
+    }
+
+
+def test_the_number_of_workers_is_the_operators_own_unless_set() -> None:
+    assert "FINETUNE_WORKERS" not in [e["name"] for e in _container()["env"]]
+
+
+def test_the_probes_ask_the_health_port() -> None:
+    container = _container()
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"health": 8080, "metrics": 9090}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+
+
+def test_the_container_says_what_it_needs() -> None:
+    assert _container()["resources"] == {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ({}, "finetune-operator:0.1.0"),
+        ({"tag": "v2"}, "finetune-operator:v2"),
+        ({"repository": "r.example/op", "digest": DIGEST}, f"r.example/op@{DIGEST}"),
+        ({"repository": "r.example/op", "digest": DIGEST, "tag": "v2"}, f"r.example/op@{DIGEST}"),
+    ],
+    ids=["app version", "tag", "digest", "digest wins"],
+)
+def test_the_image_is_named_by_digest_tag_or_version(image: Values, expected: str) -> None:
+    assert _container({"image": image})["image"] == expected
+
+
+def test_scheduling_values_reach_the_pod() -> None:
+    values = {
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+        "imagePullSecrets": [{"name": "pull"}],
+    }
+    pod = _one("Deployment", values)["spec"]["template"]["spec"]
+    assert {key: pod[key] for key in values} == values
+
+
+def test_labels_and_annotations_reach_the_pod_beside_our_own() -> None:
+    deployment = _one("Deployment", {"podLabels": {"team": "ml"}, "podAnnotations": {"a": "b"}})
+    template = deployment["spec"]["template"]["metadata"]
+    assert template["labels"]["team"] == "ml"
+    assert template["annotations"] == {"a": "b"}
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= template["labels"].items()
+
+
+# --- metrics and network ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "ServiceMonitor"])
+def test_what_selects_the_operator_finds_its_pod_or_service(kind: str) -> None:
+    values = {"networkPolicy": {"enabled": True}, "metrics": {"serviceMonitor": {"enabled": True}}}
+    spec = _one(kind, values)["spec"]
+    selector = spec.get("podSelector", spec.get("selector", {}))
+    labels = selector.get("matchLabels", selector)
+    target = _one("Service") if kind == "ServiceMonitor" else _one("Deployment")["spec"]["template"]
+    assert labels
+    assert labels.items() <= target["metadata"]["labels"].items()
+
+
+def test_the_service_leads_to_the_metrics() -> None:
+    assert _one("Service")["spec"]["ports"] == [{"name": "metrics", "port": 9090, "targetPort": "metrics"}]
+
+
+def test_a_service_monitor_is_made_on_demand() -> None:
+    values = {"metrics": {"serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}}}
+    monitor = _one("ServiceMonitor", values)
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "15s"}]
+
+
+def test_a_network_policy_lets_in_probes_and_metrics_and_out_to_the_api_server_and_dns() -> None:
+    peers = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    values = {"networkPolicy": {"enabled": True, "metricsFrom": peers, "apiServerPorts": [6443]}}
+    spec = _one("NetworkPolicy", values)["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    assert spec["ingress"] == [
+        {"ports": [{"port": "health", "protocol": "TCP"}]},
+        {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": peers},
+    ]
+    assert [[port["port"] for port in rule["ports"]] for rule in spec["egress"]] == [[6443], [53, 53]]
+
+
+# --- the runtime -----------------------------------------------------------------------------------------------------
+
+
+def test_the_runtime_is_made_where_its_image_is_named() -> None:
+    runtime = _one("FineTuneRuntime", {"runtime": {**RUNTIME, "annotations": {"a": "b"}}})
+    assert (runtime["metadata"]["name"], runtime["metadata"]["annotations"]) == ("default", {"a": "b"})
+    assert runtime["spec"] == {
+        "image": f"registry.example/trainer@{DIGEST}",
+        "outputPrefix": "s3://results/",
+        "storage": [{"prefix": "s3://", "endpoint": "https://s3.example", "addressingStyle": "Path"}],
+        "resources": {"train": {"memory": "16Gi"}},
+    }
+    FineTuneRuntimeSpec.model_validate(runtime["spec"], extra="forbid")
+
+
+@pytest.mark.parametrize("values", [{}, {"runtime": {**RUNTIME, "create": False}}], ids=["no image", "switched off"])
+def test_no_runtime_is_made_otherwise(values: Values) -> None:
+    assert "FineTuneRuntime" not in _kinds(render(values))
+
+
+def test_the_trainers_image_needs_a_digest() -> None:
+    message = refusal({"runtime": {"image": {"repository": "trainer", "tag": "v1"}}})
+    assert "runtime.image.digest is empty; set it to the trainer image's sha256:… digest" in message
+
+
+def test_a_test_cluster_may_use_a_tag() -> None:
+    values = {"runtime": {"image": {"repository": "trainer", "tag": "v1"}, "allowUnpinnedImage": True}}
+    assert _one("FineTuneRuntime", values)["spec"] == {"image": "trainer:v1", "allowUnpinnedImage": True}
+
+
+def test_an_empty_list_says_none_and_null_says_nothing() -> None:
+    values = {"runtime": {**RUNTIME, "allowedNamespaces": [], "allowedUriPrefixes": None}}
+    spec = _one("FineTuneRuntime", values)["spec"]
+    assert spec["allowedNamespaces"] == []
+    assert "allowedUriPrefixes" not in spec
+
+
+LIVE = ("--api-versions", "apiregistration.k8s.io/v1")
+
+
+def test_a_live_cluster_that_lacks_the_kind_gets_the_runtime_later() -> None:
+    assert "FineTuneRuntime" not in _kinds(render(RUNTIME_VALUES, *LIVE))
+
+
+def test_a_live_cluster_that_has_the_kind_gets_the_runtime_now() -> None:
+    known = ("--api-versions", "finetune.dev/v1alpha1/FineTuneRuntime")
+    assert "FineTuneRuntime" in _kinds(render(RUNTIME_VALUES, *LIVE, *known))
