@@ -14,7 +14,7 @@ import yaml
 
 from tests.support.apiserver import REPO_ROOT, binary
 
-__all__ = ["CHART", "DIGEST", "RELEASE", "RUNTIME_VALUES", "HelmError", "helm", "refusal", "render"]
+__all__ = ["CHART", "DIGEST", "RELEASE", "RUNTIME_VALUES", "HelmError", "helm", "refusal", "render", "render_anew"]
 
 CHART: Final = REPO_ROOT / "charts" / "finetune-operator"
 RELEASE: Final = "finetune-operator"
@@ -62,7 +62,13 @@ def helm(*args: str, values: Mapping[str, Any] | None = None, kubeconfig: Path |
 
 def render(values: Mapping[str, Any] | None = None, *args: str, release: str = RELEASE) -> list[dict[str, Any]]:
     """Objects that ``helm template`` makes of the chart."""
-    return [document for document in yaml.safe_load_all(_rendered(json.dumps(values or {}), args, release)) if document]
+    text = _rendered(json.dumps(values or {}), args, release)
+    return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document]
+
+
+def render_anew() -> str:
+    """The text of a render with a runtime that no earlier call has made."""
+    return _rendered.__wrapped__(json.dumps(dict(RUNTIME_VALUES)), (), RELEASE)
 
 
 @functools.cache
