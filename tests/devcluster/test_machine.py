@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from devclusterlib import apt, base, machine, pause, process, shell
+from devclusterlib import apt, base, machine, pause, process, shell, trash
 
 MOUNTINFO = r"""21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
 30 21 0:5 / /state/pods/a rw - tmpfs tmpfs rw,size=4k
@@ -110,3 +110,20 @@ def test_the_pause_archive_is_an_image(tmp_path: Path) -> None:
             assert layer.getmember("pause").mode == 0o755
     assert config["config"]["Entrypoint"] == ["/pause"]
     assert len(config["rootfs"]["diff_ids"]) == 1
+
+
+def test_a_removed_folder_is_gone_at_once_and_so_are_earlier_heaps(tmp_path: Path) -> None:
+    folder, heap, other = tmp_path / "state", tmp_path / "state.deleted-1-2", tmp_path / "statement"
+    for each in (folder, heap, other):
+        (each / "deep").mkdir(parents=True)
+    trash.remove(folder)
+    assert list(tmp_path.iterdir()) == [other]
+    trash.remove(folder)
+
+
+def test_a_slow_deletion_is_left_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trash, "PATIENCE", 0.0)
+    (tmp_path / "state" / "deep").mkdir(parents=True)
+    trash.remove(tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+    shell.wait_until("the deletion", lambda: not list(tmp_path.iterdir()), 10)

@@ -17,7 +17,7 @@ from pathlib import Path
 from . import machine
 from .imagestore import Store
 from .settings import Paths
-from .shell import DevclusterError, run, stage
+from .shell import DevclusterError, run
 
 PACKAGES = ("python3", "python3-venv", "ca-certificates")
 # Bump when what is done to the tree below changes.
@@ -35,8 +35,7 @@ def ensure(paths: Paths, store: Store) -> str:
     recipe = f"{RECIPE} {suite} {' '.join(PACKAGES)}"
     name = f"localhost/finetune-base:{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
     if not store.has(name):
-        with stage(f"base image ({suite})"):
-            _build(paths, store, name, suite, "main,universe" if release.get("ID") == "ubuntu" else "main")
+        _build(paths, store, name, suite, "main,universe" if release.get("ID") == "ubuntu" else "main")
     return name
 
 

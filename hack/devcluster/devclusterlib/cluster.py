@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from . import api, apt, build, certs, machine, network, node, pause, process
+from . import api, apt, build, certs, machine, network, node, pause, process, trash
 from .parts import FOUNDATION, Part, all_parts
 from .settings import API_URL, NODE_IP, NODE_NAME, PAUSE_IMAGE, RUN_DIR, Paths
 from .shell import DevclusterError, run, say, stage, wait_until
@@ -30,6 +30,7 @@ def up(paths: Paths) -> None:
     if machine.recorded_boot(paths) not in (None, machine.boot_id()):
         say("the machine has restarted since the cluster was made: starting afresh")
         down(paths)
+    is_new = not paths.home.exists()
     with stage("certificates"):
         for folder in (paths.home, paths.data / "s3", paths.data / "s3-users", paths.home / "run"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +42,9 @@ def up(paths: Paths) -> None:
         _ensure_network(paths)
         machine.make_cgroups()
     parts = {part.name: part for part in all_parts(paths)}
+    if is_new:
+        with stage("registry clean-up"):
+            _drop_untagged_images(paths, parts["registry"])
     with stage("etcd, API server, S3, registry"):
         for name in (*FOUNDATION, "kube-apiserver"):
             ensure_running(paths, parts[name])
@@ -52,7 +56,7 @@ def up(paths: Paths) -> None:
         node.apply_dns(paths)
         _await(paths, parts, parts)
     with stage("node"):
-        wait_until(f"{NODE_NAME} becoming Ready", lambda: node.is_ready(paths), 90)
+        wait_until(f"{NODE_NAME} becoming Ready", lambda: _node_is_ready(paths), 90)
         # Made by a controller a moment after the namespace; a pod created before that is refused.
         wait_until("the default service account", lambda: node.has_default_account(paths), 30)
         node.ensure_gpus(paths)
@@ -70,16 +74,13 @@ def down(paths: Paths, *, purge: bool = False) -> None:
         machine.unmount_below(RUN_DIR)
         network.remove()
         machine.restore(paths)
-        shutil.rmtree(paths.home, ignore_errors=True)
+        trash.remove(paths.home)
         shutil.rmtree(RUN_DIR, ignore_errors=True)
     if purge:
         with stage("cache"):
             machine.unmount_below(paths.cache)
             # The lock that this command itself holds lies in there; a lock on a deleted file holds until its end.
-            shutil.rmtree(paths.cache, ignore_errors=True)
-    left = [str(path) for path in (paths.home, RUN_DIR, *([paths.cache] if purge else [])) if path.exists()]
-    if left:
-        raise DevclusterError(f"could not remove {', '.join(left)}")
+            trash.remove(paths.cache)
 
 
 def status(paths: Paths) -> bool:
@@ -92,7 +93,7 @@ def status(paths: Paths) -> bool:
         found = process.running(pid_file(paths, part.name))
         lines.append((part.name, healthy, f"pid {found[0]}" if found else "not running"))
     api_is_up = health[[part.name for part in parts].index("kube-apiserver")]
-    ready = api_is_up and node.is_ready(paths)
+    ready = api_is_up and _node_is_ready(paths)
     lines.append((NODE_NAME, ready, node.describe(paths) if api_is_up else "API server is down"))
     for name, good, detail in lines:
         print(f"{name:<26} {'ok' if good else 'FAILED':<8} {detail}")
@@ -110,9 +111,7 @@ def ensure_running(paths: Paths, part: Part) -> None:
     if found is not None and found[1] == part.fingerprint():
         return
     process.stop([file])
-    for path, text in part.files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    _write_files(part)
     env = {name: os.environ[name] for name in ("HOME", "LANG", "TZ") if name in os.environ}
     env["PATH"] = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     process.start(
@@ -131,6 +130,11 @@ def is_healthy(paths: Paths, part: Part) -> bool:
     if part.name == "containerd":
         return _containerd_answers(paths)
     return api.answers(paths, part.health)
+
+
+def _node_is_ready(paths: Paths) -> bool:
+    file = pid_file(paths, "kubelet")
+    return file.exists() and node.is_ready(paths, file.stat().st_mtime)
 
 
 def _containerd_answers(paths: Paths) -> bool:
@@ -172,6 +176,21 @@ def _ensure_network(paths: Paths) -> None:
     machine.kill_containers(paths)
     machine.unmount_below(paths.home)
     network.ensure()
+
+
+def _drop_untagged_images(paths: Paths, registry: Part) -> None:
+    """Each build takes the tag from the one before. Only for a new cluster, where nothing runs any of them."""
+    if not (paths.cache / "registry" / "docker").exists():
+        return
+    _write_files(registry)
+    program, config = registry.command[0], registry.command[-1]
+    run([program, "garbage-collect", "--delete-untagged", "--quiet", config], env=os.environ | dict(registry.env))
+
+
+def _write_files(part: Part) -> None:
+    for path, text in part.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def _ensure_pause_image(paths: Paths) -> None:

@@ -149,7 +149,8 @@ def registry(paths: Paths) -> str:
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": True}},
             "storage": {
-                "filesystem": {"rootdirectory": str(paths.data / "registry")},
+                # In the cache: after `down` and `up` the images need not be compressed and sent again.
+                "filesystem": {"rootdirectory": str(paths.cache / "registry")},
                 "delete": {"enabled": True},
                 "maintenance": {"uploadpurging": {"enabled": False}},
             },

@@ -6,6 +6,7 @@ code are separate layers, so that after a change of code only a few kilobytes ar
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +26,8 @@ def build_all(paths: Paths, names: list[str]) -> Iterator[tuple[str, str]]:
     if unknown:
         raise DevclusterError(f"no such image: {', '.join(unknown)}; there are {', '.join(IMAGES)}")
     store = _prepare(paths)
-    base_image = base.ensure(paths, store)
+    with stage("base image"):
+        base_image = base.ensure(paths, store)
     for name in names:
         local = f"localhost/finetune-{name}:latest"
         with stage(f"build image {name}"):
@@ -87,7 +89,7 @@ def _share_uv_cache(paths: Paths) -> None:
 
 def _push(store: Store, image: str, name: str) -> str:
     repository = name.partition(":")[0]
-    with tempfile.TemporaryDirectory(prefix="devcluster-") as scratch:
+    with _kept_blob_cache(store.paths), tempfile.TemporaryDirectory(prefix="devcluster-") as scratch:
         digest = Path(scratch) / "digest"
         # zstd: as fast to write as gzip on two cores, and several times as fast for containerd to unpack. (Sending
         # layers as they are is not possible: buildah ignores --disable-compression for registries.)
@@ -102,3 +104,28 @@ def _push(store: Store, image: str, name: str) -> str:
             f"docker://{REGISTRY}/{name}",
         )
         return f"{REGISTRY}/{repository}@{digest.read_text().strip()}"
+
+
+@contextlib.contextmanager
+def _kept_blob_cache(paths: Paths) -> Iterator[None]:
+    """Where buildah remembers which compressed layer stands for which plain one, and so what the registry has already.
+
+    Its place is fixed, so a link stands there during a push; where the machine has one of its own, that one serves.
+    """
+    place = Path("/var/lib/containers/cache")
+    if place.exists():
+        yield
+        return
+    kept = paths.cache / "blob-info"
+    kept.mkdir(parents=True, exist_ok=True)
+    made_parent = not place.parent.exists()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(kept)
+    try:
+        yield
+    finally:
+        place.unlink()
+        if made_parent:
+            with contextlib.suppress(OSError):
+                place.parent.rmdir()

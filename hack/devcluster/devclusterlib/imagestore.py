@@ -27,10 +27,18 @@ class Store:
     def environment(self) -> dict[str, str]:
         scratch = self.paths.cache / "tmp"
         scratch.mkdir(parents=True, exist_ok=True)
+        # buildah's default network folder is /etc/cni; it leaves a lock file there.
+        settings = self.paths.cache / "containers.conf"
+        settings.write_text(f'[network]\nnetwork_config_dir = "{self.paths.cache}/tmp/networks"\n')
         # Layers of several GB pass through the temporary folder, and /tmp may be memory. The registry is never
         # behind the machine's proxy.
         direct = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), NODE_IP)))
-        return os.environ | {"TMPDIR": str(scratch), "NO_PROXY": direct, "no_proxy": direct}
+        return os.environ | {
+            "TMPDIR": str(scratch),
+            "CONTAINERS_CONF": str(settings),
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+        }
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return run(self.command(*arguments), env=self.environment(), check=check)

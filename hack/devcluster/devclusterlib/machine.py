@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 from .process import kill_and_wait
@@ -32,10 +33,9 @@ FIXED_FOLDERS = (
     Path("/var/lib/cni"),
     Path("/var/log/containers"),
     Path("/run/containerd"),
-    Path("/var/lib/containers"),
-    Path("/opt/cni"),
 )
-# "ip netns" mounts this folder over itself the first time it is used, and leaves it so.
+# "ip netns" mounts this folder over itself the first time it is used, and leaves it so. Removed only when nothing is
+# left in it: somebody else may have begun to use it since.
 NETNS_FOLDER = Path("/run/netns")
 _MOUNTINFO = re.compile(r"^\d+ \d+ \S+ \S+ (?P<point>\S+) .* - (?P<type>\S+) \S+ \S+$")
 
@@ -147,14 +147,35 @@ def cgroup_pids() -> set[int]:
     return pids - {os.getpid()}
 
 
-def remove_cgroups() -> None:
-    kill_and_wait(cgroup_pids())
-    for hierarchy in cgroup_hierarchies():
-        top = hierarchy / CGROUP_ROOT
-        folders = [top, *(folder for folder in top.rglob("*") if folder.is_dir())] if top.exists() else []
-        for folder in sorted(folders, reverse=True):
-            with contextlib.suppress(FileNotFoundError):
-                folder.rmdir()
+def remove_cgroups(patience: float = 30.0) -> None:
+    """Kills what is in them and removes them, innermost first.
+
+    A killed process occupies its group until its parent has reaped it, and some machines' first process takes seconds
+    for that: hence the patience.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        kill_and_wait(cgroup_pids())
+        busy = [folder for hierarchy in cgroup_hierarchies() for folder in _remove_tree(hierarchy / CGROUP_ROOT)]
+        if not busy:
+            return
+        if time.monotonic() > deadline:
+            raise DevclusterError(f"control group {busy[0]} stays busy")
+        time.sleep(0.05)
+
+
+def _remove_tree(top: Path) -> list[Path]:
+    """Removes the folders of a control group tree, and returns those that won't go yet."""
+    busy = []
+    folders = [top, *(folder for folder in top.rglob("*") if folder.is_dir())] if top.exists() else []
+    for folder in sorted(folders, reverse=True):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            busy.append(folder)
+    return busy
 
 
 def shims(paths: Paths) -> list[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from . import api
@@ -52,12 +53,22 @@ def apply_dns(paths: Paths) -> None:
     api.apply(paths, "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices/kube-dns", endpoints)
 
 
-def is_ready(paths: Paths) -> bool:
+def is_ready(paths: Paths, kubelet_started: float) -> bool:
+    """Whether the kubelet that runs now says so: after a crash, the one before it may have had the last word."""
     try:
         conditions = api.call(paths, "GET", NODE_PATH)["status"].get("conditions", [])
     except DevclusterError:
         return False
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return says_ready(conditions, kubelet_started)
+
+
+def says_ready(conditions: list[dict[str, Any]], since: float) -> bool:
+    for condition in conditions:
+        if condition["type"] == "Ready":
+            heard = datetime.datetime.fromisoformat(condition["lastHeartbeatTime"]).timestamp()
+            # The API server's times are whole seconds.
+            return condition["status"] == "True" and heard >= int(since)
+    return False
 
 
 def has_default_account(paths: Paths) -> bool:

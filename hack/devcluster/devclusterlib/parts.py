@@ -216,6 +216,8 @@ def controller_manager(paths: Paths) -> Part:
             f"--cluster-signing-cert-file={pki}/ca.crt",
             f"--cluster-signing-key-file={pki}/ca.key",
             "--allocate-node-cidrs",
+            # The default is a folder that it makes on the machine.
+            f"--flex-volume-plugin-dir={paths.home}/kubelet/volume-plugins",
             f"--cluster-cidr={CLUSTER_CIDR}",
             # The defaults complete only about three Jobs a second, which scale runs would measure instead of us.
             "--kube-api-qps=500",
