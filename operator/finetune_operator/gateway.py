@@ -142,7 +142,13 @@ class KubernetesGateway:
     async def patch_child(self, namespace: str, name: str, *, uid: str, patch: Raw) -> Raw:
         """See :class:`ClusterGateway`."""
         body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}
-        return await self._request("patch", "PATCH", _child_path(namespace, name), "jobs", body)
+        try:
+            return await self._request("patch", "PATCH", _child_path(namespace, name), "jobs", body)
+        except InvalidError as error:
+            # A patch has no preconditions of its own; the wrong uid is refused as an edit of an immutable field.
+            if "metadata.uid: Invalid value" not in error.message:
+                raise
+            raise ConflictError(f"{name} is not {uid}", request="patch jobs", code=409) from error
 
     async def patch_job_status(self, key: JobKey, *, resource_version: str, patch: Raw) -> Raw:
         """See :class:`ClusterGateway`."""

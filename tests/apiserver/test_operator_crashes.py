@@ -1,0 +1,155 @@
+"""The operator on a real API server, crashed at each of its writes in turn: one pod a stage, and the same end.
+
+The operator runs in this process, without watches: after each step of the simulated control plane it lists the cluster,
+which is what its resync does. A crash leaves nothing of it behind; another operator goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_operator.cluster import JobKey, Raw
+from finetune_operator.engine import Engine
+from finetune_operator.gateway import KubernetesGateway, load_configuration
+from finetune_operator.metrics import Metrics
+from finetune_operator.reconcile import reconcile
+from finetune_operator.settings import Settings
+from finetune_operator.views import is_finished
+from tests.support.apiserver import ApiServer
+from tests.support.builders import cpu_spec, job_spec, runtime_spec
+from tests.support.job_simulator import JobSimulator
+from tests.support.memory_gateway import Crash, FaultyGateway
+from tests.support.operator_process import OPERATOR_RULES, ServerBackend
+from tests.support.operator_world import timeless
+
+PARALLEL = 6
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def kubeconfig(apiserver: ApiServer) -> Path:
+    apiserver.create_namespace("crash-system")
+    apiserver.apply(
+        {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneRuntime",
+            "metadata": {"name": "crash"},
+            "spec": runtime_spec(),
+        }
+    )
+    return apiserver.service_account("crash", namespace="crash-system", rules=OPERATOR_RULES)
+
+
+class OneNamespace:
+    """Only this test's objects: the server is shared, and several operators of this test run side by side."""
+
+    def __init__(self, inner: KubernetesGateway, namespace: str) -> None:
+        self._inner = inner
+        self._namespace = namespace
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def list_all(self, kind: Any) -> list[Raw]:
+        raws = await self._inner.list_all(kind)
+        return [raw for raw in raws if raw["metadata"].get("namespace", self._namespace) == self._namespace]
+
+
+class Place:
+    """A namespace with one job, its control plane, and the operators that come and go."""
+
+    def __init__(self, api: ApiServer, spec: Raw) -> None:
+        self.api = api
+        self.key = JobKey(api.create_namespace(f"crash-{next(_numbers)}"), "support-intent")
+        self.simulator = JobSimulator(ServerBackend(api, self.key.namespace), now=lambda: datetime.now(UTC))
+        body = {
+            "apiVersion": "finetune.dev/v1alpha1",
+            "kind": "FineTuneJob",
+            "metadata": {"name": self.key.name},
+            "spec": {**spec, "runtimeRef": {"name": "crash"}},
+        }
+        status, answer = api.request("POST", self._path.removesuffix(f"/{self.key.name}"), body)
+        assert status == 201, answer
+
+    @property
+    def _path(self) -> str:
+        return f"/apis/finetune.dev/v1alpha1/namespaces/{self.key.namespace}/finetunejobs/{self.key.name}"
+
+    def job(self) -> Raw:
+        return dict(self.api.request("GET", self._path)[1])
+
+    @asynccontextmanager
+    async def operator(self, **faults: Any) -> AsyncIterator[tuple[Engine, FaultyGateway]]:
+        inner = KubernetesGateway(await load_configuration())
+        gateway = FaultyGateway(OneNamespace(inner, self.key.namespace), **faults)
+        engine = Engine(gateway=gateway, reconcile=reconcile, settings=Settings(workers=2), metrics=Metrics())
+        try:
+            async with engine.running():
+                yield engine, gateway
+        finally:
+            await inner.close()
+
+    async def run(self, **faults: Any) -> int:
+        """Let an operator work until the job has ended and nothing is left to do; returns its writes."""
+        async with self.operator(**faults) as (engine, gateway):
+            for _ in range(400):
+                if engine.died.is_set():
+                    break
+                await asyncio.to_thread(self.simulator.tick)
+                await engine._resync.once()
+                await asyncio.sleep(0.02)
+                if engine.queue.idle and not engine.queue.delayed and is_finished(self.job()):
+                    break
+            else:
+                raise AssertionError(f"the job has not ended: {self.job()}")
+            return gateway.writes
+
+    async def run_with_crash(self, **faults: Any) -> bool:
+        """The same with a crash and a second operator; returns whether the crash came."""
+        try:
+            await self.run(**faults)
+        except Crash:
+            await self.run()
+            return True
+        return False
+
+
+@pytest.mark.parametrize("crash_after", [False, True], ids=["before it is sent", "after it was carried out"])
+@pytest.mark.parametrize("spec", [cpu_spec(), job_spec()], ids=["one stage", "two stages"])
+async def test_a_crash_at_any_write_changes_neither_the_pods_nor_the_end(
+    apiserver: ApiServer, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, spec: Raw, crash_after: bool
+) -> None:
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
+    calm = Place(apiserver, spec)
+    writes = await calm.run()
+    wanted, pods = _end(calm), calm.simulator.pods_made
+    assert wanted["phase"] == "Succeeded"
+    turn = asyncio.Semaphore(PARALLEL)
+
+    async def crashing(number: int) -> None:
+        async with turn:
+            place = Place(apiserver, spec)
+            crashed = await place.run_with_crash(crash_at=number, crash_after=crash_after)
+            assert crashed, f"write {number} was never reached"
+            assert _end(place) == wanted, f"crash at write {number}"
+            assert place.simulator.pods_made == pods, f"crash at write {number}"
+            assert place.simulator.violations == [], f"crash at write {number}"
+
+    await asyncio.gather(*(crashing(number) for number in range(1, writes + 1)))
+
+
+def _end(place: Place) -> Raw:
+    """The job's status without times, uids and the names that are made of uids."""
+    job = place.job()
+    status = timeless(job["status"])
+    for stage in status["stages"]:
+        stage["jobName"] = stage["jobName"].replace(job["metadata"]["uid"][:8], "UID")
+    return dict(status)
