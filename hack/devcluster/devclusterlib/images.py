@@ -6,14 +6,13 @@ code are separate layers, so that after a change of code only a few kilobytes ar
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from . import api, apt, base, packageindex
-from .imagestore import Store
+from .imagestore import Store, kept_blob_cache
 from .settings import REGISTRY, REPO_ROOT, RUN_DIR, Paths
 from .shell import DevclusterError, stage
 
@@ -26,15 +25,16 @@ def build_all(paths: Paths, names: list[str]) -> Iterator[tuple[str, str]]:
     if unknown:
         raise DevclusterError(f"no such image: {', '.join(unknown)}; there are {', '.join(IMAGES)}")
     store = _prepare(paths)
-    with stage("base image"):
-        base_image = base.ensure(paths, store)
-    for name in names:
-        local = f"localhost/finetune-{name}:latest"
-        with stage(f"build image {name}"):
-            _build(store, IMAGES[name], base_image, local)
-        with stage(f"push image {name}"):
-            reference = _push(store, local, f"finetune-{name}:latest")
-        yield name, reference
+    with kept_blob_cache(paths):
+        with stage("base image"):
+            base_image = base.ensure(paths, store)
+        for name in names:
+            local = f"localhost/finetune-{name}:latest"
+            with stage(f"build image {name}"):
+                _build(store, IMAGES[name], base_image, local)
+            with stage(f"push image {name}"):
+                reference = _push(store, local, f"finetune-{name}:latest")
+            yield name, reference
     # The images that lost their tag to these builds. Layers that a tagged image stands on stay: they are the cache.
     store.run("rmi", "--prune", check=False)
 
@@ -45,7 +45,8 @@ def load(paths: Paths, image: str) -> str:
     for candidate in (store, Store(paths, own=False)):
         if candidate.has(image):
             last = image.rsplit("/", 1)[-1].partition("@")[0]
-            return _push(candidate, image, last if ":" in last else f"{last}:latest")
+            with kept_blob_cache(paths):
+                return _push(candidate, image, last if ":" in last else f"{last}:latest")
     raise DevclusterError(f"no image {image} in buildah's storage")
 
 
@@ -89,7 +90,7 @@ def _share_uv_cache(paths: Paths) -> None:
 
 def _push(store: Store, image: str, name: str) -> str:
     repository = name.partition(":")[0]
-    with _kept_blob_cache(store.paths), tempfile.TemporaryDirectory(prefix="devcluster-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="devcluster-") as scratch:
         digest = Path(scratch) / "digest"
         # zstd: as fast to write as gzip on two cores, and several times as fast for containerd to unpack. (Sending
         # layers as they are is not possible: buildah ignores --disable-compression for registries.)
@@ -104,28 +105,3 @@ def _push(store: Store, image: str, name: str) -> str:
             f"docker://{REGISTRY}/{name}",
         )
         return f"{REGISTRY}/{repository}@{digest.read_text().strip()}"
-
-
-@contextlib.contextmanager
-def _kept_blob_cache(paths: Paths) -> Iterator[None]:
-    """Where buildah remembers which compressed layer stands for which plain one, and so what the registry has already.
-
-    Its place is fixed, so a link stands there during a push; where the machine has one of its own, that one serves.
-    """
-    place = Path("/var/lib/containers/cache")
-    if place.exists():
-        yield
-        return
-    kept = paths.cache / "blob-info"
-    kept.mkdir(parents=True, exist_ok=True)
-    made_parent = not place.parent.exists()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.unlink(missing_ok=True)
-    place.symlink_to(kept)
-    try:
-        yield
-    finally:
-        place.unlink()
-        if made_parent:
-            with contextlib.suppress(OSError):
-                place.parent.rmdir()

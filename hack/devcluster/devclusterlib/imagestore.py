@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from .settings import NODE_IP, RUN_DIR, Paths
 from .shell import DevclusterError, run
@@ -60,3 +62,28 @@ class Store:
 
     def has(self, image: str) -> bool:
         return self.run("inspect", "--type=image", "--format={{.FromImageID}}", image, check=False).returncode == 0
+
+
+@contextlib.contextmanager
+def kept_blob_cache(paths: Paths) -> Iterator[None]:
+    """Where buildah remembers which compressed layer stands for which plain one, and so what the registry has already.
+
+    Its place is fixed, so a link stands there meanwhile; where the machine has one of its own, that one serves.
+    """
+    place = Path("/var/lib/containers/cache")
+    if place.exists():
+        yield
+        return
+    kept = paths.cache / "blob-info"
+    kept.mkdir(parents=True, exist_ok=True)
+    made_parent = not place.parent.exists()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(kept)
+    try:
+        yield
+    finally:
+        place.unlink()
+        if made_parent:
+            with contextlib.suppress(OSError):
+                place.parent.rmdir()
