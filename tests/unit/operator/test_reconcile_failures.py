@@ -425,6 +425,13 @@ def test_a_running_child_is_not_harmed_by_a_version_that_can_not_read_its_spec()
     assert len(life.children) == 1
 
 
+def test_an_unreadable_spec_of_a_job_that_has_begun_is_judged_on_live_reads_only() -> None:
+    life = running().remove("train")
+    life.job = {**life.job, "spec": {**life.job["spec"], "suspend": True}}
+    assert reconcile(life.observe(live=False)).needs_live
+    assert reconcile(life.observe(live=True)).status is not None
+
+
 def test_an_unreadable_spec_whose_child_has_ended_fails() -> None:
     life = running().completes("train", b.train_report(SPEC))
     life.job = {**life.job, "spec": {**life.job["spec"], "suspend": True}}
