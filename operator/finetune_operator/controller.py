@@ -127,8 +127,6 @@ class Controller:
             else:
                 self._queue.add_after(key, plan.requeue_after or REFUSED_PAUSE)
             return "refused"
-        if before is not None and any(isinstance(action, CreateChild) for action in plan.actions):
-            self._queue.add(key)  # the status still tells of the refusal
         if plan.requeue_after is not None:
             self._queue.add_after(key, plan.requeue_after)
         return "ok"

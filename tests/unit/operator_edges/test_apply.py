@@ -111,7 +111,10 @@ def _child_is_foreign(bench: Bench) -> None:
 
 
 def _pod(phase: str) -> Callable[[Bench], None]:
-    return lambda bench: bench.cluster.create("pods", pod_manifest(bench.uid, "old", phase)) and None
+    def change(bench: Bench) -> None:
+        bench.cluster.create("pods", pod_manifest(bench.uid, "old", phase))
+
+    return change
 
 
 BLOCKED = {

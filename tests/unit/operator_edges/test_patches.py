@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.patches import merge_patch, merged
@@ -28,16 +28,19 @@ def exactly(value: Any) -> Any:
     return type(value), value
 
 
+@settings(deadline=None)
 @given(OBJECTS, OBJECTS)
 def test_a_patch_turns_the_stored_object_into_the_wanted_one(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert exactly(merged(stored, merge_patch(stored, wanted))) == exactly(wanted)
 
 
+@settings(deadline=None)
 @given(OBJECTS)
 def test_equal_objects_need_no_patch(stored: dict[str, Any]) -> None:
     assert merge_patch(stored, stored) == {}
 
 
+@settings(deadline=None)
 @given(OBJECTS, OBJECTS)
 def test_a_patch_is_empty_only_for_equal_objects(stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert (merge_patch(stored, wanted) == {}) == (exactly(stored) == exactly(wanted))

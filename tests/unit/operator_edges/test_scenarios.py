@@ -164,7 +164,12 @@ def test_events_that_come_late_and_out_of_order_change_nothing() -> None:
         world = World()
         world.add_runtime()
         late: list[tuple[str, str, Raw]] = []
-        async with world.operator(hears=lambda *event: late.append(event) or False) as engine:
+
+        def keep(kind: str, event: str, raw: Raw) -> bool:
+            late.append((kind, event, raw))
+            return False
+
+        async with world.operator(hears=keep) as engine:
             key = world.submit()
 
             def deliver() -> None:
@@ -184,6 +189,27 @@ def test_events_that_come_late_and_out_of_order_change_nothing() -> None:
     assert world.status(key)["phase"] == "Succeeded"
     assert world.simulator.pods_made == {"prepare": 1, "train": 1}
     assert world.simulator.violations == []
+
+
+def test_a_write_on_a_stale_cache_is_made_again_on_live_reads_and_not_at_the_next_resync() -> None:
+    async def scenario() -> tuple[World, float]:
+        world = World()
+        world.add_runtime()
+        key = world.submit()
+        gateways = world.gateways
+
+        def somebody_labels_the_job(name: str) -> None:
+            if name == "patch_job_status" and gateways[0].calls[name] == 1:
+                world.cluster.patch("jobs", *key, {"metadata": {"labels": {"team": "a"}}})
+
+        async with world.operator(hears=lambda _kind, _event, _raw: False) as engine:
+            gateways[0].on_request = somebody_labels_the_job
+            await world.until(lambda: world.calls()["create_child"] == 1, engine)
+        return world, asyncio.get_running_loop().time()
+
+    world, took = run_virtual(scenario())
+    assert world.calls()["patch_job_status"] == 2
+    assert took < 5
 
 
 def test_a_job_whose_deletion_was_missed_is_forgotten_at_the_next_resync() -> None:
@@ -310,6 +336,7 @@ def test_a_full_quota_is_told_and_waited_out() -> None:
         world.cluster.refusals = [ForbiddenError(full, code=403) for _ in range(4)]
         async with world.operator() as engine:
             key = world.submit(cpu_spec())
+            await world.until(lambda: "QuotaExceeded" in str(world.status(key)), engine, within=5)
             await world.until(lambda: world.calls()["create_child"] == 3, engine)
             waiting, writes = world.status(key), world.calls()["patch_job_status"]
             await world.until_finished(key, engine)
@@ -373,6 +400,7 @@ def test_an_outage_of_the_api_server_is_waited_out_without_a_restart() -> None:
             world.gateways[0].broken = set()
             await world.until_finished(key, engine, within=700)
             assert engine.trouble() is None
+            assert engine.queue.add_failed(key) <= 0.5, "a success forgives the failures before it"
         return world, key
 
     world, key = run_virtual(scenario())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator import views
@@ -217,12 +217,14 @@ FULL_POD = pod(
 )
 
 
+@settings(deadline=None)
 @given(mangled(FULL_CHILD))
 def test_no_child_makes_its_view_raise(raw: Any) -> None:
     view = child_view(raw, stage="train")
     assert view is None or (view.name and view.uid)
 
 
+@settings(deadline=None)
 @given(mangled(FULL_POD))
 def test_no_pod_makes_its_view_raise(raw: Any) -> None:
     view = pod_view(raw)
@@ -243,12 +245,14 @@ FULL_EVENT: Raw = {
 }
 
 
+@settings(deadline=None)
 @given(mangled(FULL_JOB))
 def test_no_object_makes_the_small_readers_raise(raw: Any) -> None:
     for read in (runtime_view, views.job_key, views.owner_key, views.owner_uid, views.is_finished, views.runtime_name):
         read(raw)
 
 
+@settings(deadline=None)
 @given(st.lists(mangled(FULL_EVENT), max_size=3))
 def test_no_event_makes_the_search_raise(events: list[Any]) -> None:
     newest_event(events, "FailedMount")

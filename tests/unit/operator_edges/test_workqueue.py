@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.workqueue import WorkQueue
@@ -229,6 +229,7 @@ OPERATIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(OPERATIONS)
 def test_no_key_that_was_asked_for_is_ever_lost(operations: list[tuple[str, str, float]]) -> None:
     async def scenario() -> None:
