@@ -154,6 +154,16 @@ def test_the_newest_failure_counts_and_an_interruption_does_not() -> None:
     assert ended_with(life)[0] == "Stalled"
 
 
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"phase": "Failed"}, "BackoffLimitExceeded"), ({"phase": "Running", "exit_code": 33}, "Stalled")],
+)
+def test_a_pod_that_was_evicted_or_is_not_yet_marked_as_failed_is_named(fields: dict[str, Any], reason: str) -> None:
+    life = running().change_pod("train", **fields).fails("train", "BackoffLimitExceeded").settle(1)
+    assert ended_with(life)[0] == reason
+    assert life.status["failure"]["pod"] == next(iter(life.pods))
+
+
 def test_a_failure_is_judged_on_live_reads_only() -> None:
     life = running().pod_fails("train", 11).fails("train")
     assert reconcile(life.observe(live=False)).needs_live
