@@ -53,9 +53,9 @@ def expected_in_kopf(record: logging.LogRecord) -> bool:
     return True
 
 
-def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
-    """Send all logging to one JSON handler and quieten what repeats itself."""
-    handler = logging.StreamHandler(stream)
+def configure_logging(level: str, stream: TextIO | None = None) -> None:
+    """Send all logging to one JSON handler (on stderr) and quieten what repeats itself."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     handler.addFilter(expected_in_kopf)
     root = logging.getLogger()

@@ -231,3 +231,10 @@ def test_a_bad_setting_is_named_and_ends_the_start(kubeconfig: Path) -> None:
     with OperatorProcess.started(kubeconfig, wait=False, FINETUNE_WORKERS="many") as operator:
         assert operator.process.wait(timeout=20) == 2
         assert "FINETUNE_WORKERS" in operator.records("SettingsInvalid")[0]["message"]
+
+
+def test_an_operator_whose_watch_dies_ends_with_an_error(server: ApiServer, tenant: Tenant, kubeconfig: Path) -> None:
+    with OperatorProcess.started(kubeconfig) as operator:
+        server.kubectl("delete", "crd", "finetuneruntimes.finetune.dev")
+        assert operator.process.wait(timeout=60) == 1
+        assert operator.records("OperatorFailed")

@@ -68,6 +68,18 @@ def test_a_waiting_worker_wakes_up_for_a_new_key() -> None:
     assert run_virtual(scenario()) == "a"
 
 
+def test_a_waiting_worker_wakes_up_for_a_key_that_another_one_is_done_with() -> None:
+    async def scenario() -> str | None:
+        work = queue()
+        work.add("a")
+        await work.get()
+        work.add("a")
+        asyncio.get_running_loop().call_later(5, work.done, "a")
+        return await taken(work, within=5.001)
+
+    assert run_virtual(scenario()) == "a"
+
+
 @pytest.mark.parametrize(("delays", "due"), [([10], 10), ([10, 3], 3), ([3, 10], 3), ([5, 0], 0), ([-1], 0)])
 def test_of_several_delays_the_earliest_wins_and_counts_once(delays: list[float], due: float) -> None:
     async def scenario() -> tuple[float, str | None]:
