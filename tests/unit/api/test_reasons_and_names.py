@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from finetune_api import reasons
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import JOB_NAME_PATTERN, ROLES, StageName, child_labels, child_name
 from finetune_api.reasons import BY_EXIT_CODE, EXIT_RESUMABLE, REASONS, Reason, final_exit_codes
 
@@ -45,6 +47,12 @@ def test_final_exit_codes_are_sorted_and_hold_no_code_that_is_retried() -> None:
     assert 1 not in codes
 
 
+def test_final_exit_codes_are_sorted_whatever_the_order_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = final_exit_codes()
+    monkeypatch.setattr(reasons, "REASONS", dict(reversed(REASONS.items())))
+    assert final_exit_codes() == codes
+
+
 def test_a_reason_that_waits_is_not_retried() -> None:
     assert [reason for reason, info in REASONS.items() if info.waits and info.retried] == []
 
@@ -76,8 +84,6 @@ def test_children_of_the_two_stages_have_different_names() -> None:
 
 
 def test_every_role_has_a_field_for_its_credentials() -> None:
-    from finetune_api.job import FineTuneJobSpec
-
     for role in ROLES:
         block = FineTuneJobSpec.model_fields[role].annotation
         assert block is not None
