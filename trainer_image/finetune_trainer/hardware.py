@@ -34,6 +34,7 @@ __all__ = [
 
 Precision = Literal["BFloat16", "Float32"]
 CGROUP: Final = Path("/sys/fs/cgroup")
+PROBES: Final = 20
 
 log = logging.getLogger(__name__)
 
@@ -104,24 +105,34 @@ def resolve_precision(requested: Literal["Auto", "BFloat16", "Float32"], device:
         return "BFloat16" if torch.cuda.is_bf16_supported() else "Float32"
     if not _cpu_has_bfloat16():
         return "Float32"
-    seconds = {dtype: _matmul_seconds(dtype) for dtype in (torch.float32, torch.bfloat16)}
-    log.info("matrix product: float32 %.4f s, bfloat16 %.4f s", seconds[torch.float32], seconds[torch.bfloat16])
+    float32, bfloat16 = _matmul_seconds(torch.float32, torch.bfloat16)
+    log.info("matrix product: float32 %.2f ms, bfloat16 %.2f ms", float32 * 1e3, bfloat16 * 1e3)
     # A lead that norms, casts and the optimizer's master copy would eat up is none.
-    return "BFloat16" if seconds[torch.bfloat16] < 0.75 * seconds[torch.float32] else "Float32"
+    return "BFloat16" if bfloat16 < 0.75 * float32 else "Float32"
 
 
 def _cpu_has_bfloat16() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    """Best of a few products of the size of a small model's layer, about 50 ms in all."""
-    a, b = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    best, until = math.inf, time.perf_counter() + 0.05
-    while time.perf_counter() < until:
-        start = time.perf_counter()
-        torch.mm(a, b)
-        best = min(best, time.perf_counter() - start)
+def _matmul_seconds(*dtypes: torch.dtype) -> list[float]:
+    """Best time of a product of a small model's size in each type.
+
+    Taken in turns and on one thread, and the best of many, so that a busy neighbour does not decide the precision of a
+    job: each product takes a millisecond or so, less than the time slice between two interruptions.
+    """
+    operands = [(torch.ones(128, 1024, dtype=d), torch.ones(1024, 1024, dtype=d)) for d in dtypes]
+    best = [math.inf] * len(dtypes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(PROBES):
+            for i, (a, b) in enumerate(operands):
+                start = time.perf_counter()
+                torch.mm(a, b)
+                best[i] = min(best[i], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
     return best
 
 
