@@ -36,10 +36,13 @@ def test_kubernetes_replaces_all_staging_modules_by_one_version() -> None:
     assert versions == {build.MODULE_OF["kubelet"].version().replace("v1.", "v0.")}
 
 
-def test_kubernetes_binaries_carry_their_version() -> None:
-    flags = build.MODULE_OF["kubectl"].link_flags()
-    assert f"version.gitVersion={build.MODULE_OF['kubectl'].version()}" in flags
-    assert "version.gitMinor=34" in flags
+def test_kubernetes_and_helm_carry_their_version_and_agree() -> None:
+    kubernetes, helm = build.MODULE_OF["kubectl"], build.MODULE_OF["helm"]
+    minor = kubernetes.version().split(".")[1]
+    assert f"version.gitVersion={kubernetes.version()} " in kubernetes.link_flags()
+    assert f"version.gitMinor={minor} " in kubernetes.link_flags()
+    assert f"version.version={helm.version()} " in helm.link_flags()
+    assert helm.link_flags().endswith(f"chartutil.k8sVersionMinor={minor}")
 
 
 @pytest.mark.parametrize("file", ["go.mod", "go.sum"])
@@ -56,7 +59,7 @@ def test_a_changed_pin_is_another_cache_folder(file: str, tmp_path: Path, monkey
 
 def test_changed_link_flags_are_another_cache_folder() -> None:
     module = build.MODULE_OF["kubectl"]
-    assert dataclasses.replace(module, version_variable="").cache_key() != module.cache_key()
+    assert dataclasses.replace(module, variables=()).cache_key() != module.cache_key()
 
 
 def test_what_is_in_the_cache_is_not_built(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

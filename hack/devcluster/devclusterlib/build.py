@@ -30,7 +30,7 @@ class GoModule:
     name: str
     path: str
     packages: dict[str, str]  # binary name -> package
-    version_variable: str = ""  # the package that holds Kubernetes' gitVersion variables
+    variables: tuple[tuple[str, str], ...] = ()  # set by the linker; values may name {version}, {major}, {minor}
 
     @property
     def directory(self) -> Path:
@@ -46,12 +46,9 @@ class GoModule:
         return match.group(1)
 
     def link_flags(self) -> str:
-        flags = "-s -w"
-        if self.version_variable:
-            major, minor = self.version().removeprefix("v").split(".")[:2]
-            values = {"gitVersion": self.version(), "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-            flags += "".join(f" -X {self.version_variable}.{name}={value}" for name, value in values.items())
-        return flags
+        major, minor = (*self.version().removeprefix("v").split("."), "", "")[:2]
+        values = {"version": self.version(), "major": major, "minor": minor}
+        return "-s -w" + "".join(f" -X {name}={value.format(**values)}" for name, value in self.variables)
 
     def cache_key(self) -> str:
         digest = hashlib.sha256()
@@ -81,13 +78,30 @@ MODULES = (
                 "kubectl",
             )
         },
-        version_variable="k8s.io/component-base/version",
+        variables=(
+            ("k8s.io/component-base/version.gitVersion", "{version}"),
+            ("k8s.io/component-base/version.gitMajor", "{major}"),
+            ("k8s.io/component-base/version.gitMinor", "{minor}"),
+            ("k8s.io/component-base/version.gitTreeState", "clean"),
+        ),
     ),
     _one("etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
     _one("coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
     _one("versitygw", "github.com/versity/versitygw", "github.com/versity/versitygw/cmd/versitygw"),
     _one("registry", "github.com/distribution/distribution/v3", "github.com/distribution/distribution/v3/cmd/registry"),
-    _one("helm", "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm"),
+    GoModule(
+        "helm",
+        "helm.sh/helm/v3",
+        {"helm": "helm.sh/helm/v3/cmd/helm"},
+        variables=(
+            ("helm.sh/helm/v3/internal/version.version", "{version}"),
+            # What `helm template` and `helm lint` take the cluster to be; without it, a Kubernetes of 2020.
+            ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor", "1"),
+            ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "34"),
+        ),
+    ),
+    _one("kwok", "sigs.k8s.io/kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    _one("kueue", "sigs.k8s.io/kueue", "sigs.k8s.io/kueue/cmd/kueue"),
     GoModule("pause", "", {"pause": "."}),
 )
 MODULE_OF = {binary: module for module in MODULES for binary in module.packages}
