@@ -68,7 +68,7 @@ class Tenant:
         conditions = self.status().get("conditions", [])
         return any(c["type"] == "Finished" and c["status"] == "True" for c in conditions)
 
-    def until(self, met: Callable[[], Any], within: float = 20.0) -> Any:
+    def until(self, met: Callable[[], Any], within: float = 60.0) -> Any:
         return eventually(met, within=within, during=self.simulator.tick)
 
     def events(self) -> list[Raw]:
@@ -163,7 +163,7 @@ def test_a_quota_on_jobs_is_told_and_the_job_starts_when_it_is_lifted(tenant: Te
         tenant.submit(cpu_spec())
         tenant.until(lambda: tenant.reason() == "QuotaExceeded")
         tenant.api.request("DELETE", path)
-        tenant.until(tenant.finished, within=60)
+        tenant.until(tenant.finished)
         assert tenant.status()["phase"] == "Succeeded"
         assert operator.unexpected() == []
 

@@ -43,7 +43,7 @@ LABEL: Final = "labelSelector=finetune.dev/job-uid"
 
 
 def eventually(
-    met: Callable[[], Any], *, within: float = 20.0, every: float = 0.05, during: Callable[[], Any] = lambda: None
+    met: Callable[[], Any], *, within: float = 60.0, every: float = 0.05, during: Callable[[], Any] = lambda: None
 ) -> Any:
     """Wait until ``met`` returns something true, and return it; call ``during`` between two looks."""
     end = time.monotonic() + within
