@@ -65,6 +65,8 @@ class _Logs:
             if process.poll() is None:
                 process.terminate()
             process.wait()
+            assert process.stdout is not None  # noqa: S101  # as above
+            process.stdout.close()
 
 
 def follow(

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 __all__ = ["DEVCLUSTER", "ROOT", "CommandError", "Kube", "devcluster", "run"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -73,8 +71,8 @@ class Kube:
         return run(self.helm_path, "--kubeconfig", self.kubeconfig, *arguments, stdin=stdin)
 
     def apply(self, *objects: Mapping[str, Any]) -> str:
-        """``kubectl apply`` of objects."""
-        return self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all([dict(o) for o in objects]))
+        """``kubectl apply`` of objects, as JSON: PyYAML would write the text "3e-3" so that YAML 1.2 reads a number."""
+        return self.kubectl("apply", "-f", "-", stdin="\n".join(json.dumps(o) for o in objects))
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
         """Return one object, or None if it isn't there."""

@@ -87,6 +87,8 @@ class PodWatch:
         self._process.terminate()
         self._process.wait()
         self._thread.join(timeout=10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @dataclass
