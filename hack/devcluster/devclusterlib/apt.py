@@ -49,7 +49,6 @@ def ensure(needed: dict[str, str]) -> None:
         raise DevclusterError(f"missing packages: {names}; run devcluster as root or install them")
     if shutil.which("apt-get") is None:
         raise DevclusterError(f"no apt-get here (Debian or Ubuntu is needed); missing: {names}")
-    # Where an init system runs, a freshly installed containerd would start a daemon of its own; ours is enough.
-    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     run(["apt-get", "update", "-q"], env=env)
     run(["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages], env=env)

@@ -130,11 +130,20 @@ def make_cgroups() -> None:
     for hierarchy in cgroup_hierarchies():
         group = hierarchy / CGROUP_ROOT
         group.mkdir(exist_ok=True)
+        _pass_on_controllers(hierarchy)
         # A new cpuset is empty, and nothing can run in an empty one.
         for name in ("cpuset.cpus", "cpuset.mems"):
             own, parent = group / name, hierarchy / name
             if parent.exists() and own.exists() and not own.read_text().strip():
                 own.write_text(parent.read_text())
+
+
+def _pass_on_controllers(hierarchy: Path) -> None:
+    """Version 2: a group has only the controllers that its parent passes on, and the kubelet insists on some."""
+    offered = hierarchy / "cgroup.controllers"
+    for controller in offered.read_text().split() if offered.exists() else []:
+        with contextlib.suppress(OSError):
+            (hierarchy / "cgroup.subtree_control").write_text(f"+{controller}")
 
 
 def cgroup_pids() -> set[int]:

@@ -7,6 +7,8 @@ nothing can leave the machine.
 
 from __future__ import annotations
 
+import shutil
+
 from .settings import (
     CLUSTER_CIDR,
     LINK_PREFIX,
@@ -51,14 +53,11 @@ def ensure() -> None:
     for target in (CLUSTER_CIDR, SERVICE_CIDR):
         run(["ip", "route", "add", target, "via", NODE_IP, "dev", VETH_MACHINE])
     # Loaded by the kernel on demand on most machines; where it is a module, nothing else would load it.
-    run(["modprobe", "br_netfilter"], check=False) if _has_modprobe() else None
+    if shutil.which("modprobe"):
+        run(["modprobe", "br_netfilter"], check=False)
     for setting in ("net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"):
         name, value = setting.split("=")
         run([*ENTER, "sh", "-c", f"echo {value} > /proc/sys/{name.replace('.', '/')}"])
-
-
-def _has_modprobe() -> bool:
-    return run(["sh", "-c", "command -v modprobe"], check=False).returncode == 0
 
 
 def _refuse_foreign_routes() -> None:
@@ -75,6 +74,8 @@ def _refuse_foreign_routes() -> None:
 
 def remove() -> None:
     """Deletes the link (its routes go with it) and the namespace (its iptables rules and pod links go with it)."""
+    if shutil.which("ip") is None:
+        return  # nothing was ever made here
     run(["ip", "link", "delete", VETH_MACHINE], check=False)
     run(["ip", "netns", "delete", NETNS], check=False)
     # A namespace file whose mount is gone (after a restart of the machine) is just a file that nothing else removes.

@@ -62,8 +62,8 @@ class Paths:
         env = os.environ
         cache_home = Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return Paths(
-            home=Path(env.get("FINETUNE_DEVCLUSTER_HOME") or "/var/lib/finetune-devcluster"),
-            cache=Path(env.get("FINETUNE_DEVCLUSTER_CACHE") or cache_home / "finetune-devcluster"),
+            home=Path(env.get("FINETUNE_DEVCLUSTER_HOME") or "/var/lib/finetune-devcluster").absolute(),
+            cache=Path(env.get("FINETUNE_DEVCLUSTER_CACHE") or cache_home / "finetune-devcluster").absolute(),
         )
 
     @property
