@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import kopf
 import pytest
 
+import finetune_operator
 from finetune_operator.endpoints import serving
 from finetune_operator.engine import Engine
 from finetune_operator.handlers import build_registry
@@ -105,6 +108,15 @@ def test_the_operator_has_no_right_to_read_secrets_or_to_write_pods() -> None:
     assert not [resource for resource, _ in rights if resource in ("secrets", "configmaps", "pods/exec", "pods/log")]
     assert {verb for resource, verb in rights if resource == "pods"} == {"get", "list", "watch"}
     assert {verb for resource, verb in rights if resource == "finetunejobs"} == {"get", "list", "watch"}
+
+
+@pytest.mark.parametrize(
+    ("library", "modules"), [("kubernetes", {"gateway"}), ("kopf", {"__main__", "handlers", "settings"})]
+)
+def test_each_library_is_imported_only_where_it_belongs(library: str, modules: set[str]) -> None:
+    importing = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
+    package = Path(finetune_operator.__file__).parent
+    assert {path.stem for path in package.rglob("*.py") if importing.search(path.read_text())} == modules
 
 
 # --- logs -------------------------------------------------------------------------------------------------------------
