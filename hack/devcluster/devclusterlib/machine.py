@@ -127,10 +127,12 @@ def cgroup_hierarchies() -> list[Path]:
 
 
 def make_cgroups() -> None:
-    for hierarchy in cgroup_hierarchies():
+    hierarchies = cgroup_hierarchies()
+    for hierarchy in hierarchies:
         group = hierarchy / CGROUP_ROOT
         group.mkdir(exist_ok=True)
-        _pass_on_controllers(hierarchy)
+        if len(hierarchies) == 1:
+            _pass_on_controllers(hierarchy)
         # A new cpuset is empty, and nothing can run in an empty one.
         for name in ("cpuset.cpus", "cpuset.mems"):
             own, parent = group / name, hierarchy / name
@@ -141,7 +143,7 @@ def make_cgroups() -> None:
 def _pass_on_controllers(hierarchy: Path) -> None:
     """Version 2: a group has only the controllers that its parent passes on, and the kubelet insists on some."""
     offered = hierarchy / "cgroup.controllers"
-    for controller in offered.read_text().split() if offered.exists() else []:
+    for controller in ("cpu", "cpuset", "io", "memory", "pids", "hugetlb") if offered.exists() else ():
         with contextlib.suppress(OSError):
             (hierarchy / "cgroup.subtree_control").write_text(f"+{controller}")
 
