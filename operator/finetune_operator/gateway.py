@@ -134,8 +134,8 @@ class KubernetesGateway:
 
     async def delete_child(self, namespace: str, name: str, *, uid: str) -> None:
         """See :class:`ClusterGateway`."""
-        # Background is not enough: it answers before the pods are gone, and Orphan (the default of some clients'
-        # API versions) would let them train on.
+        # Without a policy the API server orphans the pods of a batch/v1 Job, and they train on; in the foreground the
+        # Job stays until they are gone, which is what the guard before the next create looks at.
         options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         await self._request("delete", "DELETE", _child_path(namespace, name), "jobs", options)
 
