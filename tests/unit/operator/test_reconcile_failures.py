@@ -280,6 +280,22 @@ def test_a_report_is_taken_only_from_a_pod_that_the_child_owns() -> None:
     assert life.status["phase"] != "Succeeded"
 
 
+@pytest.mark.parametrize(
+    ("fields", "phase"),
+    [
+        ({"phase": "Failed", "exit_code": 1}, "Training"),
+        ({"phase": "Failed", "exit_code": None}, "Training"),
+        ({"phase": "Running", "exit_code": 0}, "Succeeded"),
+        ({"phase": "Succeeded", "exit_code": None}, "Succeeded"),
+    ],
+)
+def test_results_are_taken_only_from_a_pod_that_ended_well(fields: dict[str, Any], phase: str) -> None:
+    life = running().completes("train", b.train_report(SPEC))
+    _change_pod(life, **fields)
+    life.settle(1)
+    assert life.status["phase"] == phase
+
+
 def test_a_missing_report_is_looked_for_live_before_anything_is_deleted() -> None:
     life = running().completes("train", None)
     plan = reconcile(life.observe(live=False))
