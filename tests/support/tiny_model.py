@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -31,7 +33,7 @@ from tests.support.tiny_tokenizer import EOS, PAD, SPECIAL_TOKENS, make_tokenize
 
 __all__ = ["ARCHITECTURES", "Architecture", "encode_rows", "learnable_rows", "make_model", "make_prepared"]
 
-Architecture = Literal["llama", "llama-untied", "qwen2", "qwen3", "gpt2", "gemma2", "mistral"]
+Architecture = Literal["llama", "llama-untied", "qwen2", "qwen3", "gpt2", "gemma2", "mistral", "bloom", "mamba"]
 ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     "llama",
     "llama-untied",
@@ -40,7 +42,11 @@ ARCHITECTURES: Final[tuple[Architecture, ...]] = (
     "gpt2",
     "gemma2",
     "mistral",
+    "bloom",
+    "mamba",
 )
+"""Dense ones, tied and untied; a window shorter than the rows (mistral), position biases instead of positions (bloom),
+a recurrent one (mamba). The last three can't be scored as trees."""
 WORDS: Final = {"card": "billing", "crash": "bug", "river": "world", "music": "arts", "goal": "sports"}
 
 
@@ -52,8 +58,6 @@ def _config(architecture: Architecture, vocab_size: int) -> PreTrainedConfig:
         "pad_token_id": 0,
         "initializer_range": 0.15,
     }
-    if architecture == "gpt2":
-        return GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, **common)
     shape: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -67,15 +71,22 @@ def _config(architecture: Architecture, vocab_size: int) -> PreTrainedConfig:
     }
     match architecture:
         case "llama" | "llama-untied":
-            return LlamaConfig(**shape)
+            config: PreTrainedConfig = LlamaConfig(**shape)
         case "qwen2":
-            return Qwen2Config(**shape)
+            config = Qwen2Config(**shape)
         case "qwen3":
-            return Qwen3Config(**shape)
+            config = Qwen3Config(**shape)
         case "gemma2":  # soft caps so low that leaving them out is seen; a window that short rows fit into
-            return Gemma2Config(**shape, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, sliding_window=128)
+            config = Gemma2Config(**shape, final_logit_softcapping=3.0, attn_logit_softcapping=5.0, sliding_window=128)
         case "mistral":  # a window shorter than most rows
-            return MistralConfig(**shape, sliding_window=8)
+            config = MistralConfig(**shape, sliding_window=8)
+        case "gpt2":
+            config = GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=512, **common)
+        case "bloom":
+            config = BloomConfig(hidden_size=32, n_layer=2, n_head=4, **common)
+        case "mamba":
+            config = MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2, **common)
+    return config
 
 
 def make_model(

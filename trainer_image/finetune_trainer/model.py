@@ -248,13 +248,14 @@ def shape_of(loaded: LoadedModel) -> Shape:
             else:
                 body += module.weight.numel()
     config = loaded.model.config.get_text_config()
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", 0)  # recurrent models have none
+    head_width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     return Shape(
         parameters=loaded.parameters,
         trained=loaded.trained_parameters,
         body=body,
         head=head.weight.numel() if isinstance(head, torch.nn.Linear) else 0,
-        attention_width=config.num_hidden_layers * config.num_attention_heads * head_width,
+        attention_width=config.num_hidden_layers * heads * head_width,
         adapters=adapters,
     )
 
