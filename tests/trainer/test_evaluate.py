@@ -227,26 +227,17 @@ def test_of_equally_likely_choices_the_first_is_taken(model: Loader) -> None:
 
 
 def test_end_tokens_decide_between_a_choice_and_its_beginning(model: Loader) -> None:
-    loaded, prompt = model("llama"), [50, 60, 70, 80]
-
-    def pair(first: int) -> list[list[int]]:
-        return [[first, plain_greedy(loaded, [*prompt, first], 1)[0]], [first]]
-
-    def longer_wins(choices: list[list[int]]) -> bool:
-        longer, shorter = (log_likelihood(loaded, prompt, [*c, END]) for c in choices)
-        return longer > shorter + 0.01
-
-    choices = next(c for c in map(pair, range(5, 512)) if longer_wins(c))
-    rows: list[Row] = [(prompt, [*choices[1], END], 0)]
-    without = evaluate(loaded, *hand_over(rows, [choices], metric="ChoiceAccuracy"), texts=(), generate=False)
+    loaded, prompt, choices = model("llama"), [50, 60, 70, 80], [[40, 41], [40]]
+    # An end token that the model expects after the longer choice and not after the shorter one.
+    after = torch.tensor([[*prompt, 40, 41]])
+    with torch.no_grad():
+        logprobs = loaded.model(after).logits[0].log_softmax(-1)
+    end = int((logprobs[-1] + logprobs[-2, 41] - logprobs[-2]).argmax())
+    part, prepared = hand_over([(prompt, [40, end], 0)], [choices], metric="ChoiceAccuracy")
+    without = evaluate(loaded, part, prepared, texts=(), generate=False)
     assert without.rows[0].chosen == 1  # a beginning is always likelier than the whole
-    with_end = evaluate(
-        loaded,
-        *hand_over(rows, [choices], metric="ChoiceAccuracy", score_end_tokens=True),
-        texts=(),
-        generate=False,
-    )
-    assert with_end.rows[0].chosen == 0
+    prepared = dataclasses.replace(prepared, end_ids=(end,), score_end_tokens=True)
+    assert evaluate(loaded, part, prepared, texts=(), generate=False).rows[0].chosen == 0
 
 
 def test_a_text_that_differs_in_white_space_only_is_an_exact_match(model: Loader) -> None:
