@@ -279,6 +279,7 @@ def test_all_three_given_parts_are_taken_as_they_are() -> None:
         (["train", "test"], {"train": [], "validation": [], "test": [1]}),
         (["train", "validation"], {"train": [], "validation": [1], "test": []}),
         (["validation", "test"], {"train": [], "validation": [], "test": [1]}),
+        (["test", "train"], {"train": [], "validation": [], "test": [0]}),
     ],
 )
 @pytest.mark.parametrize("output", ["x", "y"])
