@@ -245,6 +245,24 @@ def test_a_job_that_is_being_deleted_is_left_alone() -> None:
     assert life.events == []
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"uid": ""},
+        {"uid": "u" * 65},
+        {"uid": 7},
+        {"namespace": ""},
+        {"namespace": "n" * 64},
+        {"namespace": None},
+        {"name": ""},
+    ],
+)
+def test_what_no_api_server_would_store_is_left_alone(metadata: dict[str, Any]) -> None:
+    life = Simulation(b.job(**metadata), runtime=b.runtime()).settle()
+    assert life.writes == []
+    assert life.events == []
+
+
 def _stage_input(manifest: dict[str, Any]) -> dict[str, Any]:
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     env = {item["name"]: item.get("value") for item in container["env"]}
