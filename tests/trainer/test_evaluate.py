@@ -227,12 +227,13 @@ def test_of_equally_likely_choices_the_first_is_taken(model: Loader) -> None:
 
 
 def test_end_tokens_decide_between_a_choice_and_its_beginning(model: Loader) -> None:
-    loaded, prompt, choices = model("llama"), [50, 60, 70, 80], [[40, 41], [40]]
+    loaded, prompt = model("llama"), [50, 60, 70, 80]
+    choices = [[40, plain_greedy(loaded, [*prompt, 40], 1)[0]], [40]]
     # An end token that the model expects after the longer choice and not after the shorter one.
-    after = torch.tensor([[*prompt, 40, 41]])
+    after = torch.tensor([prompt + choices[0]])
     with torch.no_grad():
         logprobs = loaded.model(after).logits[0].log_softmax(-1)
-    end = int((logprobs[-1] + logprobs[-2, 41] - logprobs[-2]).argmax())
+    end = int((logprobs[-1] + logprobs[-2, choices[0][1]] - logprobs[-2]).argmax())
     part, prepared = hand_over([(prompt, [40, end], 0)], [choices], metric="ChoiceAccuracy")
     without = evaluate(loaded, part, prepared, texts=(), generate=False)
     assert without.rows[0].chosen == 1  # a beginning is always likelier than the whole
