@@ -226,8 +226,10 @@ def test_of_equally_likely_choices_the_first_is_taken(model: Loader) -> None:
     assert result.chosen in (0, 1)
 
 
-def test_end_tokens_decide_between_a_choice_and_its_beginning(model: Loader) -> None:
-    loaded, prompt = model("llama"), [50, 60, 70, 80]
+def test_end_tokens_decide_between_a_choice_and_its_beginning(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    loaded, prompt = load_model(tmp_path, device=CPU, precision="Float32"), [50, 60, 70, 80]
+    loaded.model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: 5 * out)  # a decided model
     choices = [[40, plain_greedy(loaded, [*prompt, 40], 1)[0]], [40]]
     # An end token that the model expects after the longer choice and not after the shorter one.
     after = torch.tensor([prompt + choices[0]])
