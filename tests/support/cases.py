@@ -1,8 +1,8 @@
 """What a spec may and may not say: one table for the two readers of the contract.
 
-``tests/unit/api/test_agreement.py`` feeds it to the pydantic types, ``tests/apiserver/test_validation.py`` to a real API
-server, so that a job that one accepts is never refused by the other. Values and messages are written out in the tables
-rather than taken from the types: a changed bound or message fails until the table says so too.
+``tests/unit/api/test_agreement.py`` feeds it to the pydantic types, ``tests/apiserver/test_validation.py`` to a real
+API server, so that a job that one accepts is never refused by the other. Values and messages are written out in the
+tables rather than taken from the types: a changed bound or message fails until the table says so too.
 """
 
 from __future__ import annotations
