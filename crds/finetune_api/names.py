@@ -14,6 +14,7 @@ __all__ = [
     "ENV_POD_NAME",
     "ENV_POD_UID",
     "ENV_STAGE_INPUT",
+    "ENV_WORK_DIR",
     "JOB_NAME_PATTERN",
     "LABEL_JOB_NAME",
     "LABEL_JOB_UID",
@@ -40,6 +41,7 @@ LABEL_JOB_NAME: Final = f"{GROUP}/job-name"
 LABEL_STAGE: Final = f"{GROUP}/stage"
 
 ENV_STAGE_INPUT: Final = "FINETUNE_STAGE_INPUT"
+ENV_WORK_DIR: Final = "FINETUNE_WORK_DIR"
 ENV_POD_NAME: Final = "FINETUNE_POD_NAME"
 ENV_POD_UID: Final = "FINETUNE_POD_UID"
 

@@ -196,6 +196,9 @@ class FineTuneRuntimeSpec(SpecModel):
         None, description="Where results go when a job names no output.uri: <prefix>/<namespace>/<name>/."
     )
     limits: Limits = Field(Limits(), description="Upper bounds for every job.")
+    simulated_gpus: bool = Field(
+        False, description="For test clusters: nothing backs gpuResourceName, and the CPU computes in its place."
+    )
     prepare_queue_name: str | None = Field(None, max_length=63, description="Not supported yet.")
 
 
@@ -219,6 +222,7 @@ class ResolvedRuntime(ApiModel):
     runtime_class_name: str | None = Field(None, max_length=253, description="RuntimeClass of the train stage.")
     resources: RuntimeResources = Field(description="What the two stages get.")
     gpu_resource_name: str = Field(max_length=253, description="Extended resource of a GPU.")
+    simulated_gpus: bool = Field(False, description="Nothing backs the GPUs; the CPU computes in their place.")
     termination_grace_period_seconds: int = Field(ge=1, description="Time to save state after SIGTERM.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How this job's stores are reached.")
     output_uri: str = Field(max_length=1024, description="Where the results go.")

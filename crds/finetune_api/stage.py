@@ -33,7 +33,12 @@ class StageInput(ApiModel):
     includes_prepare: bool = Field(False, description="True for the single stage of a CPU job: train prepares too.")
     job: JobIdentity = Field(description="Whose stage it is.")
     spec: FineTuneJobSpec = Field(description="The job's spec as the API server stored it.")
+    spec_digest: Digest | None = Field(
+        None,
+        description="Digest of the spec by the operator, given back in the report.",
+    )
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How the stores are reached.")
     prepared_digest: Digest | None = Field(None, description="Digest that prepare reported; train checks it.")
+    simulated_gpus: bool = Field(False, description="The CPU computes in place of a GPU that nothing backs.")
     image: str | None = Field(None, max_length=512, description="The image that runs, for the manifest.")

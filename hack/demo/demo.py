@@ -125,7 +125,7 @@ def main() -> int:
         s3 = target.s3()
         upload(s3, model, rows)
     with step("operator: helm upgrade --install"):
-        install_chart(kube, images, s3)
+        install_chart(kube, images, s3, simulated_gpus=not target.own_cluster)
     with step("tenant: namespace with restricted Pod Security, credentials"):
         kube.apply(*tenant_objects(NAMESPACE, s3, secret="team-a-s3"))  # noqa: S106  # a name, not a secret
         clear_failed(kube, s3)

@@ -6,6 +6,7 @@ user's own with REGISTRY for the images and AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -141,7 +141,7 @@ def ensure_bucket(client: S3Client, name: str) -> None:
         client.create_bucket(Bucket=name)
 
 
-def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str) -> dict[str, Any]:
+def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str, simulated_gpus: bool) -> dict[str, Any]:
     """Values of the chart: both images by digest, and a default runtime for this machine's size."""
     repository, digest = images.operator.split("@")
     trainer_repository, trainer_digest = images.trainer.split("@")
@@ -149,6 +149,7 @@ def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str) -> dict
         "image": {"repository": repository, "digest": digest},
         "runtime": {
             "image": {"repository": trainer_repository, "digest": trainer_digest},
+            "simulatedGpus": simulated_gpus,
             "outputPrefix": "s3://finetune-results",
             "storage": [
                 {"prefix": "s3://", "endpoint": s3.endpoint, "region": s3.region, "addressingStyle": "Path"},
@@ -162,9 +163,11 @@ def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str) -> dict
     }
 
 
-def install_chart(kube: Kube, images: Images, s3: S3Access, *, cpu: str = "1800m", memory: str = "8Gi") -> None:
+def install_chart(
+    kube: Kube, images: Images, s3: S3Access, *, cpu: str = "1800m", memory: str = "8Gi", simulated_gpus: bool = False
+) -> None:
     """Install or upgrade the chart and wait until the operator is ready."""
-    values = yaml.safe_dump(chart_values(images, s3, cpu=cpu, memory=memory))
+    values = json.dumps(chart_values(images, s3, cpu=cpu, memory=memory, simulated_gpus=simulated_gpus))
     kube.helm(
         *("upgrade", "--install", RELEASE, str(ROOT / "charts/finetune-operator")),
         *("--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--values", "-", "--wait", "--timeout", "180s"),

@@ -64,6 +64,7 @@ def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentit
             runtime_class_name=runtime.runtime_class_name,
             resources=runtime.resources,
             gpu_resource_name=runtime.gpu_resource_name,
+            simulated_gpus=runtime.simulated_gpus,
             termination_grace_period_seconds=runtime.termination_grace_period_seconds,
             storage=ResolvedStorage(
                 model=_storage(runtime, spec.model.uri),

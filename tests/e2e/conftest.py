@@ -50,7 +50,7 @@ def tiny_model_uri(s3: S3Access, tmp_path_factory: pytest.TempPathFactory) -> st
 
 @pytest.fixture(scope="session")
 def world(kube: Kube, images: Images, s3: S3Access, tiny_model_uri: str) -> World:
-    install_chart(kube, images, s3)
+    install_chart(kube, images, s3, simulated_gpus=True)
     return World(kube=kube, s3=s3, images=images, model_uri=tiny_model_uri)
 
 

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from finetune_api.names import CREDENTIALS_DIR, TERMINATION_LOG
+from finetune_api.names import CREDENTIALS_DIR, ENV_WORK_DIR, TERMINATION_LOG
 
-__all__ = ["ENV_CREDENTIALS_DIR", "ENV_PRETEND_GPUS", "ENV_TERMINATION_LOG", "ENV_WORK_DIR", "Environment"]
+__all__ = ["ENV_CREDENTIALS_DIR", "ENV_TERMINATION_LOG", "Environment"]
 
 ENV_CREDENTIALS_DIR: Final = "FINETUNE_CREDENTIALS_DIR"
 ENV_TERMINATION_LOG: Final = "FINETUNE_TERMINATION_LOG"
-ENV_WORK_DIR: Final = "FINETUNE_WORK_DIR"
-ENV_PRETEND_GPUS: Final = "FINETUNE_PRETEND_GPUS"
-"""Set to 1 in the images of a test cluster whose nodes advertise GPUs that nothing backs: the CPU computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +32,11 @@ class Environment:
         Exists and is writable; model, rows and artifacts lie below it while a stage runs.
     termination_log
         Where the report goes; None in a local run.
-    pretend_gpus
-        Whether a GPU that was asked for may be missing; only test clusters say so.
     """
 
     credentials_dir: Path
     work_dir: Path
     termination_log: Path | None = None
-    pretend_gpus: bool = False
 
     @staticmethod
     def of_pod(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -51,7 +45,6 @@ class Environment:
             credentials_dir=Path(variables.get(ENV_CREDENTIALS_DIR, CREDENTIALS_DIR)),
             work_dir=Path(variables.get(ENV_WORK_DIR) or tempfile.gettempdir()),
             termination_log=Path(variables.get(ENV_TERMINATION_LOG, TERMINATION_LOG)),
-            pretend_gpus=variables.get(ENV_PRETEND_GPUS) == "1",
         )
 
     def secrets(self) -> list[str]:

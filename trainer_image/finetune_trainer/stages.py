@@ -38,7 +38,7 @@ def run_stage(
     StageReport
         Results, or the failure; ordinary exceptions don't leave this function.
     """
-    digest = spec_digest(stage_input.spec)
+    digest = stage_input.spec_digest or spec_digest(stage_input.spec)
     console.hide(environment.secrets())
     try:
         with logging_to(console), tempfile.TemporaryDirectory(dir=environment.work_dir, prefix="stage-") as scratch:

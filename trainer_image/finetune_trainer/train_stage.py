@@ -163,8 +163,8 @@ class _Run:
         work, spec = self.work, self.work.spec
         with work.console.step("load_model", "load the model"):
             gpus = spec.resources.gpus_per_node
-            if gpus and work.environment.pretend_gpus and not torch.cuda.is_available():
-                work.console.event("pretended_gpu", "no GPU here; the CPU computes in its place", level="warning")
+            if gpus and work.stage_input.simulated_gpus and not torch.cuda.is_available():
+                work.console.event("simulated_gpu", "no GPU here; the CPU computes in its place", level="warning")
                 gpus = 0
             device = pick_device(gpus)
             precision = resolve_precision(spec.training.precision, device)

@@ -11,12 +11,14 @@ import json
 from typing import Any, Final
 
 from finetune_api import API_VERSION, JOB_KIND
+from finetune_api.digest import spec_digest
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import (
     CREDENTIALS_DIR,
     ENV_POD_NAME,
     ENV_POD_UID,
     ENV_STAGE_INPUT,
+    ENV_WORK_DIR,
     ROLES,
     TERMINATION_LOG,
     Role,
@@ -59,9 +61,11 @@ def stage_input(
         includes_prepare=spec.resources.gpus_per_node == 0,
         job=job,
         spec=spec,
+        spec_digest=spec_digest(spec),
         output_uri=runtime.output_uri,
         storage=runtime.storage,
         prepared_digest=prepared_digest,
+        simulated_gpus=runtime.simulated_gpus,
         image=runtime.image,
     )
     text = json.dumps(document.to_wire(), ensure_ascii=False, separators=(",", ":"))
@@ -228,6 +232,7 @@ def _container(
             {"name": ENV_POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
             # Rounded up to whole CPUs by kubelet; torch would otherwise start a thread for every CPU of the node.
             {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": _cpu_limit()}},
+            {"name": ENV_WORK_DIR, "value": "/workspace"},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
         ],
         "resources": {"requests": dict(amounts), "limits": amounts},
