@@ -75,7 +75,7 @@ def test_every_artifact_named_in_the_manifest_lies_in_the_bucket_with_its_digest
     for file in files:
         key = f"{tenant.namespace}/tiny/{file['path']}"
         body = client.get_object(Bucket="e2e-results", Key=key)["Body"].read()
-        assert "sha256:" + hashlib.sha256(body).hexdigest() == file["digest"], file["path"]
+        assert "sha256:" + hashlib.sha256(body).hexdigest() == file["sha256"], file["path"]
 
 
 def test_deleting_a_running_job_leaves_no_child_in_the_cluster(tenant: Tenant) -> None:
