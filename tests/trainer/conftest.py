@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.access import Access
 from tests.support.hubserver import HubServer, running_hub
 from tests.support.s3server import S3Server, running_s3
+
+# Threads that spin while they wait cost a busy machine most of its time; read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _numbers = itertools.count(1)
 

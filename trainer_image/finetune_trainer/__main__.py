@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     render.add_argument("--rows", type=int, default=3, help="how many rows (default: 3)")
 
     options = parser.parse_args(arguments)
+    # Read when torch is loaded, which happens later. On a busy node, threads that spin at each barrier cost a training
+    # several times its time; on a quiet one, sleeping costs it a few percent.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if options.command == "stage":
         return _stage(options.stage)
     try:

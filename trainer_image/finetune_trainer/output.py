@@ -138,7 +138,7 @@ def parse_entries(values: object, *, place: str) -> list[FileEntry]:
     StageError
         VerificationFailed: it is none, or has a path that leaves the folder.
     """
-    listed = values if isinstance(values, list) else [None]
+    listed: list[Any] = values if isinstance(values, list) else [None]
     try:
         return [FileEntry(checked_key(one["path"]), str(one["sha256"]), int(one["bytes"])) for one in listed]
     except (TypeError, KeyError, ValueError):

@@ -29,7 +29,7 @@ from finetune_trainer.template.render import Renderer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_prepared", "prepare", "prepared_digest", "save_prepared"]
+__all__ = ["label_set", "load_prepared", "prepare", "prepared_digest", "save_prepared"]
 
 MAX_LABELS: Final = 256
 """As many as ``dataset.template.choices`` may hold; a column with more values is no label."""
@@ -90,7 +90,7 @@ def prepare(
             encoder=encoder,
             bad=bad,
             columns=table.columns,
-            choices=_label_set(template, sources["train"]),
+            choices=label_set(template, sources["train"]),
         )
         total = sum(len(s) for s in sources.values())
         done = 0
@@ -105,7 +105,7 @@ def prepare(
     return _assemble(spec, template, tokenizer, work, split, rows=table.rows)
 
 
-def _label_set(template: PromptTemplate, train: Sequence[Record]) -> tuple[str, ...] | None:
+def label_set(template: PromptTemplate, train: Sequence[Record]) -> tuple[str, ...] | None:
     """Choices that hold for every row: the spec's, else the labels of the train rows for templates that have labels.
 
     Raises

@@ -1,0 +1,89 @@
+"""What the template makes of the first train rows, as text: for writing a template without waiting for a training.
+
+Goes through the same reading, splitting and rendering as prepare, so what is shown is what a job trains on; only the
+tokens are left out, and with them the model and torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from finetune_api.stage import StageInput
+from finetune_trainer.access import Access
+from finetune_trainer.badrows import BadRowLog
+from finetune_trainer.console import no_progress
+from finetune_trainer.encode import Encoded, Encoder, Example
+from finetune_trainer.fetch import fetch_dataset
+from finetune_trainer.prepare import label_set
+from finetune_trainer.prepared import ChoiceSet
+from finetune_trainer.records import key_records, project_records, read_table
+from finetune_trainer.rowencoder import RowEncoder
+from finetune_trainer.split import split_rows
+from finetune_trainer.template.catalog import MESSAGES, resolve_template
+from finetune_trainer.template.render import Renderer
+
+__all__ = ["preview"]
+
+
+def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
+    """Yield one readable text for each of the first train rows.
+
+    Raises
+    ------
+    StageError
+        As prepare: DatasetNotFound, DatasetInvalid, TemplateInvalid, InvalidSpec.
+    """
+    dataset = stage_input.spec.dataset
+    template = resolve_template(dataset.template)
+    bad = BadRowLog(dataset.bad_rows)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="render-")))
+        access = Access(storage=stage_input.storage, credentials_dir=folder / "no-credentials", scratch=folder)
+        files = fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
+        renderer = None
+        if template.name != MESSAGES:
+            renderer = stack.enter_context(Renderer(template.prompt, template.completion))
+        table = read_table(files, dataset, bad)
+        records = project_records(table, template, bad)
+        inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
+        keyed = key_records(records, dataset, inline, table.columns)
+        split = split_rows(keyed, dataset.split, given=[record.part for record in records])
+        train = [records[index] for index in split.parts["train"]]
+        texts = _TextOnly()
+        encoder = RowEncoder(
+            template=template,
+            renderer=renderer,
+            encoder=cast(Encoder, texts),
+            bad=bad,
+            columns=table.columns,
+            choices=label_set(template, train),
+        )
+        encoder.encode("train", train[:rows])
+        yield from texts.shown
+        if bad.count:
+            yield f"--- rows that can't be used: {bad.examples()}\n"
+
+
+class _TextOnly:
+    """Stands in the encoder's place and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def choices(self, texts: Sequence[str]) -> ChoiceSet:
+        return ChoiceSet(tuple(texts), tuple((index,) for index in range(len(texts))))
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
+        for example in examples:
+            turns = [("prompt", example.prompt)] if isinstance(example.prompt, str) else [
+                (turn.role, turn.content) for turn in example.prompt
+            ]  # fmt: skip
+            lines = [f"=== {example.where}"]
+            for name, text in [*turns, ("completion", example.completion)]:
+                lines += [f"--- {name}", text]
+            self.shown.append("\n".join(lines) + "\n\n")
+        return [Encoded((), (), truncated=False) for _ in examples]
