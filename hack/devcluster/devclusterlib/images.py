@@ -7,11 +7,12 @@ code are separate layers, so that after a change of code only a few kilobytes ar
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import api, apt, base, packageindex
+from . import api, apt, base, machine, packageindex
 from .imagestore import Store, kept_blob_cache
 from .settings import REGISTRY, REPO_ROOT, RUN_DIR, Paths
 from .shell import DevclusterError, stage
@@ -56,7 +57,20 @@ def _prepare(paths: Paths) -> Store:
     if not api.answers(paths, f"http://{REGISTRY}/v2/"):
         raise DevclusterError(f"the registry at {REGISTRY} doesn't answer; run: devcluster up")
     apt.ensure(apt.IMAGES)
+    _sweep(paths)
     return Store(paths)
+
+
+def _sweep(paths: Paths) -> None:
+    """What a build that was killed has left behind, often GBs; the caller's lock says that none is running."""
+    for left in (paths.cache / "tmp").glob("*"):
+        machine.unmount_below(left)
+        if left.name == "buildah-cache":
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def _build(store: Store, dockerfile: str, base_image: str, tag: str) -> None:
