@@ -150,6 +150,7 @@ def _rest_of_the_runtime() -> Iterator[Case]:
             yield from RUNTIME.pattern(path, ["1", "500m", "1.5Gi", "20G"], ["", "1 Gi", "-1", "1Pi", "1Gi\n"])
             yield from RUNTIME.text(path, 32, lambda n: "1" * n)
     yield from RUNTIME.integer("terminationGracePeriodSeconds", 1, 3600)
+    yield from RUNTIME.flag("simulatedGpus")
     yield from RUNTIME.integer("limits.gpusPerNode", 0, 64)
     yield from RUNTIME.integer("limits.nodes", 1, 1024)
     yield from RUNTIME.integer("limits.activeDeadlineSeconds", 60, 31536000)
