@@ -168,11 +168,14 @@ def install_chart(
 ) -> None:
     """Install or upgrade the chart and wait until the operator is ready."""
     values = json.dumps(chart_values(images, s3, cpu=cpu, memory=memory, simulated_gpus=simulated_gpus))
-    kube.helm(
+    command = (
         *("upgrade", "--install", RELEASE, str(ROOT / "charts/finetune-operator")),
         *("--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--values", "-", "--wait", "--timeout", "180s"),
-        stdin=values,
     )
+    kube.helm(*command, stdin=values)
+    if kube.get("finetuneruntime", "default") is None:
+        # Helm looks every kind up before it creates the first object: the runtime comes once its CRD is there.
+        kube.helm(*command, stdin=values)
 
 
 def tenant_objects(namespace: str, s3: S3Access, *, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:
