@@ -14,26 +14,31 @@ from hack.demo.kube import Kube
 
 __all__ = ["finished", "follow", "readable"]
 
-QUIET: Final = frozenset({"ts", "level", "job", "stage", "event", "logger", "message", "namespace", "name", "uid"})
+QUIET: Final = frozenset({"ts", "level", "job", "stage", "event"})
+UNSAID: Final = frozenset({"step_started", "progress", "report"})
+"""Events that repeat what a person sees anyway."""
 
 
-def finished(job: dict[str, Any]) -> bool:
-    """Tell whether the job has ended, well or not."""
-    conditions = job.get("status", {}).get("conditions", [])
-    return any(c["type"] == "Finished" and c["status"] == "True" for c in conditions)
-
-
-def readable(line: str) -> str:
-    """One JSON log line of the trainer as a person reads it; any other line as it is."""
+def readable(line: str) -> str | None:
+    """One JSON log line of the trainer as a person reads it, any other line as it is; None for what needs no saying."""
     try:
         entry = json.loads(line)
     except ValueError:
         return line
     if not isinstance(entry, dict):
         return line
-    words = str(entry.get("event") or entry.get("message") or "")
+    event, stage = entry.get("event"), entry.get("stage", "-")
+    if event in UNSAID:
+        return None
+    if event == "step_finished":
+        return f"[{stage}] {entry['step']}: {entry['seconds']:.1f} s"
+    if event == "train":
+        return (
+            f"[{stage}] step {entry['step']}/{entry['total_steps']}  loss {entry['train_loss']:.4f}  "
+            f"{entry['tokens_per_second']:.0f} tokens/s"
+        )
     details = " ".join(f"{key}={value}" for key, value in entry.items() if key not in QUIET and value is not None)
-    return f"[{entry.get('stage', '-')}] {words} {details}".rstrip()
+    return f"[{stage}] {event} {details}".rstrip()
 
 
 class _Logs:
@@ -56,7 +61,8 @@ class _Logs:
     def _pump(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None  # noqa: S101  # popen() was asked for a pipe
         for line in process.stdout:
-            self._say("  " + readable(line.rstrip()))
+            if text := readable(line.rstrip()):
+                self._say("  " + text)
 
     def close(self) -> None:
         for thread in self._threads:
