@@ -19,6 +19,12 @@ UNSAID: Final = frozenset({"step_started", "progress", "report"})
 """Events that repeat what a person sees anyway."""
 
 
+def finished(job: dict[str, Any]) -> bool:
+    """Tell whether the job has ended, well or not."""
+    conditions = job.get("status", {}).get("conditions", [])
+    return any(c["type"] == "Finished" and c["status"] == "True" for c in conditions)
+
+
 def readable(line: str) -> str | None:
     """One JSON log line of the trainer as a person reads it, any other line as it is; None for what needs no saying."""
     try:
