@@ -179,7 +179,14 @@ def test_where_the_head_does_more_than_a_product_it_runs_everywhere(
         torch.testing.assert_close(logits, loaded.model(ids).logits.reshape(40, -1)[index])
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_architecture_that_cannot_carry_adapters_is_named_with_the_way_out(tmp_path: Path) -> None:
+    make_model(tmp_path, architecture="mamba")
+    with pytest.raises(StageError, match="LoRA is not possible with mamba, but Full is") as error:
+        add_lora(load(tmp_path), LoRA(), seed=0)
+    assert error.value.reason is Reason.MODEL_INVALID
+
+
+@pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "mamba"])
 def test_adapters_sit_on_every_linear_layer_of_the_blocks_and_nowhere_else(
     tmp_path: Path, architecture: Architecture
 ) -> None:

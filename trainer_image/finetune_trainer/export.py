@@ -20,7 +20,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.hardware import Precision
-from finetune_trainer.model import LoadedModel, load_model, move
+from finetune_trainer.model import LoadedModel, convert, load_model
 from finetune_trainer.outcome import Evaluation
 from finetune_trainer.prepared import Part, Prepared
 
@@ -128,7 +128,7 @@ def _save(model: PreTrainedModel, base: Path, folder: Path) -> None:
 
 
 def _write_full(loaded: LoadedModel, folder: Path) -> None:
-    move(loaded.model, dtype=loaded.stored_dtype)
+    convert(loaded.model, loaded.stored_dtype)
     _assign(loaded.model, loaded.weights or {})
     _save(loaded.model, loaded.folder, folder)
 
@@ -163,7 +163,8 @@ def _write_merged(loaded: LoadedModel, adapter: Path, folder: Path) -> None:
         loaded.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
     )
     merged: Any = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
-    _save(merged.to(loaded.stored_dtype), loaded.folder, folder)
+    convert(merged, loaded.stored_dtype)
+    _save(merged, loaded.folder, folder)
 
 
 def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel:
@@ -175,7 +176,7 @@ def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel
 
     loaded = load_model(exported.base, device=exported.device, precision=exported.precision)
     loaded.adapter = PeftModel.from_pretrained(loaded.model, folder / "adapter", autocast_adapter_dtype=False)
-    move(loaded.model, device=exported.device, dtype=loaded.model.dtype)
+    convert(loaded.adapter, loaded.model.dtype)
     loaded.model.eval()
     return loaded
 

@@ -30,7 +30,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.hardware import Precision, dtype_of, gpu_memory_errors
 from finetune_trainer.head import CompletionHead
 
-__all__ = ["LoadedModel", "add_lora", "check_folder", "embedding_rows", "load_model", "move", "shape_of"]
+__all__ = ["LoadedModel", "add_lora", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
 
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 _LOADING_ERRORS: Final = (
@@ -172,7 +172,7 @@ def load_model(folder: Path, *, device: torch.device, precision: Precision) -> L
             Reason.MODEL_INVALID, f"model.uri: the weights lack {len(missing)} tensors, among them {missing[0]}"
         )
     with gpu_memory_errors("loading the model"):
-        move(model, device=device)
+        torch.nn.Module.to(model, device)
     model.eval()
     eos = model.generation_config.eos_token_id
     # The library fills every unset option from here: a repetition penalty would make greedy decoding something else.
@@ -218,6 +218,11 @@ def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> None:
 
     The adapters start as a zero update, so the model's answers are still those of the base. They have the type of the
     base weights; the optimizer keeps 32-bit masters.
+
+    Raises
+    ------
+    StageError
+        ModelInvalid for an architecture whose layers can't carry adapters.
     """
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
     from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
@@ -231,7 +236,14 @@ def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> None:
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in loaded.model.modules()),
         task_type="CAUSAL_LM",
     )
-    loaded.adapter = get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
+    try:
+        loaded.adapter = get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        kind = loaded.model.config.model_type
+        raise StageError(
+            Reason.MODEL_INVALID,
+            f"model.uri: training.method LoRA is not possible with {kind}, but Full is: {error}",
+        ) from error
     loaded.model.eval()
 
 
@@ -260,7 +272,11 @@ def shape_of(loaded: LoadedModel) -> Shape:
     )
 
 
-def move(model: PreTrainedModel, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
-    """Move or convert a model in place; transformers wraps torch's ``to`` in a way that loses its types."""
-    module: torch.nn.Module = model
-    module.to(device=device, dtype=dtype)
+def convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Convert the floating-point parameters in place.
+
+    Not the buffers, as ``Module.to`` does: rotary frequencies lose their meaning as bfloat16.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
