@@ -316,6 +316,16 @@ def test_a_long_chat_prompt_loses_the_beginning_of_the_users_text_alone(
     assert decode(chat, result.prompt) == f"<|im_start|>user\n{kept}<|im_end|>\n<|im_start|>assistant\n"
 
 
+@pytest.mark.parametrize("fixture", ["plain", "chat"])
+def test_a_prompt_of_which_no_text_would_be_left_is_a_bad_row(fixture: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(fixture)
+    text = "The film was great, I loved it."
+    whole = encode(Encoder(tokenizer, max_length=512), text, "positive")
+    least = len(ids_of(whole)) - len(tokenizer.encode(text)) + 1
+    assert encode(Encoder(tokenizer, max_length=least), text, "positive").truncated
+    assert isinstance(encode(Encoder(tokenizer, max_length=least - 1), text, "positive"), str)
+
+
 def test_a_row_that_just_fits_is_not_cut(chat: PreTrainedTokenizerFast) -> None:
     whole = encode(Encoder(chat, max_length=512), "a text", "b")
     exact = encode(Encoder(chat, max_length=len(ids_of(whole))), "a text", "b")
@@ -459,8 +469,8 @@ def test_padding_and_truncation_set_on_the_tokenizer_change_nothing(folder: Path
     tokenizer = make_tokenizer(folder / "state")
     digest, before = tokenizer_digest(tokenizer), encode(Encoder(tokenizer, max_length=512), "a text", "b")
     tokenizer(["a", "a b c"], padding="max_length", truncation=True, max_length=4)
-    assert encode(Encoder(tokenizer, max_length=512), "a text", "b") == before
     assert tokenizer_digest(tokenizer) == digest
+    assert encode(Encoder(tokenizer, max_length=512), "a text", "b") == before
 
 
 def test_the_tokenizer_digest_is_that_of_the_stored_tokenizer(folder: Path, chat: PreTrainedTokenizerFast) -> None:

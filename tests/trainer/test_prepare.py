@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare import load_prepared, prepare, prepared_digest, save_prepared
 from finetune_trainer.prepared import PARTS, EncodedPart, Part, Prepared
-from finetune_trainer.preparedio import PREPARED_FILES
+from finetune_trainer.preparedio import PREPARED_FILES, fingerprint
 from tests.support.tiny_tokenizer import make_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -689,15 +689,26 @@ def test_two_processes_with_other_hash_seeds_prepare_the_same_bytes_and_need_no_
 
 
 def test_the_fingerprint_changes_with_the_rows_the_split_and_the_template(dataset: Dataset) -> None:
-    def fingerprint(rows: list[dict[str, Any]], spec: FineTuneJobSpec) -> str | None:
+    def printed(rows: list[dict[str, Any]], spec: FineTuneJobSpec) -> str | None:
         return dataset.prepare(rows, spec).summary.fingerprint
 
-    base = fingerprint(intents(60), spec_of())
+    base = printed(intents(60), spec_of())
     others = [
-        fingerprint([*intents(59), {"text": "message number 59", "label": "bug"}], spec_of()),
-        fingerprint(intents(60), spec_of(dataset={"split": {"seed": 43}})),
-        fingerprint(intents(60), spec_of({"name": "topic"})),
-        fingerprint(intents(60), spec_of({"name": "intent", "choices": list(LABELS[::-1])})),
+        printed([*intents(59), {"text": "message number 59", "label": "bug"}], spec_of()),
+        printed(intents(60), spec_of(dataset={"split": {"seed": 43}})),
+        printed(intents(60), spec_of({"name": "topic"})),
+        printed(intents(60), spec_of({"name": "intent", "choices": list(LABELS[::-1])})),
     ]
     assert len({base, *others}) == 5
-    assert fingerprint(intents(60), spec_of(training={"epochs": 9})) == base
+    assert printed(intents(60), spec_of(training={"epochs": 9})) == base
+
+
+@pytest.mark.parametrize("name", sorted(f.name for f in fields(EncodedPart)))
+@pytest.mark.parametrize("part", PARTS)
+def test_the_fingerprint_changes_with_any_number_of_any_array(dataset: Dataset, part: Part, name: str) -> None:
+    prepared = dataset.prepare(intents(60), spec_of())
+    changed = getattr(prepared.parts[part], name).copy()
+    changed[-1] += 1
+    other = {**prepared.parts, part: replace(prepared.parts[part], **{name: changed})}
+    assert fingerprint(prepared.parts, prepared.choice_sets, prepared.end_ids) == prepared.summary.fingerprint
+    assert fingerprint(other, prepared.choice_sets, prepared.end_ids) != prepared.summary.fingerprint
