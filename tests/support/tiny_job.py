@@ -16,7 +16,7 @@ from tests.support.tiny_model import WORDS, learnable_rows
 __all__ = ["environment", "job_document", "make_stage_input", "topic_rows", "write_rows"]
 
 
-def topic_rows(count: int = 160) -> list[dict[str, str]]:
+def topic_rows(count: int = 240) -> list[dict[str, str]]:
     """Rows for the template topic; one word of the text tells the label."""
     rows = learnable_rows(count, seed=3)
     texts = [prompt.split("Text: ")[1].removesuffix(" Intent:") for prompt, _ in rows]
@@ -40,7 +40,7 @@ def job_spec(*, model: str, rows: str, output: str, **training: Any) -> dict[str
         },
         "training": {
             "method": "Full",
-            "epochs": 6,
+            "epochs": 10,
             "learningRate": "1e-2",
             "batchSize": 16,
             "precision": "Float32",

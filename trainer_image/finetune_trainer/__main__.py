@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="run a FineTuneJob on this machine")
     run.add_argument("job", type=Path, help="YAML file with a FineTuneJob")
     run.add_argument("--work-dir", type=Path, help="where model and artifacts lie meanwhile (default: TMPDIR)")
+    run.add_argument("--cpu", action="store_true", help="compute on the CPU, whatever resources.gpusPerNode says")
     run.add_argument("--json", action="store_true", help="JSON lines even on a terminal")
 
     stage = commands.add_parser("stage", help="run one stage in a pod of the operator")
@@ -57,17 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _stage(options.stage)
     try:
         if options.command == "run":
-            return _run(options.job, work_dir=options.work_dir, interactive=False if options.json else None)
+            interactive = False if options.json else None
+            return _run(options.job, work_dir=options.work_dir, cpu=options.cpu, interactive=interactive)
         return _render(options.job, rows=options.rows)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
 
 
-def _run(path: Path, *, work_dir: Path | None, interactive: bool | None) -> int:
+def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | None) -> int:
     console = Console(job=path.stem, stage=None, interactive=interactive)
     try:
-        stage_input = local_input(path)
+        stage_input = local_input(path).model_copy(update={"simulated_gpus": cpu})
         place = work_dir or Path(tempfile.gettempdir())
         place.mkdir(parents=True, exist_ok=True)
         environment = Environment(credentials_dir=place / "no-credentials", work_dir=place)
