@@ -512,6 +512,19 @@ def test_more_bad_rows_than_allowed_end_the_job(dataset: Dataset, percent: int, 
         assert "1 of 100 rows can't be used" in error.message
 
 
+def test_rows_that_fail_only_when_encoded_count_against_the_limit_too(dataset: Dataset) -> None:
+    rows = [{"prompt": f"p {i}", "completion": "long " * 100 if i % 10 == 0 else "c"} for i in range(100)]
+    error = dataset.refused(rows, spec_of({"name": "raw"}, training={"maxLength": 40}))
+    assert error.reason is Reason.DATASET_INVALID
+    assert "10 of 100 rows can't be used, more than dataset.badRows.maxPercent 5" in error.message
+
+
+def test_when_every_row_is_bad_the_rows_are_named_not_the_empty_parts(dataset: Dataset) -> None:
+    error = dataset.refused([{"text": " ", "label": "bug"}] * 30, spec_of())
+    assert error.message.startswith("30 of 30 rows can't be used")
+    assert "line 1: column 'text' is empty" in error.message
+
+
 def test_of_many_bad_rows_the_first_few_are_named(dataset: Dataset) -> None:
     message = dataset.refused([*intents(10), *["x"] * 20], spec_of()).message
     assert message.count("line 1") == 5
