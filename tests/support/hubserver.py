@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 __all__ = ["HubServer", "running_hub"]
@@ -115,12 +117,16 @@ def _oid(data: bytes) -> str:
 
 
 @contextmanager
-def running_hub() -> Iterator[HubServer]:
-    """Run a hub until the block ends."""
+def running_hub(certificate: Path | None = None) -> Iterator[HubServer]:
+    """Run a hub until the block ends; over TLS with a PEM file of key and certificate."""
     hub = HubServer()
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    hub.endpoint = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

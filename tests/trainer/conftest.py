@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +63,14 @@ def write_keys(folder: Path, **keys: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in keys.items():
         (folder / name).write_text(value)
+
+
+def make_certificate(folder: Path) -> Path:
+    """A key and a self-signed certificate for 127.0.0.1 in one file."""
+    path = folder / "both.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
+    done = subprocess.run(
+        [*command.split(), "-keyout", "-", "-out", "-"], capture_output=True, check=True, text=True, cwd=folder
+    )
+    path.write_text(done.stdout)
+    return path

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils._http import default_client_factory
 
 from finetune_api.job import Dataset, Model
 from finetune_api.reasons import Reason
@@ -16,9 +18,9 @@ from finetune_trainer.console import no_progress
 from finetune_trainer.errors import StageError
 from finetune_trainer.fetch import FetchedModel, fetch_dataset, fetch_model
 from finetune_trainer.modelfiles import select_model_files
-from tests.support.hubserver import HubServer
+from tests.support.hubserver import HubServer, running_hub
 from tests.support.s3server import S3Server, free_port
-from tests.trainer.conftest import write_keys
+from tests.trainer.conftest import make_certificate, write_keys
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -231,6 +233,32 @@ def test_the_hub_of_the_runtime_wins_over_the_environment(
 def test_an_s3_endpoint_is_not_taken_for_a_hub(hub_model: HubServer, access: Access, tmp_path: Path) -> None:
     write_keys(tmp_path / "credentials/model", HF_TOKEN="token-1")
     assert get(access, "hf://org/tiny", tmp_path / "m").revision == hub_model.commits["main"]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_hub_of_the_platform_is_checked_with_its_own_certificates(
+    trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    pem = certificate.read_text()
+    monkeypatch.setattr("finetune_trainer.hub._ATTEMPTS", 1)
+    with running_hub(certificate) as hub:
+        hub.repos["org/tiny"] = dict(FILES)
+        settings = Storage(
+            prefix="hf://org/",
+            endpoint=hub.endpoint,
+            ca_bundle=pem[pem.index("-----BEGIN CERTIFICATE") :] if trusted else None,
+        )
+        access = Access(storage=ResolvedStorage(model=settings), credentials_dir=tmp_path / "none", scratch=tmp_path)
+        try:
+            if trusted:
+                assert names(get(access, "hf://org/tiny", tmp_path / "m").folder) == WANTED
+            else:
+                assert (
+                    failure(lambda: get(access, "hf://org/tiny", tmp_path / "m")).reason is Reason.STORAGE_UNAVAILABLE
+                )
+        finally:
+            set_client_factory(default_client_factory)
 
 
 def test_a_private_model_is_read_with_the_token_of_the_secret(

@@ -231,7 +231,7 @@ def test_plain_transformers_loads_the_exported_model_and_answers_a_row(finished:
         if json.loads(line)["tunedCorrect"]
     )
     tokenizer: Any = AutoTokenizer.from_pretrained(finished.output / "model")
-    model = AutoModelForCausalLM.from_pretrained(finished.output / "model", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(finished.output / "model", dtype=torch.float32)
     chat = [{"role": "user", "content": row["prompt"]}]
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     # This tokenizer's turns end with another token than EOS, and the base's generation config names EOS only.
@@ -243,7 +243,7 @@ def test_plain_transformers_loads_the_exported_model_and_answers_a_row(finished:
 def test_adapters_are_stored_beside_the_merged_model_when_both_are_asked_for(lora_on_disk: Finished) -> None:
     assert (lora_on_disk.output / "adapter/adapter_model.safetensors").exists()
     names = {artifact.name for artifact in lora_on_disk.report.artifacts or []}
-    assert {"model", "adapter", "prepared", "predictions", "results"} == names
+    assert {"model", "adapter", "prepared", "predictions", "results", "report"} == names
 
 
 def test_two_stages_and_one_prepare_the_same_rows(full_on_s3: Finished, lora_on_disk: Finished) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from finetune_trainer.access import Access
 from finetune_trainer.errors import StageError
 from finetune_trainer.store import Store, StoredFile, checked_key, download, sha256_file, upload
 from tests.support.s3server import S3Server, free_port
-from tests.trainer.conftest import write_keys
+from tests.trainer.conftest import make_certificate, write_keys
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -337,17 +336,6 @@ def test_a_uri_that_names_no_folder_is_an_invalid_spec(uri: str, access: Access)
 def test_a_folder_where_one_file_is_wanted_is_an_invalid_spec(access: Access) -> None:
     error = failure(lambda: access.open_file("dataset", "s3://bucket/rows/"))
     assert (error.reason, "name one file" in error.message) == (Reason.INVALID_SPEC, True)
-
-
-def make_certificate(folder: Path) -> Path:
-    """A key and a self-signed certificate for 127.0.0.1 in one file."""
-    path = folder / "both.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test -addext subjectAltName=IP:127.0.0.1"
-    done = subprocess.run(
-        [*command.split(), "-keyout", "-", "-out", "-"], capture_output=True, check=True, text=True, cwd=folder
-    )
-    path.write_text(done.stdout)
-    return path
 
 
 def requests_to_a_fake_store(

@@ -48,8 +48,9 @@ class TrainingWatcher:
             "tokens_per_second": round(entry.tokens_per_second, 1),
         }
         self._write({"step": entry.step, "epoch": round(entry.epoch, 4), **values})
-        self.progress(entry.step, entry.total_steps)
-        if not self._console.interactive:
+        if self._console.interactive:
+            self.progress(entry.step, entry.total_steps)
+        else:
             self._console.event(
                 "train", step=entry.step, total_steps=entry.total_steps, epoch=round(entry.epoch, 4), **values
             )

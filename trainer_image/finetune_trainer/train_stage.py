@@ -27,6 +27,7 @@ from finetune_trainer.manifest import build_manifest, report_of_manifest
 from finetune_trainer.model import LoadedModel, add_lora, load_model, shape_of
 from finetune_trainer.outcome import Evaluation, results
 from finetune_trainer.output import MANIFEST, FileEntry, artifact_of, claim, files_of, publish, read_back
+from finetune_trainer.page import html_page
 from finetune_trainer.plan import resolve
 from finetune_trainer.prepare_stage import (
     StoredPrepared,
@@ -226,6 +227,12 @@ class _Run:
         write_predictions(folder / "predictions.jsonl", self.prepared.texts["test"], baseline, test)
         write_results(folder / "results.json", report)
         (folder / "README.md").write_text(model_card(work.stage_input, report, chat=chat), encoding="utf-8")
+        page = folder / "report/index.html"
+        page.parent.mkdir()
+        page.write_text(
+            html_page(work.stage_input, report, texts=self.prepared.texts["test"], baseline=baseline, test=test),
+            encoding="utf-8",
+        )
         beside = {**files_of(folder), "metrics.jsonl": work.folder / "metrics.jsonl"}
         entries = entries + self._store("upload_report", "store the report", beside, work.folder / "beside_back")
         report = report.model_copy(
@@ -234,6 +241,7 @@ class _Run:
                     *(report.artifacts or []),
                     artifact_of("predictions", "predictions.jsonl", entries),
                     artifact_of("results", "results.json", entries),
+                    artifact_of("report", "report/", entries),
                 ]
             }
         )
