@@ -56,7 +56,9 @@ def _up(paths: Paths, _: argparse.Namespace) -> int:
 
 
 def _down(paths: Paths, arguments: argparse.Namespace) -> int:
-    with locked(paths.cache / "locks" / "cluster", "the cluster"):
+    # An image build must not lose its registry and its mounts halfway.
+    locks = paths.cache / "locks"
+    with locked(locks / "cluster", "the cluster"), locked(locks / "images", "the images"):
         cluster.down(paths, purge=arguments.purge)
     return 0
 

@@ -72,6 +72,8 @@ def down(paths: Paths, *, purge: bool = False) -> None:
     with stage("mounts, network, state"):
         machine.unmount_below(paths.home)
         machine.unmount_below(RUN_DIR)
+        # A build that failed or was killed leaves its working container mounted.
+        machine.unmount_below(paths.cache / "containers")
         network.remove()
         machine.restore(paths)
         trash.remove(paths.home)

@@ -57,12 +57,15 @@ def _prepare(paths: Paths) -> Store:
     if not api.answers(paths, f"http://{REGISTRY}/v2/"):
         raise DevclusterError(f"the registry at {REGISTRY} doesn't answer; run: devcluster up")
     apt.ensure(apt.IMAGES)
-    _sweep(paths)
-    return Store(paths)
+    store = Store(paths)
+    _sweep(paths, store)
+    return store
 
 
-def _sweep(paths: Paths) -> None:
-    """What a build that was killed has left behind, often GBs; the caller's lock says that none is running."""
+def _sweep(paths: Paths, store: Store) -> None:
+    """What a build that failed or was killed has left, often GBs; the caller's lock says that none is running."""
+    if store.output("containers", "--quiet"):
+        store.run("rm", "--all")
     for left in (paths.cache / "tmp").glob("*"):
         machine.unmount_below(left)
         if left.name == "buildah-cache":

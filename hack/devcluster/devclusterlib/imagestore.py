@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .settings import NODE_IP, RUN_DIR, Paths
-from .shell import DevclusterError, run
+from .shell import DevclusterError, run, say
+
+# buildah starts a step from a sealed copy of itself in memory, and sealing fails now and then while the kernel moves
+# those pages about. What was done before is cached, so trying again costs little.
+TRANSIENT = "sealing memfd"
+TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,43 @@ class Store:
         }
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run(self.command(*arguments), env=self.environment(), check=check)
+        done = run(self.command(*arguments), env=self.environment(), check=False)
+        for _ in range(TRIES - 1):
+            if done.returncode == 0 or TRANSIENT not in done.stderr:
+                break
+            done = run(self.command(*arguments), env=self.environment(), check=False)
+        if check and done.returncode != 0:
+            raise DevclusterError(f"buildah {arguments[0]} failed (exit {done.returncode}):\n{done.stderr[-3000:]}")
+        return done
 
     def output(self, *arguments: str) -> str:
         return self.run(*arguments).stdout.strip()
 
-    def stream(self, *arguments: str, extra_env: Mapping[str, str] | None = None) -> None:
+    def stream(self, *arguments: str) -> None:
         """For long steps: buildah's own progress goes to standard error as it comes."""
-        done = subprocess.run(
+        for attempt in range(TRIES):
+            returncode, transient = self._stream_once(*arguments)
+            if returncode == 0:
+                return
+            if not transient or attempt == TRIES - 1:
+                raise DevclusterError(f"buildah {arguments[0]} failed (exit {returncode}); its output is above")
+            say(f"again: {TRANSIENT} is a passing failure of the kernel's")
+
+    def _stream_once(self, *arguments: str) -> tuple[int, bool]:
+        transient = False
+        with subprocess.Popen(
             self.command(*arguments),
-            env=self.environment() | dict(extra_env or {}),
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            check=False,
-        )
-        if done.returncode != 0:
-            raise DevclusterError(f"buildah {arguments[0]} failed (exit {done.returncode}); its output is above")
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            for line in process.stdout or ():
+                say(line.rstrip("\n"))
+                transient = transient or TRANSIENT in line
+        return process.returncode, transient
 
     def has(self, image: str) -> bool:
         return self.run("inspect", "--type=image", "--format={{.FromImageID}}", image, check=False).returncode == 0
