@@ -9,7 +9,7 @@ from collections.abc import Callable
 from . import build, cluster, images, node
 from .parts import ALIASES, all_parts
 from .settings import REGISTRY, S3_ACCESS_KEY, S3_ENDPOINT, S3_REGION, S3_SECRET_KEY, Paths
-from .shell import DevclusterError, locked, say
+from .shell import DevclusterError, locked, require_root, say
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,17 +45,22 @@ def main(argv: list[str]) -> int:
     except DevclusterError as error:
         say(f"devcluster: {error}")
         return 1
+    except PermissionError as error:
+        say(f"devcluster: {error} (the cluster and its cache are usually root's)")
+        return 1
     except KeyboardInterrupt:
         return 130
 
 
 def _up(paths: Paths, _: argparse.Namespace) -> int:
+    require_root()
     with locked(paths.cache / "locks" / "cluster", "the cluster"):
         cluster.up(paths)
     return 0
 
 
 def _down(paths: Paths, arguments: argparse.Namespace) -> int:
+    require_root()
     # An image build must not lose its registry and its mounts halfway.
     locks = paths.cache / "locks"
     with locked(locks / "cluster", "the cluster"), locked(locks / "images", "the images"):

@@ -21,7 +21,6 @@ from .shell import DevclusterError, run, say, stage, wait_until
 
 def up(paths: Paths) -> None:
     started = time.monotonic()
-    _require_root()
     _check_home(paths)
     with stage("Debian packages"):
         apt.ensure(apt.CLUSTER)
@@ -64,7 +63,6 @@ def up(paths: Paths) -> None:
 
 
 def down(paths: Paths, *, purge: bool = False) -> None:
-    _require_root()
     _check_home(paths)
     with stage("processes"):
         process.stop(paths.pids.glob("*.json"))
@@ -215,8 +213,3 @@ def _check_home(paths: Paths) -> None:
         return
     if other != str(paths.home) and network.is_up():
         raise DevclusterError(f"a cluster with its state in {other} is up on this machine; only one can be")
-
-
-def _require_root() -> None:
-    if os.geteuid() != 0:
-        raise DevclusterError("root is needed (network namespaces, mounts, control groups); try: sudo -E devcluster …")

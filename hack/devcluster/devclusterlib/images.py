@@ -15,7 +15,7 @@ from pathlib import Path
 from . import api, apt, base, machine, packageindex
 from .imagestore import Store, kept_blob_cache
 from .settings import REGISTRY, REPO_ROOT, RUN_DIR, Paths
-from .shell import DevclusterError, stage
+from .shell import DevclusterError, require_root, stage
 
 IMAGES = {"operator": "operator/Dockerfile", "trainer": "trainer_image/Dockerfile"}
 
@@ -52,8 +52,7 @@ def load(paths: Paths, image: str) -> str:
 
 
 def _prepare(paths: Paths) -> Store:
-    if os.geteuid() != 0:
-        raise DevclusterError("root is needed to build images; try: sudo -E devcluster …")
+    require_root()
     if not api.answers(paths, f"http://{REGISTRY}/v2/"):
         raise DevclusterError(f"the registry at {REGISTRY} doesn't answer; run: devcluster up")
     apt.ensure(apt.IMAGES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,11 @@ from pathlib import Path
 
 class DevclusterError(Exception):
     """A failure whose message is all that the user needs; anything else is a bug and shows its traceback."""
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise DevclusterError("this needs root (namespaces, mounts, control groups); try: sudo -E devcluster …")
 
 
 def say(text: str) -> None:
