@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
@@ -59,7 +59,8 @@ class Exported:
     kind
         Which of ``adapter/`` and ``model/`` there are below ``folder``.
     merged
-        Whether ``model/`` is a base with adapters merged in: then rounding may differ a little.
+        Whether ``model/`` is a base with adapters merged in: then rounding may differ a little, and both sides are
+        compared in 32-bit arithmetic, since that of bfloat16 differs by more than the merge.
     part, reference
         The part that the trained model scored, and the outcome.
     """
@@ -89,14 +90,18 @@ def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: Expor
     if loaded.weights is None:
         raise ValueError("the model has not been trained")
     part: Part = "validation" if len(prepared.parts["validation"]) else "train"
-    reference = evaluate(loaded, prepared.parts[part], prepared, texts=(), generate=False, limit=COMPARED_ROWS)
     if loaded.adapter is None:
+        reference = _score(loaded, part, prepared)
         _write_full(loaded, folder / "model")
+    elif kind == "Adapter":
+        reference = _score(loaded, part, prepared)
+        _write_adapter(loaded, folder / "adapter", base_name)
     else:
-        adapter = folder / "adapter" if kind != "Model" else folder / ".adapter"
+        adapter = folder / ("adapter" if kind == "Both" else ".adapter")
         _write_adapter(loaded, adapter, base_name)
-        if kind != "Adapter":
-            _write_merged(loaded, adapter, folder / "model")
+        exact = _with_adapter(loaded.folder, adapter, device=loaded.device, precision="Float32")
+        reference = _score(exact, part, prepared)
+        _write_merged(exact, folder / "model", dtype=loaded.stored_dtype)
         if kind == "Model":
             shutil.rmtree(adapter)
     return Exported(
@@ -156,15 +161,25 @@ def _write_adapter(loaded: LoadedModel, folder: Path, base_name: str) -> None:
     _keep_files(loaded.folder, folder, config=False)
 
 
-def _write_merged(loaded: LoadedModel, adapter: Path, folder: Path) -> None:
+def _write_merged(exact: LoadedModel, folder: Path, *, dtype: torch.dtype) -> None:
+    """Merge in 32 bits and round once."""
+    merged = exact.adapter.merge_and_unload(safe_merge=True)
+    convert(merged, dtype)
+    _save(merged, exact.folder, folder)
+
+
+def _score(loaded: LoadedModel, part: Part, prepared: Prepared) -> Evaluation:
+    return evaluate(loaded, prepared.parts[part], prepared, texts=(), generate=False, limit=COMPARED_ROWS)
+
+
+def _with_adapter(base: Path, adapter: Path, *, device: torch.device, precision: Precision) -> LoadedModel:
     from peft import PeftModel  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
 
-    base = AutoModelForCausalLM.from_pretrained(
-        loaded.folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, local_files_only=True
-    )
-    merged: Any = PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
-    convert(merged, loaded.stored_dtype)
-    _save(merged, loaded.folder, folder)
+    loaded = load_model(base, device=device, precision=precision)
+    loaded.adapter = PeftModel.from_pretrained(loaded.model, adapter, autocast_adapter_dtype=False)
+    convert(loaded.adapter, loaded.model.dtype)
+    loaded.model.eval()
+    return loaded
 
 
 def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel:
@@ -172,13 +187,7 @@ def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel
     folder = folder or exported.folder
     if exported.kind != "Adapter":
         return load_model(folder / "model", device=exported.device, precision=exported.precision)
-    from peft import PeftModel  # noqa: PLC0415
-
-    loaded = load_model(exported.base, device=exported.device, precision=exported.precision)
-    loaded.adapter = PeftModel.from_pretrained(loaded.model, folder / "adapter", autocast_adapter_dtype=False)
-    convert(loaded.adapter, loaded.model.dtype)
-    loaded.model.eval()
-    return loaded
+    return _with_adapter(exported.base, folder / "adapter", device=exported.device, precision=exported.precision)
 
 
 def compare(reference: Evaluation, again: Evaluation, *, merged: bool) -> None:
@@ -222,8 +231,10 @@ def reload_and_compare(exported: Exported, prepared: Prepared, *, folder: Path |
     StageError
         VerificationFailed; ModelInvalid when the files can't be loaded at all.
     """
-    loaded = load_exported(exported, folder)
-    part = prepared.parts[exported.part]
-    again = evaluate(loaded, part, prepared, texts=(), generate=False, limit=COMPARED_ROWS)
-    compare(exported.reference, again, merged=exported.merged)
-    return loaded
+    compared = replace(exported, precision="Float32") if exported.merged else exported
+    loaded = load_exported(compared, folder)
+    compare(exported.reference, _score(loaded, exported.part, prepared), merged=exported.merged)
+    if compared.precision == exported.precision:
+        return loaded
+    del loaded  # both may not fit
+    return load_exported(exported, folder)
