@@ -293,12 +293,12 @@ def test_generation_stops_at_its_bound(model: Loader, architecture: Architecture
         assert result.generated == str(loaded.tokenizer.decode(said, skip_special_tokens=True))
 
 
-def test_the_first_end_token_of_the_encoder_stops_a_text(model: Loader) -> None:
+def test_the_last_end_token_of_the_encoder_stops_a_text(model: Loader) -> None:
     loaded = model("llama")
     prompt = [50, 60, 70]
     own = plain_greedy(loaded, prompt, 6)
     part, prepared = hand_over([(prompt, [80, END], -1)])
-    prepared = dataclasses.replace(prepared, end_ids=(own[2], 5))
+    prepared = dataclasses.replace(prepared, end_ids=(5, own[2]))
     said = evaluate(loaded, part, prepared, texts=[TextRow(1, "", "x")], generate=True).rows[0].generated
     assert said == str(loaded.tokenizer.decode(own[: own.index(own[2])], skip_special_tokens=True))
 

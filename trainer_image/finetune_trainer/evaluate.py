@@ -83,7 +83,7 @@ class _Run:
         self, loaded: LoadedModel, part: EncodedPart, prepared: Prepared, texts: Sequence[TextRow], *, generate: bool
     ) -> None:
         self.loaded, self.part, self.prepared, self.texts, self.generate = loaded, part, prepared, texts, generate
-        self.stops = frozenset({*prepared.end_ids[:1], *loaded.eos_ids})
+        self.stops = frozenset({*prepared.end_ids[-1:], *loaded.eos_ids})
 
     def all(self, rows: NDArray[np.int64], token_budget: int, observer: Observer) -> list[RowResult]:
         questions = [self._question(int(i)) for i in rows]

@@ -63,6 +63,8 @@ class Exported:
         compared in 32-bit arithmetic, since that of bfloat16 differs by more than the merge.
     part, reference
         The part that the trained model scored, and the outcome.
+    branching
+        Whether answers shared a prompt's forward pass in that: scored another way, bits differ.
     """
 
     folder: Path
@@ -73,6 +75,7 @@ class Exported:
     precision: Precision
     part: Part
     reference: Evaluation
+    branching: bool | None
 
 
 def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: ExportKind, base_name: str) -> Exported:
@@ -100,6 +103,7 @@ def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: Expor
         adapter = folder / ("adapter" if kind == "Both" else ".adapter")
         _write_adapter(loaded, adapter, base_name)
         exact = _with_adapter(loaded.folder, adapter, device=loaded.device, precision="Float32")
+        exact.branching = loaded.branching
         reference = _score(exact, part, prepared)
         _write_merged(exact, folder / "model", dtype=loaded.stored_dtype)
         if kind == "Model":
@@ -113,6 +117,7 @@ def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: Expor
         precision=loaded.precision,
         part=part,
         reference=reference,
+        branching=loaded.branching,
     )
 
 
@@ -185,9 +190,12 @@ def _with_adapter(base: Path, adapter: Path, *, device: torch.device, precision:
 def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel:
     """Load what was exported, from ``folder`` if it was stored and fetched again; the model if there is one."""
     folder = folder or exported.folder
-    if exported.kind != "Adapter":
-        return load_model(folder / "model", device=exported.device, precision=exported.precision)
-    return _with_adapter(exported.base, folder / "adapter", device=exported.device, precision=exported.precision)
+    if exported.kind == "Adapter":
+        loaded = _with_adapter(exported.base, folder / "adapter", device=exported.device, precision=exported.precision)
+    else:
+        loaded = load_model(folder / "model", device=exported.device, precision=exported.precision)
+    loaded.branching = exported.branching
+    return loaded
 
 
 def compare(reference: Evaluation, again: Evaluation, *, merged: bool) -> None:
