@@ -15,7 +15,7 @@ from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
 from finetune_trainer import train as train_module
-from finetune_trainer.batch import collate, completion_lengths
+from finetune_trainer.batch import collate, common_beginning, completion_lengths
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.hardware import Precision
@@ -24,7 +24,7 @@ from finetune_trainer.observer import LogEntry
 from finetune_trainer.optimizer import MasterAdamW
 from finetune_trainer.outcome import TrainOutcome
 from finetune_trainer.plan import BatchLimits, Hyperparameters
-from finetune_trainer.prepared import Prepared
+from finetune_trainer.prepared import EncodedPart, Prepared
 from finetune_trainer.train import train
 from tests.support.tiny_model import ARCHITECTURES, Architecture, learnable_rows, make_model, make_prepared
 
@@ -124,11 +124,8 @@ def test_the_loss_is_that_of_the_library_over_completion_tokens(tmp_path: Path, 
     assert total == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mistral", "bloom"])
-def test_the_gradient_does_not_depend_on_micro_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: Architecture
-) -> None:
-    make_model(tmp_path, architecture=architecture)
+def first_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch, limits: BatchLimits | None = None) -> torch.Tensor:
+    """Gradient of the first optimizer step."""
     gradients: list[torch.Tensor] = []
 
     def keep(self: Any, _rate: float, *, max_norm: float) -> torch.Tensor:
@@ -136,13 +133,97 @@ def test_the_gradient_does_not_depend_on_micro_batches(
         raise KeyboardInterrupt  # one step is enough
 
     monkeypatch.setattr(MasterAdamW, "step", keep)
-    for limits in (BatchLimits(tokens=10**6, labels=10**6, overhead=10**6), BatchLimits(tokens=1, labels=1)):
-        loaded = load(tmp_path)
-        with pytest.raises(KeyboardInterrupt):
-            train(loaded, make_prepared(loaded.tokenizer), FULL, limits=limits)
-    whole, single = gradients
-    assert float(whole.norm()) > 0.01
+    loaded = load(folder)
+    with pytest.raises(KeyboardInterrupt):
+        train(loaded, make_prepared(loaded.tokenizer), FULL, limits=limits)
+    assert float(gradients[0].norm()) > 0.01
+    return gradients[0]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mistral", "bloom"])
+def test_the_gradient_does_not_depend_on_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: Architecture
+) -> None:
+    make_model(tmp_path, architecture=architecture)
+    whole = first_gradient(tmp_path, monkeypatch, BatchLimits(tokens=10**6, labels=10**6, overhead=10**6))
+    single = first_gradient(tmp_path, monkeypatch, BatchLimits(tokens=1, labels=1))
     torch.testing.assert_close(whole, single, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-untied", "qwen2", "qwen3", "gemma2"])
+def test_sharing_what_all_prompts_begin_with_changes_no_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: Architecture
+) -> None:
+    make_model(tmp_path, architecture=architecture)
+    shared = first_gradient(tmp_path, monkeypatch)
+    monkeypatch.setattr(train_module, "SHARED_SHARE", 2)  # never worth it
+    apart = first_gradient(tmp_path, monkeypatch)
+    torch.testing.assert_close(shared, apart, rtol=1e-4, atol=1e-5)
+
+
+def tokens_fed_in_an_epoch(loaded: LoadedModel, prepared: Prepared) -> int:
+    fed: list[int] = []
+    train(loaded, prepared, dataclasses.replace(FULL, epochs=1))  # with whatever is tried once
+    loaded.model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: fed.append(args[0].numel()))
+    train(loaded, prepared, dataclasses.replace(FULL, epochs=1))
+    return sum(fed)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dropout", "shares"),
+    [
+        ("llama", None, True),
+        ("llama", "0.0", True),
+        ("llama", "0.1", False),  # of the adapters
+        ("gpt2", None, False),  # has dropout of its own
+        ("mistral", None, False),  # its window is shorter than the rows
+    ],
+)
+def test_what_all_prompts_begin_with_is_fed_once_a_batch_where_that_is_exact(
+    tmp_path: Path, architecture: Architecture, dropout: str | None, shares: bool
+) -> None:
+    make_model(tmp_path, architecture=architecture)
+    loaded = load(tmp_path)
+    if dropout is not None:
+        add_lora(loaded, LoRA(dropout=dropout), seed=1)
+    prepared = without_validation(make_prepared(loaded.tokenizer))
+    fed, tokens = tokens_fed_in_an_epoch(loaded, prepared), int(prepared.parts["train"].lengths.sum())
+    assert (fed < 0.6 * tokens) == shares
+    assert (fed > 0.9 * tokens) != shares
+
+
+def test_rows_with_nothing_in_common_are_fed_whole(llama: Path) -> None:
+    loaded = load(llama)
+    rows: Any = [
+        (f"{word} {prompt}", label) for word, (prompt, label) in zip(["A", "The"] * 8, learnable_rows(16), strict=True)
+    ]
+    prepared = make_prepared(loaded.tokenizer, {"train": rows, "validation": rows, "test": rows})
+    part = prepared.parts["train"]
+    assert common_beginning(part) == 0
+    assert tokens_fed_in_an_epoch(loaded, without_validation(prepared)) >= int((part.lengths - 1).sum())
+
+
+@pytest.mark.parametrize(
+    ("prompts", "common"),
+    [
+        ([[5, 6, 7, 8], [5, 6, 7, 9]], 3),
+        ([[5, 6, 7, 8], [5, 6]], 1),  # the last token of a prompt predicts the answer and stays with it
+        ([[5, 6], [5, 6]], 1),
+        ([[5, 6], [6, 6]], 0),
+        ([[5], [5]], 0),
+        ([[5, 6, 7]], 2),
+    ],
+)
+def test_the_common_beginning_ends_before_the_last_token_of_any_prompt(prompts: list[list[int]], common: int) -> None:
+    part = EncodedPart(
+        tokens=np.array([t for p in prompts for t in [*p, 1]], dtype=np.int32),
+        offsets=np.cumsum([0, *(len(p) + 1 for p in prompts)]).astype(np.int64),
+        prompt_lengths=np.array([len(p) for p in prompts], dtype=np.int32),
+        rows=np.arange(len(prompts)),
+        choice_set=np.full(len(prompts), -1, dtype=np.int32),
+        answer=np.full(len(prompts), -1, dtype=np.int32),
+    )
+    assert common_beginning(part) == common
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # gpt2 has dropout

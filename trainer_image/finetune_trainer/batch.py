@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetune_trainer.prepared import EncodedPart
 
-__all__ = ["Batch", "collate", "completion_lengths", "input_lengths", "to_device"]
+__all__ = ["Batch", "collate", "common_beginning", "completion_lengths", "input_lengths", "to_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Batch:
     Attributes
     ----------
     input_ids
-        int64 (rows, longest row - 1): the last token of a row is only predicted, never an input.
+        int64 (rows, longest row - 1 - skip): the last token of a row is only predicted, never an input.
     index
         int64 (n,): positions in the flattened ``input_ids`` that predict a completion token.
     targets
@@ -58,8 +58,24 @@ def completion_lengths(part: EncodedPart) -> NDArray[np.int64]:
     return part.lengths - part.prompt_lengths
 
 
-def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device) -> Batch:
+def common_beginning(part: EncodedPart) -> int:
+    """Number of tokens that all prompts of a part begin with, at least one short of any prompt."""
+    length = int(part.prompt_lengths.min()) - 1 if len(part) else 0
+    first = part.tokens[:length]
+    for start in part.offsets[1:-1]:
+        different = np.flatnonzero(part.tokens[start : start + length] != first[:length])
+        if len(different):
+            length = int(different[0])
+    return max(0, length)
+
+
+def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device, skip: int = 0) -> Batch:
     """Build a padded micro-batch.
+
+    Parameters
+    ----------
+    skip
+        So many tokens at the front of every row are left out: the model is given them as a cache.
 
     Raises
     ------
@@ -67,7 +83,8 @@ def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device)
         For a row without prompt tokens (its first completion token has nothing to be predicted from) or without
         completion tokens.
     """
-    starts, lengths, prompts = part.offsets[rows], part.lengths[rows], part.prompt_lengths[rows].astype(np.int64)
+    starts, lengths = part.offsets[rows] + skip, part.lengths[rows] - skip
+    prompts = part.prompt_lengths[rows].astype(np.int64) - skip
     if (prompts < 1).any() or (lengths <= prompts).any():
         bad = int(part.rows[rows[np.flatnonzero((prompts < 1) | (lengths <= prompts))[0]]])
         raise ValueError(f"row {bad} has no prompt or no completion tokens")

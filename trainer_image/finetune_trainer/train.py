@@ -1,12 +1,15 @@
 """The training loop: cross-entropy on the completion tokens, several epochs, the best weights kept.
 
 The loss of an optimizer step is the sum over all its completion tokens divided by their number, which the plan knows
-beforehand; so it does not depend on how the step is cut into micro-batches. The host reads the device once per log
+beforehand; so it does not depend on how the step is cut into micro-batches. What all prompts begin with (system prompt,
+instruction, list of choices) is run once a micro-batch, not once a row: its keys and values serve all rows, and their
+gradients add up there, which is the same sum. The host reads the device once per log
 interval. Randomness (dropout) is seeded anew for every step.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
@@ -15,12 +18,13 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from transformers import DynamicCache
 
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
-from finetune_trainer.batch import collate, completion_lengths, input_lengths
+from finetune_trainer.batch import collate, common_beginning, completion_lengths, input_lengths, to_device
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.hardware import gpu_memory_errors, peak_memory_bytes
@@ -29,7 +33,8 @@ from finetune_trainer.observer import LogEntry, Observer, Silent
 from finetune_trainer.optimizer import MasterAdamW
 from finetune_trainer.outcome import TrainOutcome
 from finetune_trainer.plan import BatchLimits, Hyperparameters, learning_rate_factor, micro_batches, step_seed, steps
-from finetune_trainer.prepared import Prepared
+from finetune_trainer.prepared import EncodedPart, Prepared
+from finetune_trainer.score import supports_branches
 from finetune_trainer.stats import decimal
 
 __all__ = ["train"]
@@ -39,6 +44,8 @@ LIMITS: Final = {
     "cpu": BatchLimits(tokens=2048, labels=2048, overhead=32),
     "cuda": BatchLimits(tokens=16384, labels=8192, overhead=1024),
 }
+SHARED_SHARE: Final = 0.2
+"""Least share of a mean row that a common beginning must have to be worth a pass of its own."""
 LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
 """Steps between two looks at the device; on a CPU looking is free."""
 
@@ -90,7 +97,10 @@ class _Loop:
         self.loaded, self.prepared, self.parameters = loaded, prepared, parameters
         self.observer, self.limits = observer, limits
         self.part = prepared.parts["train"]
-        self.lengths, self.labels = input_lengths(self.part), completion_lengths(self.part)
+        self.shared = _shared_beginning(loaded, prepared.parts["train"])
+        if self.shared:
+            self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
+        self.lengths, self.labels = input_lengths(self.part) - self.shared, completion_lengths(self.part)
         self.optimizer = MasterAdamW({n: p for n, p in loaded.model.named_parameters() if p.requires_grad})
         self.per_epoch = math.ceil(len(self.part) / parameters.batch_size)
         self.total = self.per_epoch * parameters.epochs
@@ -154,8 +164,11 @@ class _Loop:
         labels = int(self.labels[rows].sum())
         sums = torch.zeros(2, device=self.loaded.device)
         for micro in micro_batches(rows, self.lengths, self.labels, self.limits):
-            batch = collate(self.part, micro, device=self.loaded.device)
-            logits, _ = self.loaded.head(batch.input_ids, batch.index)
+            batch = collate(self.part, micro, device=self.loaded.device, skip=self.shared)
+            cache = self._beginning(len(micro))
+            logits, _ = self.loaded.head(
+                batch.input_ids, batch.index, use_cache=cache is not None, past_key_values=cache
+            )
             loss = functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
             (loss / labels).backward()
             self.optimizer.collect()
@@ -163,6 +176,17 @@ class _Loop:
             sums += torch.stack([loss.detach(), right.to(loss.dtype)])
         norm = self.optimizer.step(self._learning_rate(step), max_norm=MAX_NORM)
         return torch.cat([sums, norm.detach().reshape(1).to(sums.dtype)])
+
+    def _beginning(self, rows: int) -> DynamicCache | None:
+        """Run the shared beginning and return its cache for so many rows, connected to the weights."""
+        if not self.shared:
+            return None
+        cache = DynamicCache(config=self.loaded.model.config)
+        ids = to_device(self.part.tokens[None, : self.shared].astype(np.int64), self.loaded.device)
+        nowhere = torch.zeros(1, dtype=torch.int64, device=self.loaded.device)
+        self.loaded.head(ids, nowhere, use_cache=True, past_key_values=cache)
+        cache.batch_repeat_interleave(rows)
+        return cache
 
     def _learning_rate(self, step: int) -> float:
         return float(self.parameters.learning_rate) * learning_rate_factor(step, self.total)
@@ -216,3 +240,23 @@ class _Loop:
             score=decimal(evaluation.accuracy),
         )
         return evaluation.loss, point
+
+
+def _shared_beginning(loaded: LoadedModel, part: EncodedPart) -> int:
+    """Tokens that all rows can share in training; 0 where sharing is not exact or not worth it.
+
+    Dropout draws a mask for each row, also in the common beginning; so a model that has any does not share.
+    """
+    length = common_beginning(part)
+    longest = int(part.lengths.max())
+    if length < SHARED_SHARE * float(part.lengths.mean()) or _has_dropout(loaded.model):
+        return 0
+    return length if supports_branches(loaded, longest) else 0
+
+
+def _has_dropout(model: nn.Module) -> bool:
+    if any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
+        return True
+    config = getattr(model, "config", None)
+    values = config.get_text_config().to_dict() if config is not None else {}
+    return any(("dropout" in k or k.endswith("_pdrop")) and isinstance(v, float) and v > 0 for k, v in values.items())
