@@ -217,12 +217,14 @@ def _cut(
         size = sum(len(members[name]) for name in names)
         for part, percent in percents.items():
             # In hundredths of a row; what one stratum could not give exactly, the next makes up for, so that many
-            # small strata don't all round down to nothing.
+            # small strata don't all round down to nothing; no stratum gives more than its share and one group.
             owed[part] += size * percent
-            while names and 2 * owed[part] >= 100 * len(members[names[0]]) and owed[part] > 0:
+            share = size * percent
+            while names and 2 * owed[part] >= 100 * len(members[names[0]]) and min(owed[part], share) > 0:
                 rows = members[names.pop(0)]
                 cut[part].extend(rows)
                 owed[part] -= 100 * len(rows)
+                share -= 100 * len(rows)
         cut["train"].extend(i for name in names for i in members[name])
     return cut
 

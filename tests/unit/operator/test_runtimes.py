@@ -50,6 +50,7 @@ def test_the_snapshot_repeats_what_the_runtime_says() -> None:
             "train": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
         },
         "gpuResourceName": "nvidia.com/gpu",
+        "simulatedGpus": False,
         "terminationGracePeriodSeconds": 90,
         "storage": {
             "dataset": {
