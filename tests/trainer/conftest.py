@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.access import Access
 from tests.support.hubserver import HubServer, running_hub
 from tests.support.s3server import S3Server, running_s3
+from tests.support.stage_run import Finished, run
+from tests.support.tiny_job import job_spec, make_stage_input, write_rows
+from tests.support.tiny_model import make_model
 
 # Threads that spin while they wait cost a busy machine most of its time; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -74,3 +78,68 @@ def make_certificate(folder: Path) -> Path:
     )
     path.write_text(done.stdout)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder and a file of rows."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model(folder / "model")
+    write_rows(folder / "rows.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full_on_s3(tiny: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two stages, as with a GPU: everything in S3, a Full fine-tune."""
+    folder = tmp_path_factory.mktemp("full")
+    bucket = s3.make_bucket("full-job")
+    client = s3.client()
+    for path in (tiny / "model").iterdir():
+        client.upload_file(str(path), bucket, f"model/{path.name}")
+    client.upload_file(str(tiny / "rows.jsonl"), bucket, "rows.jsonl")
+    for role in ("model", "dataset", "output"):
+        write_keys(folder / "keys" / role, AWS_ACCESS_KEY_ID=s3.access_key, AWS_SECRET_ACCESS_KEY=s3.secret_key)
+    one = Storage(prefix="s3://", endpoint=s3.endpoint)
+    storage = ResolvedStorage(model=one, dataset=one, output=one)
+    spec = job_spec(model=f"s3://{bucket}/model/", rows=f"s3://{bucket}/rows.jsonl", output=f"s3://{bucket}/out/")
+    first, log = run(make_stage_input("prepare", spec, storage=storage), folder, credentials=folder / "keys")
+    assert first.failure is None, first.failure
+    second, more = run(
+        make_stage_input("train", spec, storage=storage, prepared_digest=first.digest),
+        folder,
+        credentials=folder / "keys",
+    )
+    assert second.failure is None, second.failure
+    return Finished(spec, first, second, log + more, s3.folder / bucket / "out")
+
+
+@pytest.fixture(scope="session")
+def lora_on_disk(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One stage, as without a GPU: everything on disk, adapters and the merged model."""
+    folder = tmp_path_factory.mktemp("lora")
+    spec = job_spec(
+        model=f"file://{tiny}/model/",
+        rows=f"file://{tiny}/rows.jsonl",
+        output=f"file://{folder}/out/",
+        method="LoRA",
+        lora={"rank": 16, "alpha": 32},
+        learningRate="5e-3",
+        batchSize=8,
+        epochs=10,
+    )
+    spec["output"]["export"] = "Both"
+    report, log = run(make_stage_input("train", spec, includes_prepare=True), folder)
+    assert report.failure is None, report.failure
+    return Finished(spec, None, report, log, folder / "out")
+
+
+@pytest.fixture
+def cheap(tiny: Path, tmp_path: Path) -> dict[str, Any]:
+    """The spec of a job whose training takes no time."""
+    return job_spec(
+        model=f"file://{tiny}/model/",
+        rows=f"file://{tiny}/rows.jsonl",
+        output=f"file://{tmp_path}/out/",
+        epochs=1,
+    )

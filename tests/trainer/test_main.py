@@ -20,18 +20,9 @@ from finetune_api.names import ENV_STAGE_INPUT
 from finetune_api.report import parse_report
 from finetune_trainer.__main__ import main
 from finetune_trainer.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
-from tests.support.tiny_job import job_document, job_spec, make_stage_input, write_rows
-from tests.support.tiny_model import make_model
+from tests.support.tiny_job import job_document, job_spec, make_stage_input
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny")
-    make_model(folder / "model")
-    write_rows(folder / "rows.jsonl")
-    return folder
 
 
 @pytest.fixture
