@@ -11,6 +11,9 @@ from typing import Final
 
 __all__ = ["API_VERSION", "GROUP", "JOB_KIND", "JOB_PLURAL", "RUNTIME_KIND", "RUNTIME_PLURAL", "VERSION"]
 
+__version__: Final = "0.1.0"
+"""Version of the project; the images carry the code, not an installed package, so it stands here."""
+
 GROUP: Final = "finetune.dev"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"

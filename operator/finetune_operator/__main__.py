@@ -14,12 +14,13 @@ import sys
 
 import kopf
 
+from finetune_api import __version__
 from finetune_operator.endpoints import serving
 from finetune_operator.engine import Engine
 from finetune_operator.gateway import KubernetesGateway, load_configuration
 from finetune_operator.handlers import build_registry
 from finetune_operator.logs import configure_logging
-from finetune_operator.metrics import Metrics, installed_version
+from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import reconcile
 from finetune_operator.settings import Settings, SettingsError
 
@@ -45,7 +46,7 @@ async def operate(settings: Settings) -> None:
             serving(engine, health_port=settings.health_port, metrics_port=settings.metrics_port),
             engine.running(),
         ):
-            log.info("Watching", extra={"event": "Started", "fields": {"version": installed_version()}})
+            log.info("Watching", extra={"event": "Started", "fields": {"version": __version__}})
             await _watch_until_stopped(engine)
     finally:
         await gateway.close()

@@ -8,29 +8,21 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from finetune_api import __version__
 from finetune_operator.cluster import Raw
 from finetune_operator.views import as_dict, as_text, metadata
 
-__all__ = ["CONTENT_TYPE", "Metrics", "installed_version"]
+__all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 JOB_BUCKETS: Final = (30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800, 86400, 259200)
 RECONCILE_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
-
-
-def installed_version() -> str:
-    """Return the version of the distribution that this runs from; ``unknown`` in a bare checkout."""
-    try:
-        return version("finetune-operator")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 class _Jobs(Collector):
@@ -90,7 +82,7 @@ class Metrics:
         )
         self._depth = Gauge("finetune_workqueue_depth", "Keys that are ready to run.", registry=self.registry)
         Gauge("finetune_build_info", "1, with the version.", ["version"], registry=self.registry).labels(
-            installed_version()
+            __version__
         ).set(1)
 
     def look_at(self, *, jobs: Callable[[], Iterable[Raw]], queue_depth: Callable[[], int]) -> None:

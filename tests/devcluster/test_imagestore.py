@@ -1,10 +1,11 @@
 """Calling buildah: its passing failure is tried again, any other is told at once."""
 
+from collections import deque
 from pathlib import Path
 
 import pytest
 
-from devclusterlib.imagestore import TRIES, Store
+from devclusterlib.imagestore import MAX_LINE, TRIES, Store, kept, steps_done
 from devclusterlib.settings import Paths
 from devclusterlib.shell import DevclusterError
 
@@ -61,3 +62,28 @@ def test_a_question_may_fail(store: Store, tmp_path: Path) -> None:
     plan(tmp_path, 1, "no such image")
     assert not store.has("x")
     assert store.has("x")
+
+
+def test_only_steps_that_were_carried_out_are_shown() -> None:
+    said = [
+        "[2/2] STEP 1/3: FROM base\n",
+        "[2/2] STEP 2/3: COPY a /a\n",
+        "--> Using cache 0badc0de\n",
+        "--> 0badc0de\n",
+        "[2/2] STEP 3/3: RUN make\n",
+        "compiling\n",
+        "linking\n",
+        "--> 1badc0de\n",
+    ]
+    assert list(steps_done(said)) == ["  3/3: RUN make"]
+
+
+def test_a_long_step_is_shown_short() -> None:
+    (line,) = steps_done(["STEP 1/1: RUN " + "x" * 500, "--> done"])
+    assert len(line) <= MAX_LINE + 4
+
+
+def test_the_last_words_are_kept_for_the_error() -> None:
+    last: deque[str] = deque(maxlen=2)
+    assert list(kept(["a", "b", "c"], last)) == ["a", "b", "c"]
+    assert list(last) == ["b", "c"]

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from finetune_api import __version__
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_trainer.output import FileEntry, parse_entries
@@ -21,16 +22,16 @@ from finetune_trainer.prepared import Prepared
 
 __all__ = ["build_manifest", "report_of_manifest", "versions"]
 
-PACKAGES: Final = ("torch", "transformers", "peft", "tokenizers", "safetensors", "finetune-operator")
+PACKAGES: Final = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
 
 def versions() -> dict[str, str]:
     """Return the versions that the numbers depend on."""
-    found = {"python": platform.python_version()}
+    found = {"finetune-operator": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # the image runs this project's code from a folder
+        except PackageNotFoundError:
             continue
     return found
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from .shell import DevclusterError, run, say
 # those pages about. What was done before is cached, so trying again costs little.
 TRANSIENT = "sealing memfd"
 TRIES = 4
+
+STEP = re.compile(r"^(?:\[\d+/\d+\] )?STEP (\d+/\d+: .*)")
+MAX_LINE = 110
 
 
 @dataclass(frozen=True)
@@ -60,17 +65,17 @@ class Store:
         return self.run(*arguments).stdout.strip()
 
     def stream(self, *arguments: str) -> None:
-        """For long steps: buildah's own progress goes to standard error as it comes."""
+        """For long steps: says each step that isn't in the cache, and all of buildah's words only if it fails."""
         for attempt in range(TRIES):
-            returncode, transient = self._stream_once(*arguments)
+            returncode, words = self._stream_once(*arguments)
             if returncode == 0:
                 return
-            if not transient or attempt == TRIES - 1:
-                raise DevclusterError(f"buildah {arguments[0]} failed (exit {returncode}); its output is above")
+            if TRANSIENT not in words or attempt == TRIES - 1:
+                raise DevclusterError(f"buildah {arguments[0]} failed (exit {returncode}):\n{words}")
             say(f"again: {TRANSIENT} is a passing failure of the kernel's")
 
-    def _stream_once(self, *arguments: str) -> tuple[int, bool]:
-        transient = False
+    def _stream_once(self, *arguments: str) -> tuple[int, str]:
+        last: deque[str] = deque(maxlen=60)
         with subprocess.Popen(
             self.command(*arguments),
             env=self.environment(),
@@ -80,13 +85,32 @@ class Store:
             text=True,
             errors="replace",
         ) as process:
-            for line in process.stdout or ():
-                say(line.rstrip("\n"))
-                transient = transient or TRANSIENT in line
-        return process.returncode, transient
+            for step in steps_done(kept(process.stdout or (), last)):
+                say(step)
+        return process.returncode, "".join(last)
 
     def has(self, image: str) -> bool:
         return self.run("inspect", "--type=image", "--format={{.FromImageID}}", image, check=False).returncode == 0
+
+
+def kept(lines: Iterable[str], last: deque[str]) -> Iterator[str]:
+    """Passes lines on and keeps the last ones."""
+    for line in lines:
+        last.append(line)
+        yield line
+
+
+def steps_done(lines: Iterable[str]) -> Iterator[str]:
+    """Picks the build steps out of buildah's words that were really carried out, each on one short line."""
+    step: str | None = None
+    for line in lines:
+        if found := STEP.match(line):
+            step = found[1] if len(found[1]) <= MAX_LINE else f"{found[1][:MAX_LINE]} …"
+        elif "Using cache" in line:
+            step = None
+        elif step is not None:
+            yield f"  {step}"
+            step = None
 
 
 @contextlib.contextmanager
