@@ -64,13 +64,13 @@ def resolve(training: Training, *, rows: int, parameters: int) -> Hyperparameter
     Returns
     -------
     Hyperparameters
-        Batch size between 4 and 32, a power of two; learning rate 2e-4 for LoRA (Hu et al. 2021), 5e-5 for a full
-        fine-tune below a billion parameters, 2e-5 below ten, else 1e-5.
+        Batch size between 4 and 32, a power of two; learning rate for a full fine-tune 5e-5 below a billion parameters,
+        2e-5 below ten, else 1e-5; for LoRA ten times the full one's: 5e-4, and 2e-4 from a billion parameters on.
     """
     lora = (training.lora or LoRA()) if training.method != "Full" else None
     batch_size = training.batch_size or 2 ** int(math.log2(min(32, max(4, rows // STEPS_PER_EPOCH))))
     if lora is not None:
-        rate = "2e-4"
+        rate = "5e-4" if parameters < 1e9 else "2e-4"
     else:
         rate = "5e-5" if parameters < 1e9 else "2e-5" if parameters < 1e10 else "1e-5"
     return Hyperparameters(

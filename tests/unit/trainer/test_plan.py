@@ -134,7 +134,7 @@ def test_the_learning_rate_rises_then_falls_and_never_reaches_zero(total: int) -
 
 def test_a_training_that_says_nothing_is_lora_with_chosen_numbers() -> None:
     chosen = resolve(Training(), rows=327, parameters=135_000_000)
-    assert (chosen.method, chosen.batch_size, chosen.learning_rate, chosen.epochs) == ("LoRA", 16, "2e-4", 3)
+    assert (chosen.method, chosen.batch_size, chosen.learning_rate, chosen.epochs) == ("LoRA", 16, "5e-4", 3)
     assert chosen.lora == LoRA()
     assert chosen.patience is None
 
@@ -149,6 +149,10 @@ def test_what_the_spec_says_is_kept() -> None:
 @pytest.mark.parametrize(("rows", "batch"), [(1, 4), (80, 4), (160, 8), (327, 16), (640, 32), (10**6, 32)])
 def test_small_sets_get_small_batches(rows: int, batch: int) -> None:
     assert resolve(Training(), rows=rows, parameters=1).batch_size == batch
+
+
+def test_adapters_of_larger_models_take_smaller_steps_too() -> None:
+    assert resolve(Training(), rows=100, parameters=3 * 10**9).learning_rate == "2e-4"
 
 
 @pytest.mark.parametrize(("parameters", "rate"), [(135e6, "5e-5"), (3e9, "2e-5"), (13e9, "1e-5")])
