@@ -71,7 +71,8 @@ def upload(s3: S3Access, model: Path, rows: Path) -> None:
 def manifest(kube: Kube) -> dict[str, Any]:
     """The example job; on a cluster without GPUs it asks for none."""
     job: dict[str, Any] = yaml.safe_load((ROOT / "examples/support-topic.yaml").read_text())
-    if not any("nvidia.com/gpu" in node["status"].get("allocatable", {}) for node in kube.list("nodes")):
+    gpus = sum(int(node["status"].get("allocatable", {}).get("nvidia.com/gpu", 0)) for node in kube.list("nodes"))
+    if not gpus:
         say("    no node has nvidia.com/gpu, so the job runs with gpusPerNode: 0")
         job["spec"].setdefault("resources", {})["gpusPerNode"] = 0
     return job

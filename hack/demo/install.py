@@ -2,12 +2,15 @@
 
 ``Target.detect`` finds out where: the development cluster, or, with KUBECONFIG in the environment, a cluster of the
 user's own with REGISTRY for the images and AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY for the storage.
+There, BASE_IMAGE names another base, BUILD_ARGS further arguments of the image build (a proxy, a private CA), and
+REGISTRY_INSECURE=1 a registry without TLS.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -118,6 +121,7 @@ def _build(name: str, ref: str) -> str:
     """Build with docker or buildah, push to the user's registry, return the reference by digest."""
     dockerfile = str(ROOT / ("operator" if name == "operator" else "trainer_image") / "Dockerfile")
     base = ["--build-arg", f"BASE_IMAGE={os.environ['BASE_IMAGE']}"] if os.environ.get("BASE_IMAGE") else []
+    base += shlex.split(os.environ.get("BUILD_ARGS", ""))
     tag = f"{ref}:demo"
     if shutil.which("buildah"):
         run("buildah", "bud", "--layers", *base, "-f", dockerfile, "-t", tag, str(ROOT), show=True)
