@@ -114,8 +114,9 @@ def test_plain_transformers_loads_the_model_and_ties_are_kept(
     assert tokenizer("The film was great")["input_ids"] == loaded.tokenizer("The film was great")["input_ids"]
 
 
-def test_config_and_tokenizer_are_taken_over_byte_for_byte(tmp_path: Path) -> None:
-    loaded, prepared = trained(tmp_path / "base", lora=False)
+@pytest.mark.parametrize("lora", [False, True])
+def test_config_and_tokenizer_are_taken_over_byte_for_byte(tmp_path: Path, lora: bool) -> None:
+    loaded, prepared = trained(tmp_path / "base", lora=lora)
     (tmp_path / "base" / "LICENSE").write_text("be nice")
     (tmp_path / "base" / "run_me.py").write_text("raise SystemExit")
     (tmp_path / "base" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.5}')

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
@@ -129,10 +129,9 @@ def _keep_files(base: Path, folder: Path, *, config: bool = True) -> None:
 
 
 def _save(model: PreTrainedModel, base: Path, folder: Path) -> None:
-    # The generation config is taken over as a file, or left out: saving it anew fails where the base's is inconsistent,
-    # and an empty one would hide the end token that config.json names.
-    model.generation_config = GenerationConfig()
     model.save_pretrained(folder)
+    # The model has had an empty generation config since it was loaded; the base's file is taken over, or none, since an
+    # empty one would hide the end token that config.json names.
     (folder / "generation_config.json").unlink(missing_ok=True)
     _keep_files(base, folder)
 
