@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
+from finetune_trainer import export as export_module
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
-from finetune_trainer.export import Exported, ExportKind, compare, export, reload_and_compare
+from finetune_trainer.export import ExportKind, compare, export, reload_and_compare
 from finetune_trainer.hardware import Precision
 from finetune_trainer.model import LoadedModel, add_lora, load_model
 from finetune_trainer.outcome import Evaluation
@@ -80,10 +80,6 @@ def test_an_export_keeps_the_type_of_the_base_and_verifies_in_every_precision(
     assert {t.dtype for t in weights.values()} == {dtype}
     assert set(weights) == set(load_file(tmp_path / "base" / "model.safetensors"))
     reload_and_compare(exported, prepared)
-    if lora:
-        # Beside a merged model the reference is the adapter's in 32 bits, to the bit.
-        adapter_only: Exported = dataclasses.replace(exported, kind="Adapter", merged=False, precision="Float32")
-        reload_and_compare(adapter_only, prepared)
 
 
 def test_a_float32_model_trained_in_bfloat16_is_stored_with_its_master_weights(tmp_path: Path) -> None:
@@ -184,6 +180,41 @@ def test_a_merge_that_changes_the_model_is_found(tmp_path: Path) -> None:
     save_file(base, tmp_path / "out" / "model" / "model.safetensors", metadata={"format": "pt"})  # as if not merged
     with pytest.raises(StageError, match="answers differently"):
         reload_and_compare(exported, prepared)
+
+
+def test_adapters_that_are_not_the_trained_ones_are_found_before_they_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, prepared = trained(tmp_path / "base", lora=True)
+    write = export_module._write_adapter
+
+    def damaged(loaded: LoadedModel, folder: Path, base_name: str) -> None:
+        write(loaded, folder, base_name)
+        weights = load_file(folder / "adapter_model.safetensors")
+        save_file({name: tensor * 1.01 for name, tensor in weights.items()}, folder / "adapter_model.safetensors")
+
+    monkeypatch.setattr(export_module, "_write_adapter", damaged)
+    with pytest.raises(StageError, match="answers differently"):
+        export(loaded, prepared, tmp_path / "out", kind="Model", base_name="base")
+
+
+def test_a_merge_that_leaves_the_adapters_out_is_found_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, prepared = trained(tmp_path / "base", lora=True)
+    monkeypatch.setattr(PeftModel, "merge_and_unload", lambda self, **_: self.unload(), raising=False)
+    with pytest.raises(StageError, match="answers differently"):
+        export(loaded, prepared, tmp_path / "out", kind="Model", base_name="base")
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_rounding_the_merge_is_measured_and_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded, prepared = trained(tmp_path / "base", lora=True, dtype=torch.float16)
+    # As if almost every digit were rounded away: what then is stored is verified, and the loss that it costs is told.
+    loaded.stored_dtype = torch.float8_e5m2
+    with caplog.at_level("WARNING"):
+        export(loaded, prepared, tmp_path / "out", kind="Model", base_name="base")
+    assert "rounding the merged weights to float8_e5m2 changes the loss" in caplog.text
 
 
 def outcome(marks: str, loss: float) -> Evaluation:
