@@ -386,7 +386,8 @@ def requests_to_a_fake_store(
         pem = pem[pem.index("-----BEGIN CERTIFICATE") :] if pem else ""
         settings = Storage(
             prefix="s3://",
-            endpoint=f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}",
+            # By name, since a bucket can only be part of a name; the certificate is for the address.
+            endpoint=f"{'https://127.0.0.1' if certificate else 'http://localhost'}:{server.server_port}",
             ca_bundle=pem if trusted else None,
         )
         fake = Access(
