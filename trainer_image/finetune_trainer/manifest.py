@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from finetune_api import __version__
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
+from finetune_trainer.errors import StageError
 from finetune_trainer.output import FileEntry, parse_entries
 from finetune_trainer.prepared import Prepared
 
@@ -78,6 +79,6 @@ def report_of_manifest(
         report = StageReport.model_validate(document["report"])
         same = document["job"]["uid"] == stage_input.job.uid and report.spec_digest == spec_digest
         entries = parse_entries(document["files"], place="manifest.json")
-    except (ValueError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError, ValidationError, StageError):
         return None
     return (report, entries) if same and report.stage == stage_input.stage and report.failure is None else None
