@@ -4,7 +4,7 @@
     finetune-trainer stage prepare|train   one stage, in a pod of the operator
     finetune-trainer render job.yaml       what the template makes of the first rows
 
-The exit code is 0 or that of the reason (docs/reasons.md).
+The exit code is 0 or that of the reason (finetune_api.reasons).
 """
 
 from __future__ import annotations
