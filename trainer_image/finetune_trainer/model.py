@@ -6,7 +6,6 @@ folder brings along is never run.
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from finetune_trainer.compute import Shape
 from finetune_trainer.errors import StageError
 from finetune_trainer.hardware import Precision, dtype_of, gpu_memory_errors
 from finetune_trainer.head import CompletionHead
+from finetune_trainer.modelfiles import check_no_code, json_object
 
 __all__ = ["LoadedModel", "add_lora", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
 
@@ -103,16 +103,9 @@ def check_folder(folder: Path) -> None:
         UnsafeModel for code of its own or weights as pickles; ModelInvalid for a folder that is no causal language
         model with weights.
     """
-    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json"):
-        path = folder / name
-        if not path.exists():
-            if name == "config.json":
-                raise StageError(Reason.MODEL_INVALID, "model.uri: there is no config.json in the folder")
-            continue
-        if "auto_map" in _json_object(path):
-            raise StageError(
-                Reason.UNSAFE_MODEL, f"model.uri: {name} asks for code of its own (auto_map), which is never run"
-            )
+    if not (folder / "config.json").exists():
+        raise StageError(Reason.MODEL_INVALID, "model.uri: there is no config.json in the folder")
+    check_no_code(folder)
     if (folder / "adapter_config.json").exists():
         raise StageError(
             Reason.MODEL_INVALID, "model.uri: the folder holds an adapter; merge it into its base model first"
@@ -125,16 +118,6 @@ def check_folder(folder: Path) -> None:
             Reason.UNSAFE_MODEL, f"model.uri: the weights are stored as {pickles[0]}, a format that can run code"
         )
     raise StageError(Reason.MODEL_INVALID, "model.uri: there are no weights (*.safetensors) in the folder")
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise StageError(Reason.MODEL_INVALID, f"model.uri: {path.name} can't be read: {error}") from error
-    if not isinstance(value, dict):
-        raise StageError(Reason.MODEL_INVALID, f"model.uri: {path.name} is not a JSON object")
-    return value
 
 
 def load_model(folder: Path, *, device: torch.device, precision: Precision) -> LoadedModel:
@@ -201,7 +184,7 @@ def _stored_dtype(folder: Path) -> torch.dtype:
     """What a plain ``from_pretrained`` makes of the folder: config.json's dtype, else that of the first weights."""
     from safetensors import safe_open  # noqa: PLC0415 - only here, and cheap
 
-    config = _json_object(folder / "config.json")
+    config = json_object(folder / "config.json")
     name = config.get("dtype") or config.get("torch_dtype")
     if isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype):
         return getattr(torch, name)  # type: ignore[no-any-return] # checked on the line above

@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 
-__all__ = ["check_no_code", "select_model_files"]
+__all__ = ["check_no_code", "json_object", "select_model_files"]
+
+CONFIGURATIONS: Final = ("config.json", "tokenizer_config.json", "processor_config.json", "generation_config.json")
 
 _TEXT: Final = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Configuration, tokenizer and chat template; small."""
@@ -80,13 +82,26 @@ def check_no_code(folder: Path) -> None:
     StageError
         UnsafeModel, naming the file.
     """
-    for name in ("config.json", "tokenizer_config.json"):
+    for name in CONFIGURATIONS:
         path = folder / name
-        try:
-            value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (ValueError, OSError) as error:
-            raise StageError(Reason.MODEL_INVALID, f"model.uri: {name} is not JSON: {error}") from error
-        if isinstance(value, dict) and "auto_map" in value:
+        if path.is_file() and "auto_map" in json_object(path):
             raise StageError(
                 Reason.UNSAFE_MODEL, f"model.uri: {name} asks for code of its own (auto_map), which is never run"
             )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Read one of a model's JSON files.
+
+    Raises
+    ------
+    StageError
+        ModelInvalid, naming the file.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise StageError(Reason.MODEL_INVALID, f"model.uri: {path.name} can't be read: {error}") from error
+    if not isinstance(value, dict):
+        raise StageError(Reason.MODEL_INVALID, f"model.uri: {path.name} is not a JSON object")
+    return value

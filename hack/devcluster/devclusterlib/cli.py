@@ -116,7 +116,7 @@ def _logs(paths: Paths, arguments: argparse.Namespace) -> int:
     log = paths.logs / f"{name}.log"
     if not log.exists():
         raise DevclusterError(f"{name} has not been started yet (no {log})")
-    os.execvp("tail", ["tail", "-n", "+1", *(["-F"] if arguments.follow else []), str(log)])  # noqa: S606
+    os.execvp("tail", ["tail", "-n", "+1", *(["-F"] if arguments.follow else []), str(log)])  # noqa: S606 - fixed words and our own path
 
 
 def _build(paths: Paths, arguments: argparse.Namespace) -> int:

@@ -77,7 +77,7 @@ def run(
 
 
 def output(command: Sequence[str], **options: object) -> str:
-    return run(command, **options).stdout.strip()  # type: ignore[arg-type]
+    return run(command, **options).stdout.strip()  # type: ignore[arg-type]  # run() types them
 
 
 @contextlib.contextmanager
