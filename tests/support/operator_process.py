@@ -31,6 +31,7 @@ OPERATOR_RULES: Final = (
         "verbs": ["get", "list", "watch"],
     },
     {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["patch"]},
+    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/finalizers"], "verbs": ["update"]},
     {
         "apiGroups": ["batch"],
         "resources": ["jobs"],

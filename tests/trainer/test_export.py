@@ -37,8 +37,10 @@ def trained(
     architecture: Architecture = "llama",
     dtype: torch.dtype = torch.float32,
     precision: Precision = "Float32",
+    new: bool = True,
 ) -> tuple[LoadedModel, Prepared]:
-    make_model(folder, architecture=architecture, dtype=dtype)
+    if new:
+        make_model(folder, architecture=architecture, dtype=dtype)
     loaded = load_model(folder, device=CPU, precision=precision)
     prepared = make_prepared(loaded.tokenizer)
     if lora:
@@ -128,6 +130,18 @@ def test_a_base_without_generation_config_gets_none(tmp_path: Path) -> None:
     (tmp_path / "base" / "generation_config.json").unlink(missing_ok=True)
     export(loaded, prepared, tmp_path / "out", kind="Model", base_name="base")
     assert not (tmp_path / "out" / "model" / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_model_that_learned_to_stop_stops_under_plain_generate(tmp_path: Path, lora: bool) -> None:
+    make_model(tmp_path / "base")
+    file = tmp_path / "base" / "generation_config.json"
+    file.write_text('{"max_length": 30, "eos_token_id": []}')
+    loaded, prepared = trained(tmp_path / "base", lora=lora, new=False)
+    export(loaded, prepared, tmp_path / "out", kind="Model", base_name="base")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
+    assert model.generation_config.eos_token_id == [prepared.end_ids[-1]]
+    assert model.generation_config.max_length == 30
 
 
 @pytest.mark.parametrize(("kind", "folders"), [("Adapter", ["adapter"]), ("Both", ["adapter", "model"])])

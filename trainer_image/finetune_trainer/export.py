@@ -1,7 +1,8 @@
 """The trained model as files, and the proof that the files are the model.
 
 What is written keeps the form in which the base came: type of the weights, names of the tensors, config and tokenizer
-files byte for byte, so whatever serves the base serves the result. Adapters are merged in 32 bits into the base as it
+files byte for byte, so whatever serves the base serves the result. One thing is added where it is missing: the token
+that ended each completion in training ends a generation too. Adapters are merged in 32 bits into the base as it
 was stored, and rounded once.
 
 The proof has a link for each step, and only the merge has a tolerance: the adapters load to the trained model (equal
@@ -12,6 +13,7 @@ the test score is that of the rounded weights.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -96,7 +98,7 @@ def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: Expor
     part: Part = "validation" if len(prepared.parts["validation"]) else "train"
     reference = _score(loaded, part, prepared)
     if loaded.adapter is None:
-        _write_full(loaded, folder / "model")
+        _write_full(loaded, folder / "model", end_id=prepared.end_ids[-1])
     else:
         adapter = folder / ("adapter" if kind != "Model" else ".adapter")
         _write_adapter(loaded, adapter, base_name)
@@ -123,18 +125,23 @@ def _keep_files(base: Path, folder: Path, *, config: bool = True) -> None:
                 shutil.copyfile(source, folder / source.name)
 
 
-def _save(model: PreTrainedModel, base: Path, folder: Path) -> None:
+def _save(model: PreTrainedModel, loaded: LoadedModel, folder: Path, *, end_id: int) -> None:
     model.save_pretrained(folder)
     # The model has had an empty generation config since it was loaded; the base's file is taken over, or none, since an
     # empty one would hide the end token that config.json names.
-    (folder / "generation_config.json").unlink(missing_ok=True)
-    _keep_files(base, folder)
+    file = folder / "generation_config.json"
+    file.unlink(missing_ok=True)
+    _keep_files(loaded.folder, folder)
+    if end_id not in loaded.eos_ids:
+        settings = json.loads(file.read_text()) if file.exists() else {}
+        settings["eos_token_id"] = [*sorted(loaded.eos_ids), end_id]
+        file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _write_full(loaded: LoadedModel, folder: Path) -> None:
+def _write_full(loaded: LoadedModel, folder: Path, *, end_id: int) -> None:
     convert(loaded.model, loaded.stored_dtype)
     _assign(loaded.model, loaded.weights or {})
-    _save(loaded.model, loaded.folder, folder)
+    _save(loaded.model, loaded, folder, end_id=end_id)
 
 
 @torch.no_grad()
@@ -183,7 +190,7 @@ def _merge(
     exact.adapter = None
     compare(unmerged, _score(exact, part, prepared), merged=True)
     convert(merged, trained.stored_dtype)
-    _save(merged, trained.folder, folder)
+    _save(merged, trained, folder, end_id=prepared.end_ids[-1])
     convert(merged, dtype_of(trained.precision))
     exact.precision = trained.precision
     rounded = _score(exact, part, prepared)
