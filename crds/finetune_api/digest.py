@@ -1,7 +1,7 @@
 """Canonical JSON and the digests made of it.
 
 ``spec_digest`` names what a job asks for, so that a report can be matched with the spec that it answers. It leaves out
-what does not change the result: resources, credentials, image, place of the output.
+what does not change the result: resources, credentials, image, place of the output, when state is saved.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def digest_of(value: Any) -> str:
 def spec_digest(spec: FineTuneJobSpec) -> str:
     """Digest of model, dataset, training, evaluation and export; what is left out counts like its default."""
     wire = spec.to_wire()
+    del wire["training"]["checkpoint"]
     if spec.training.method == "LoRA":
         wire["training"].setdefault("lora", LoRA().to_wire())
     return digest_of(

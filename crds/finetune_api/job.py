@@ -84,9 +84,9 @@ class EarlyStopping(SpecModel):
 
 
 class Checkpoint(SpecModel):
-    """When training state is saved."""
+    """When training state is saved; at the end of an epoch and before the pod is stopped it is saved anyway."""
 
-    interval_seconds: int = Field(600, ge=30, le=86400, description="Seconds between two checkpoints.")
+    interval_seconds: int = Field(600, ge=30, le=86400, description="Most seconds of training between two checkpoints.")
 
 
 class Training(SpecModel):
@@ -118,7 +118,6 @@ class Training(SpecModel):
             field="method",
             mend="use LoRA",
         ),
-        not_yet("!has(self.checkpoint)", "training.checkpoint", lambda t: t.checkpoint is None, field="checkpoint"),
     )
 
     method: Literal["Full", "LoRA", "QLoRA"] = Field(
@@ -136,7 +135,9 @@ class Training(SpecModel):
     )
     seed: int = Field(7, ge=0, le=2147483647, description="Seed of row order, dropout and new weights.")
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the validation loss no longer falls.")
-    checkpoint: Checkpoint | None = Field(None, description="When state is saved. Not supported yet.")
+    checkpoint: Checkpoint = Field(
+        Checkpoint(), description="When state is saved; a pod that was stopped goes on from there."
+    )
 
 
 class Evaluation(SpecModel):
@@ -170,18 +171,13 @@ class Output(SpecModel):
             check=lambda o: o.uri is None or o.uri.endswith("/"),
             field="uri",
         ),
-        not_yet(
-            "!has(self.ifExists) || self.ifExists == 'Fail'",
-            "output.ifExists other than Fail",
-            lambda o: o.if_exists in (None, "Fail"),
-            field="ifExists",
-            mend="leave it out and choose another output.uri",
-        ),
     )
 
     uri: Uri | None = Field(None, description="A folder such as s3://bucket/name/. Absent: from the runtime.")
-    if_exists: Literal["Reuse", "Fail", "Overwrite"] | None = Field(
-        None, description="What to do with the results of another job at output.uri. This version always fails then."
+    if_exists: Literal["Reuse", "Fail", "Overwrite"] = Field(
+        "Reuse",
+        description="What to do where another job has written. Reuse takes a complete result of the same spec, model "
+        "and rows as this job's own, and fails otherwise; Overwrite replaces it.",
     )
     export: Literal["Adapter", "Model", "Both"] | None = Field(
         None, description="What to store. Absent: Model for Full, Adapter for LoRA."
@@ -213,7 +209,6 @@ class FineTuneJobSpec(SpecModel):
     """One fine-tune job from rows to a measured model."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        not_yet("!self.suspend", "suspend: true", lambda s: not s.suspend, field="suspend"),
         not_yet("!has(self.queueName)", "queueName", lambda s: s.queue_name is None, field="queueName"),
         Rule(
             cel="!has(self.output.export) || self.output.export == 'Model' || self.training.method != 'Full'",
@@ -248,7 +243,9 @@ class FineTuneJobSpec(SpecModel):
     )
 
     runtime_ref: RuntimeRef = Field(RuntimeRef(), description="The platform's runtime to run on.")
-    suspend: bool = Field(False, description="Stop and keep what was reached. Not supported yet.")
+    suspend: bool = Field(
+        False, description="Stops the job: its pods save their state and go. Set to false, it goes on from there."
+    )
     queue_name: str | None = Field(None, max_length=63, description="A Kueue LocalQueue. Not supported yet.")
     model: Model = Field(description="The model to start from.")
     dataset: Dataset = Field(description="The rows, how they are cut and how they become prompts.")

@@ -36,6 +36,11 @@ class StageReport(ApiModel):
     stage: StageName = Field(description="The stage that reports.")
     spec_digest: Digest = Field(description="Digest of the spec that this answers.")
     digest: Digest | None = Field(None, description="Digest of the manifest that the stage left in storage.")
+    reused: Literal[True] | None = Field(
+        None,
+        description="Results and artifacts are those of an earlier job with the same spec, model and rows; digest is "
+        "that of its manifest.",
+    )
     dataset: DatasetSummary | None = Field(None, description="What was read and how it was cut.")
     resolved: Resolved | None = Field(None, description="What was chosen.")
     validation: Annotated[list[ValidationPoint], Field(max_length=10)] | None = Field(

@@ -40,5 +40,8 @@ class StageInput(ApiModel):
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How the stores are reached.")
     prepared_digest: Digest | None = Field(None, description="Digest that prepare reported; train checks it.")
+    grace_seconds: int | None = Field(
+        None, ge=1, description="Seconds between SIGTERM and SIGKILL; state has to be saved in them."
+    )
     simulated_gpus: bool = Field(False, description="The CPU computes in place of a GPU that nothing backs.")
     image: str | None = Field(None, max_length=512, description="The image that runs, for the manifest.")

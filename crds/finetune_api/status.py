@@ -51,7 +51,9 @@ class StageStatus(ApiModel):
     """One stage, one child Job."""
 
     name: StageName = Field(description="prepare reads and checks the data on a CPU; train does the rest.")
-    state: Literal["Pending", "Running", "Succeeded", "Failed"] = Field(description="How far the stage is.")
+    state: Literal["Pending", "Running", "Succeeded", "Failed", "Skipped"] = Field(
+        description="How far the stage is; Skipped when the result of an earlier job was reused."
+    )
     job_name: str | None = Field(None, max_length=63, description="Name of the child Job.")
     job_uid: str | None = Field(None, max_length=64, description="UID of the child Job.")
     attempts: int = Field(0, ge=0, description="Pods that were started for this stage.")

@@ -14,7 +14,7 @@ from tests.support.casekit import MINIMAL, edited
 
 SPEC_SCHEMA = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
-NEVER_SET = {"queueName", "dataset.template.promptsource", "training.checkpoint", "evaluation.fewShot"}
+NEVER_SET = {"queueName", "dataset.template.promptsource", "evaluation.fewShot"}
 """Optional fields that this version refuses, so that no stored object has them."""
 
 CHANGES: Mapping[str, tuple[Any, Any]] = {
@@ -41,6 +41,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "training.maxLength": (1024, 512),
     "training.precision": ("Auto", "Float32"),
     "training.seed": (7, 8),
+    "training.checkpoint": ({"intervalSeconds": 60}, {"intervalSeconds": 600}),
     "training.earlyStopping": ({"patience": 2}, {"patience": 3}),
     "evaluation.metric": ("Auto", "ExactMatch"),
     "evaluation.maxNewTokens": (8, 9),

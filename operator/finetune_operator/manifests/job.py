@@ -65,6 +65,7 @@ def stage_input(
         output_uri=runtime.output_uri,
         storage=runtime.storage,
         prepared_digest=prepared_digest,
+        grace_seconds=runtime.termination_grace_period_seconds,
         simulated_gpus=runtime.simulated_gpus,
         image=runtime.image,
     )

@@ -399,7 +399,6 @@ def test_a_conflict_with_a_stage_that_is_done_does_not_matter() -> None:
         ({}, "model: Field required"),
         (b.cpu_spec(training={"learningRate": "7"}), "training.learningRate must be above 0"),
         (b.cpu_spec(training={"epochs": "3"}), "training.epochs"),
-        (b.cpu_spec(suspend=True), "suspend: true is not supported"),
         (b.cpu_spec(queueName="q"), "queueName is not supported"),
         (b.cpu_spec(dataset={"template": {"inline": {"prompt": "x", "completion": "y"}}}), "exactly one of"),
     ],
@@ -445,7 +444,7 @@ def test_a_spec_that_does_not_fit_into_an_environment_variable_is_refused() -> N
 def test_a_running_child_is_not_harmed_by_a_version_that_can_not_read_its_spec() -> None:
     life = running()
     status = life.status
-    life.job = {**life.job, "spec": {**life.job["spec"], "suspend": True}}
+    life.job = {**life.job, "spec": {**life.job["spec"], "queueName": "q"}}
     life.settle(10)
     assert life.status == status
     assert len(life.children) == 1
@@ -453,14 +452,14 @@ def test_a_running_child_is_not_harmed_by_a_version_that_can_not_read_its_spec()
 
 def test_an_unreadable_spec_of_a_job_that_has_begun_is_judged_on_live_reads_only() -> None:
     life = running().remove("train")
-    life.job = {**life.job, "spec": {**life.job["spec"], "suspend": True}}
+    life.job = {**life.job, "spec": {**life.job["spec"], "queueName": "q"}}
     assert reconcile(life.observe(live=False)).needs_live
     assert reconcile(life.observe(live=True)).status is not None
 
 
 def test_an_unreadable_spec_whose_child_has_ended_fails() -> None:
     life = running().completes("train", b.train_report(SPEC))
-    life.job = {**life.job, "spec": {**life.job["spec"], "suspend": True}}
+    life.job = {**life.job, "spec": {**life.job["spec"], "queueName": "q"}}
     life.settle(10)
     assert ended_with(life)[0] == "InvalidSpec"
 
