@@ -53,7 +53,7 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy hack/devcluster/devclusterlib hack/demo hack/test
+	.venv/bin/mypy hack/devcluster/devclusterlib hack/demo hack/test benchmarks
 	.venv/bin/lint-imports
 	$(PY) -m finetune_api.crd --check
 
