@@ -56,10 +56,12 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	.venv/bin/mypy hack/devcluster/devclusterlib hack/demo hack/test benchmarks
 	.venv/bin/lint-imports
 	$(PY) -m finetune_api.crd --check
+	$(PY) -m finetune_api.failures --check
 
 .PHONY: generate
-generate: $(VENV) ## Writes the CRDs from the API types
+generate: $(VENV) ## Writes the CRDs and docs/failures.md from the API types
 	$(PY) -m finetune_api.crd --write
+	$(PY) -m finetune_api.failures --write
 
 .PHONY: constraints
 constraints: $(VENV) ## Pins all dependencies anew, with hashes

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
-__all__ = ["BY_EXIT_CODE", "EXIT_RESUMABLE", "REASONS", "Reason", "ReasonInfo", "final_exit_codes"]
+__all__ = ["BY_EXIT_CODE", "EXIT_RESUMABLE", "REASONS", "Half", "Reason", "ReasonInfo", "final_exit_codes"]
+
+Half = Literal["trainer", "operator"]
+"""The two programs that find reasons."""
 
 EXIT_RESUMABLE: Final = 75
 """EX_TEMPFAIL of sysexits.h: state is saved, run me again; never counted as a failure."""
@@ -48,66 +51,187 @@ class Reason(StrEnum):
     TRAINER_ERROR = "TrainerError"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReasonInfo:
     """What follows from a reason.
 
-    ``exit_code`` is the trainer's (None: only the operator finds it); ``retried`` whether another pod is started within
-    ``backoffLimit``; ``waits`` whether the job waits up to ``pendingTimeoutSeconds`` before it fails; ``mend`` is the
-    sentence that tells the user what to do.
+    ``exit_code`` is the trainer's (None: it has none of its own); ``retried`` whether another pod is started within
+    ``backoffLimit``; ``waits`` whether the job waits up to ``pendingTimeoutSeconds`` before it fails, where the
+    operator finds it; ``mend`` is the sentence that tells the user what to do, ``meaning`` the one that says what has
+    happened. ``found_by`` says who finds it; nobody: it is kept for a later version, and this one never gives it.
     """
 
-    exit_code: int | None
-    retried: bool
-    waits: bool
+    meaning: str
     mend: str
+    exit_code: int | None = None
+    retried: bool = False
+    waits: bool = False
+    found_by: tuple[Half, ...]
 
 
-def _user(code: int, mend: str) -> ReasonInfo:
-    return ReasonInfo(code, retried=False, waits=False, mend=mend)
-
-
-def _retry(code: int | None, mend: str) -> ReasonInfo:
-    return ReasonInfo(code, retried=True, waits=False, mend=mend)
-
-
-def _waits(mend: str, code: int | None = None) -> ReasonInfo:
-    return ReasonInfo(code, retried=False, waits=True, mend=mend)
-
-
-def _ends(mend: str) -> ReasonInfo:
-    return ReasonInfo(None, retried=False, waits=False, mend=mend)
-
+_TRAINER: Final[tuple[Half, ...]] = ("trainer",)
+_OPERATOR: Final[tuple[Half, ...]] = ("operator",)
+_BOTH: Final[tuple[Half, ...]] = ("trainer", "operator")
 
 REASONS: Final[dict[Reason, ReasonInfo]] = {
-    Reason.INVALID_SPEC: _user(10, "Correct the named field in a new FineTuneJob."),
-    Reason.DATASET_INVALID: _user(11, "Correct the named rows, or raise dataset.badRows.maxPercent."),
-    Reason.ACCESS_DENIED: _user(12, "Give the credentials of the named URI the right to do this."),
-    Reason.UNSAFE_MODEL: _user(13, "Use a model that is stored as safetensors and needs no code of its own."),
-    Reason.VERIFICATION_FAILED: _user(14, "What was read back differs from what was written; check the storage."),
-    Reason.DATASET_NOT_FOUND: _user(15, "Put the file at dataset.uri, or correct the URI."),
-    Reason.TEMPLATE_INVALID: _user(16, "Correct dataset.template; the message names the column or the line."),
-    Reason.MODEL_NOT_FOUND: _user(17, "Put the model at model.uri, or correct the URI or the revision."),
-    Reason.MODEL_INVALID: _user(18, "Use a causal language model that transformers can load."),
-    Reason.OUTPUT_EXISTS: _user(19, "Choose another output.uri, or remove what lies there."),
-    Reason.DIVERGED: _user(20, "Lower training.learningRate."),
-    Reason.CREDENTIALS_NOT_FOUND: _waits("Create the named Secret with the keys that its role needs.", code=21),
-    Reason.GPU_OUT_OF_MEMORY: _user(22, "Lower training.maxLength or batchSize, use LoRA, or a larger GPU."),
-    Reason.STORAGE_UNAVAILABLE: _retry(30, "Check that the storage endpoint can be reached from the cluster."),
-    Reason.ARTIFACT_UPLOAD_FAILED: _retry(31, "Check the storage behind output.uri: space, quota and reachability."),
-    Reason.STALLED: _retry(33, "Look at the pod's log for what it waited for."),
-    Reason.TRAINER_ERROR: _retry(1, "Look at the pod's log; report it if it is not your data."),
-    Reason.OUT_OF_MEMORY: _retry(None, "Raise the memory in the FineTuneRuntime, or lower maxLength or batchSize."),
-    Reason.RUNTIME_NOT_FOUND: _waits("Create the FineTuneRuntime that runtimeRef names."),
-    Reason.IMAGE_PULL_FAILED: _waits("Correct the image or its pull secret in the FineTuneRuntime."),
-    Reason.QUOTA_EXCEEDED: _waits("Raise the ResourceQuota, or wait until other jobs have ended."),
-    Reason.NOT_PERMITTED: _ends("Use what the FineTuneRuntime allows, or ask its owner to allow this."),
-    Reason.DEADLINE_EXCEEDED: _ends("Raise activeDeadlineSeconds, or make the job smaller."),
-    Reason.BACKOFF_LIMIT_EXCEEDED: _ends(
-        "See failure.message for the last attempt; raise backoffLimit if it was bad luck."
+    Reason.INVALID_SPEC: ReasonInfo(
+        meaning="A field, or several together, ask for something that cannot be done.",
+        mend="Correct the named field in a new FineTuneJob.",
+        exit_code=10,
+        found_by=_BOTH,
     ),
-    Reason.NAME_CONFLICT: _ends("Remove the named Job that belongs to someone else, or rename the FineTuneJob."),
-    Reason.NOT_REPORTED: _ends("The trainer ended without a valid report; look at the pod's log."),
+    Reason.DATASET_INVALID: ReasonInfo(
+        meaning="The file was read, but too many of its rows cannot be used, or too few are left to train and to test.",
+        mend="Correct the named rows, or raise dataset.badRows.maxPercent.",
+        exit_code=11,
+        found_by=_TRAINER,
+    ),
+    Reason.ACCESS_DENIED: ReasonInfo(
+        meaning="The storage or the hub knows the credentials and refuses, or does not know them.",
+        mend="Give the credentials of the named URI the right to do this.",
+        exit_code=12,
+        found_by=_TRAINER,
+    ),
+    Reason.UNSAFE_MODEL: ReasonInfo(
+        meaning="Loading the model would run code that comes with it: pickled weights, or modules of its own.",
+        mend="Use a model that is stored as safetensors and needs no code of its own.",
+        exit_code=13,
+        found_by=_TRAINER,
+    ),
+    Reason.VERIFICATION_FAILED: ReasonInfo(
+        meaning="Something that was stored has another digest, or answers otherwise, when it is read back.",
+        mend="What was read back differs from what was written; check the storage.",
+        exit_code=14,
+        found_by=_TRAINER,
+    ),
+    Reason.DATASET_NOT_FOUND: ReasonInfo(
+        meaning="There is no such file or bucket for the rows.",
+        mend="Put the file at dataset.uri, or correct the URI.",
+        exit_code=15,
+        found_by=_TRAINER,
+    ),
+    Reason.TEMPLATE_INVALID: ReasonInfo(
+        meaning="The template cannot be read, or names a column that the rows do not have.",
+        mend="Correct dataset.template; the message names the column or the line.",
+        exit_code=16,
+        found_by=_TRAINER,
+    ),
+    Reason.MODEL_NOT_FOUND: ReasonInfo(
+        meaning="There is no such model, revision or bucket.",
+        mend="Put the model at model.uri, or correct the URI or the revision.",
+        exit_code=17,
+        found_by=_TRAINER,
+    ),
+    Reason.MODEL_INVALID: ReasonInfo(
+        meaning="What lies at model.uri is no causal language model that can be tuned, or does not fit the data.",
+        mend="Use a causal language model that transformers can load.",
+        exit_code=18,
+        found_by=_TRAINER,
+    ),
+    Reason.OUTPUT_EXISTS: ReasonInfo(
+        meaning="The output folder belongs to another job, or holds files that no job wrote.",
+        mend="Choose another output.uri, or remove what lies there.",
+        exit_code=19,
+        found_by=_TRAINER,
+    ),
+    Reason.DIVERGED: ReasonInfo(
+        meaning="The loss or the gradient became infinite or no number.",
+        mend="Lower training.learningRate.",
+        exit_code=20,
+        found_by=_TRAINER,
+    ),
+    Reason.CREDENTIALS_NOT_FOUND: ReasonInfo(
+        meaning="A Secret or service account is missing (the job waits), or a key in the Secret is empty (it ends).",
+        mend="Create the named Secret with the keys that its role needs.",
+        exit_code=21,
+        waits=True,
+        found_by=_BOTH,
+    ),
+    Reason.GPU_OUT_OF_MEMORY: ReasonInfo(
+        meaning="The GPU's memory was full.",
+        mend="Lower training.maxLength or batchSize, use LoRA, or a larger GPU.",
+        exit_code=22,
+        found_by=_TRAINER,
+    ),
+    Reason.STORAGE_UNAVAILABLE: ReasonInfo(
+        meaning="The storage or the hub did not answer, or answered with a fault of its own, several times.",
+        mend="Check that the storage endpoint can be reached from the cluster.",
+        exit_code=30,
+        retried=True,
+        found_by=_TRAINER,
+    ),
+    Reason.ARTIFACT_UPLOAD_FAILED: ReasonInfo(
+        meaning="The storage did not take what the job wrote below output.uri.",
+        mend="Check the storage behind output.uri: space, quota and reachability.",
+        exit_code=31,
+        retried=True,
+        found_by=_TRAINER,
+    ),
+    Reason.STALLED: ReasonInfo(
+        meaning="A stage lived on without getting any further.",
+        mend="Look at the pod's log for what it waited for.",
+        exit_code=33,
+        retried=True,
+        found_by=(),
+    ),
+    Reason.TRAINER_ERROR: ReasonInfo(
+        meaning="The trainer ended with an error that it can't explain or found no working GPU (tried again), or its "
+        "container can't be created (the job waits).",
+        mend="Look at the pod's log; report it if it is not your data.",
+        exit_code=1,
+        retried=True,
+        found_by=_BOTH,
+    ),
+    Reason.OUT_OF_MEMORY: ReasonInfo(
+        meaning="The container used more memory than its limit.",
+        mend="Raise the memory in the FineTuneRuntime, or lower maxLength or batchSize.",
+        retried=True,
+        found_by=_BOTH,
+    ),
+    Reason.RUNTIME_NOT_FOUND: ReasonInfo(
+        meaning="The FineTuneRuntime does not exist, or was made for another version.",
+        mend="Create the FineTuneRuntime that runtimeRef names.",
+        waits=True,
+        found_by=_OPERATOR,
+    ),
+    Reason.IMAGE_PULL_FAILED: ReasonInfo(
+        meaning="The node cannot get the trainer's image.",
+        mend="Correct the image or its pull secret in the FineTuneRuntime.",
+        waits=True,
+        found_by=_OPERATOR,
+    ),
+    Reason.QUOTA_EXCEEDED: ReasonInfo(
+        meaning="A ResourceQuota of the namespace leaves no room for the job.",
+        mend="Raise the ResourceQuota, or wait until other jobs have ended.",
+        waits=True,
+        found_by=_OPERATOR,
+    ),
+    Reason.NOT_PERMITTED: ReasonInfo(
+        meaning="The FineTuneRuntime does not allow what the job asks for (the job ends), or the cluster refuses its "
+        "Job or pod (the job waits).",
+        mend="Use what the FineTuneRuntime allows, or ask its owner to allow this.",
+        found_by=_OPERATOR,
+    ),
+    Reason.DEADLINE_EXCEEDED: ReasonInfo(
+        meaning="The job has run for its activeDeadlineSeconds, all stages and attempts together.",
+        mend="Raise activeDeadlineSeconds, or make the job smaller.",
+        found_by=_OPERATOR,
+    ),
+    Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(
+        meaning="More than backoffLimit pods have failed, and the last one left no better reason.",
+        mend="See failure.message for the last attempt; raise backoffLimit if it was bad luck.",
+        found_by=_OPERATOR,
+    ),
+    Reason.NAME_CONFLICT: ReasonInfo(
+        meaning="The name of the child Job is taken by a Job of somebody else.",
+        mend="Remove the named Job that belongs to someone else, or rename the FineTuneJob.",
+        found_by=_OPERATOR,
+    ),
+    Reason.NOT_REPORTED: ReasonInfo(
+        meaning="A stage ended well and left no report that answers this spec, twice.",
+        mend="The trainer ended without a valid report; look at the pod's log.",
+        found_by=_OPERATOR,
+    ),
 }
 
 BY_EXIT_CODE: Final[dict[int, Reason]] = {i.exit_code: r for r, i in REASONS.items() if i.exit_code is not None}

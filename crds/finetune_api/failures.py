@@ -1,0 +1,151 @@
+"""Makes docs/failures.md from the reason table: ``python -m finetune_api.failures --write`` or ``--check``.
+
+A tool of the repository, like :mod:`finetune_api.crd`. What a reason means and what follows from it stands in
+:mod:`finetune_api.reasons`; this module adds an example of each message and says what to do about it in the order in
+which a user asks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Final
+
+from finetune_api.crd import REPO_ROOT
+from finetune_api.reasons import EXIT_RESUMABLE, REASONS, Reason, ReasonInfo
+
+__all__ = ["EXAMPLES", "PATH", "main", "render"]
+
+PATH: Final = "docs/failures.md"
+"""Where the page lies, below the repository's root."""
+
+EXAMPLES: Final[dict[Reason, str]] = {
+    Reason.INVALID_SPEC: "output.uri is needed, because FineTuneRuntime default has no outputPrefix; set it to a "
+    "folder such as s3://bucket/name/",
+    Reason.DATASET_INVALID: "1 of 12 rows can't be used, more than dataset.badRows.maxPercent 5: line 7: not JSON: "
+    "Expecting value at column 10.",
+    Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset.uri) was refused: SignatureDoesNotMatch.",
+    Reason.UNSAFE_MODEL: "model.uri: config.json asks for code of its own (auto_map), which is never run.",
+    Reason.VERIFICATION_FAILED: "s3://team-a-models/support-intent/model/model.safetensors is not what was written "
+    "there.",
+    Reason.DATASET_NOT_FOUND: "reading s3://team-a-data/rows.jsonl (dataset.uri): there is no such file.",
+    Reason.TEMPLATE_INVALID: "dataset.template: the rows have no column 'utterance' for text; they have label, text.",
+    Reason.MODEL_NOT_FOUND: "model.uri: there are no files at s3://models/smollm2/.",
+    Reason.MODEL_INVALID: "model.uri: t5 is an encoder-decoder model.",
+    Reason.OUTPUT_EXISTS: "output.uri: s3://team-a-models/support-intent/ holds the complete result of another job "
+    "(team-a/first, 0f3c9a1b-7d0c-4e0a-9b1c-2d3e4f5a6b7c).",
+    Reason.DIVERGED: "training diverged at step 3 of 120: the loss is nan and the gradient's norm nan, with "
+    "training.learningRate 1.",
+    Reason.CREDENTIALS_NOT_FOUND: 'Secret "team-a-s3" does not exist in the namespace of the job. Create it with the '
+    "keys that its role needs.",
+    Reason.GPU_OUT_OF_MEMORY: "the GPU's memory was full during training: CUDA out of memory. Tried to allocate 2.00 "
+    "GiB.",
+    Reason.STORAGE_UNAVAILABLE: "reading s3://team-a-data/rows.jsonl failed: EndpointConnectionError.",
+    Reason.ARTIFACT_UPLOAD_FAILED: "writing s3://team-a-models/support-intent/model/model.safetensors failed: "
+    "SlowDown.",
+    Reason.TRAINER_ERROR: "resources.gpusPerNode asks for a GPU, but the container finds none that works: check the "
+    "node's driver, and runtimeClass and gpuResource of the FineTuneRuntime.",
+    Reason.OUT_OF_MEMORY: "The trainer used more memory than its limit (exit code 137).",
+    Reason.RUNTIME_NOT_FOUND: "FineTuneRuntime default does not exist.",
+    Reason.IMAGE_PULL_FAILED: 'Back-off pulling image "registry.example.com/trainer@sha256:…".',
+    Reason.QUOTA_EXCEEDED: 'pods "support-intent-0f3c9a1b-train-x2x9z" is forbidden: exceeded quota: gpus, requested: '
+    "requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4.",
+    Reason.NOT_PERMITTED: "resources.gpusPerNode is 1, and FineTuneRuntime cpu allows at most 0; lower it, or use "
+    "another runtime",
+    Reason.DEADLINE_EXCEEDED: "Stage train was stopped: the job's 14400 s (activeDeadlineSeconds) are used up.",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "The trainer ended with exit code 139.",
+    Reason.NAME_CONFLICT: "Job support-intent-0f3c9a1b-train is not of this FineTuneJob.",
+}
+"""What a message says besides the mend, which most end with."""
+
+_HEAD: Final = """# When a job waits or fails
+
+<!-- Made by `make generate` from crds/finetune_api/reasons.py; do not edit. -->
+
+`kubectl get ftj NAME -o wide` shows the reason. While a job waits, `status.conditions[Succeeded]` is `Unknown` with the
+reason and a message; once it has failed, `Succeeded` is `False`, `Stalled` is `True`, and `status.failure` names the
+reason, a message with the mend, the stage, the exit code and the pod. A job that has failed is never started again:
+mend the cause and create the FineTuneJob anew, with `output.ifExists: Overwrite` if the failed one had begun to write
+there. There is no half success: status has all results or none, and a folder without `manifest.json` is no result.
+
+```console
+$ kubectl get ftj support-intent -o jsonpath='{.status.failure.reason}: {.status.failure.message}'
+```
+
+A reason that is **tried again** starts another pod, up to `backoffLimit` more; the job has then failed with the reason
+of the last one. One that **waits** goes on by itself as soon as the cause is mended, and fails after
+`limits.pendingTimeoutSeconds` of the FineTuneRuntime (600 seconds unless set). All others end the job at once, since
+another try would end the same way.
+
+| reason | exit code | found by | then |
+| --- | --- | --- | --- |
+"""
+
+_EXIT_CODES: Final = f"""
+## Exit codes of the trainer
+
+| code | what it means |
+| --- | --- |
+| 0 | The stage is done and has reported. |
+| 2 | A wrong command line; no stage has run. |
+| {EXIT_RESUMABLE} | No failure: the pod was told to stop and has saved its state; the next one goes on from there. \
+Not counted against `backoffLimit`. |
+| 130 | `finetune-trainer run` was interrupted at the keyboard. |
+| 137 | Killed, most likely for its memory: OutOfMemory. |
+"""
+
+
+def _found_by(info: ReasonInfo) -> str:
+    return " and ".join(info.found_by) or "nobody yet"
+
+
+def _then(info: ReasonInfo) -> str:
+    if not info.found_by:
+        return "not given by this version"
+    if info.waits:
+        return "waits"
+    return "tried again" if info.retried else "ends the job"
+
+
+def _section(reason: Reason, info: ReasonInfo) -> str:
+    lines = [f"## {reason}", "", info.meaning]
+    if not info.found_by:
+        lines[-1] += " Kept for a later version; this one never gives it."
+    lines += ["", f"**Mend:** {info.mend}"]
+    if reason in EXAMPLES:
+        lines += ["", f"> {EXAMPLES[reason]}"]
+    return "\n".join(lines) + "\n"
+
+
+def render() -> str:
+    """Return the page."""
+    rows = [
+        f"| [{reason}](#{reason.lower()}) | {info.exit_code if info.exit_code is not None else ''} | "
+        f"{_found_by(info)} | {_then(info)} |\n"
+        for reason, info in REASONS.items()
+    ]
+    sections = [_section(reason, info) for reason, info in REASONS.items()]
+    return _HEAD + "".join(rows) + "\n" + "\n".join(sections) + _EXIT_CODES
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page, or tell whether it is stale; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m finetune_api.failures", description="Generates docs/failures.md.")
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write the page")
+    action.add_argument("--check", action="store_true", help="exit with 1 if the page is not what would be written")
+    arguments = parser.parse_args(argv)
+    path, text = REPO_ROOT / PATH, render()
+    if path.exists() and path.read_text() == text:
+        return 0
+    if arguments.check:
+        sys.stderr.write(f"stale: {PATH}; run python -m finetune_api.failures --write\n")
+        return 1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(f"wrote: {PATH}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
