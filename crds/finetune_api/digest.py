@@ -12,7 +12,7 @@ from typing import Any
 
 from finetune_api.job import FineTuneJobSpec, LoRA
 
-__all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_digest"]
+__all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_content", "spec_digest"]
 
 
 def canonical_json(value: Any) -> bytes:
@@ -30,18 +30,24 @@ def digest_of(value: Any) -> str:
     return sha256_digest(canonical_json(value))
 
 
-def spec_digest(spec: FineTuneJobSpec) -> str:
-    """Digest of model, dataset, training, evaluation and export; what is left out counts like its default."""
+def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
+    """Model, dataset, training, evaluation and export in the wire's form; what is left out stands as its default.
+
+    Two specs with the same content ask for the same result.
+    """
     wire = spec.to_wire()
     del wire["training"]["checkpoint"]
     if spec.training.method == "LoRA":
         wire["training"].setdefault("lora", LoRA().to_wire())
-    return digest_of(
-        {
-            "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},
-            "dataset": {k: v for k, v in wire["dataset"].items() if k != "credentialsRef"},
-            "training": wire["training"],
-            "evaluation": wire["evaluation"],
-            "export": wire["output"].get("export") or ("Model" if spec.training.method == "Full" else "Adapter"),
-        }
-    )
+    return {
+        "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},
+        "dataset": {k: v for k, v in wire["dataset"].items() if k != "credentialsRef"},
+        "training": wire["training"],
+        "evaluation": wire["evaluation"],
+        "export": wire["output"].get("export") or ("Model" if spec.training.method == "Full" else "Adapter"),
+    }
+
+
+def spec_digest(spec: FineTuneJobSpec) -> str:
+    """Digest of :func:`spec_content`."""
+    return digest_of(spec_content(spec))
