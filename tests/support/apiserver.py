@@ -84,21 +84,21 @@ class ApiServer:
 
     url: str
     folder: Path
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[ApiServer]:
-        """Start etcd and the API server, wait until it is ready, and end both at the end."""
+    def started(cls, *flags: str) -> Iterator[ApiServer]:
+        """Start etcd and the API server (with further ``flags``), wait until it is ready, and end both at the end."""
         folder = Path(tempfile.mkdtemp(prefix="finetune-apiserver-"))
         etcd_port, peer_port, port = _free_ports(3)
         server = cls(url=f"https://127.0.0.1:{port}", folder=folder)
         try:
             server._prepare()
             server._start_etcd(etcd_port, peer_port)
-            server._start_apiserver(port, etcd_port)
+            server._start_apiserver(port, etcd_port, flags)
             server._wait_until_ready()
             yield server
         finally:
@@ -116,7 +116,7 @@ class ApiServer:
 
     def _start_etcd(self, port: int, peer_port: int) -> None:
         peer = f"http://127.0.0.1:{peer_port}"
-        self._start(
+        self.start(
             "etcd",
             f"--data-dir={self.folder / 'etcd'}",
             f"--listen-client-urls=http://127.0.0.1:{port}",
@@ -128,9 +128,9 @@ class ApiServer:
             "--log-level=warn",
         )
 
-    def _start_apiserver(self, port: int, etcd_port: int) -> None:
+    def _start_apiserver(self, port: int, etcd_port: int, flags: Iterable[str]) -> None:
         key = self.folder / "service-accounts.key"
-        self._start(
+        self.start(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{etcd_port}",
             "--bind-address=127.0.0.1",
@@ -147,28 +147,28 @@ class ApiServer:
             "--disable-admission-plugins=ServiceAccount",
             # The kubernetes Service would need a reconcile that fails on a loopback address.
             "--endpoint-reconciler-type=none",
+            *flags,
         )
 
-    def _start(self, name: str, *args: str) -> None:
+    def start(self, name: str, *args: str) -> None:
+        """Start one more binary of the development cluster beside the server; it ends with it."""
         # setpriv ends the child with this process even when this one is killed and no clean-up runs.
         guard = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         with self.log(name).open("wb") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    [*guard, str(binary(name)), *args],
-                    cwd=self.folder,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # a Ctrl-C at the terminal reaches the test run, not the servers
-                )
+            self._processes[name] = subprocess.Popen(
+                [*guard, str(binary(name)), *args],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C at the terminal reaches the test run, not the servers
             )
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         last = "nothing was asked yet"
         while time.monotonic() < deadline:
-            for process, name in zip(self._processes, ("etcd", "kube-apiserver"), strict=True):
+            for name, process in self._processes.items():
                 if process.poll() is not None:
                     raise RuntimeError(f"{name} ended with {process.returncode}:\n{self.log(name).read_text()[-4000:]}")
             try:
@@ -183,7 +183,7 @@ class ApiServer:
         raise RuntimeError(f"the API server isn't ready after {START_SECONDS:.0f} s: {last}")
 
     def _stop(self) -> None:
-        for process in reversed(self._processes):
+        for process in reversed(self._processes.values()):
             process.terminate()
             try:
                 process.wait(timeout=10)
@@ -192,8 +192,12 @@ class ApiServer:
                 process.wait()
 
     def log(self, name: str) -> Path:
-        """Log file of ``etcd`` or ``kube-apiserver``."""
+        """Log file of ``etcd``, ``kube-apiserver`` or what was started beside them."""
         return self.folder / f"{name}.log"
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by the names of the binaries."""
+        return {name: process.pid for name, process in self._processes.items()}
 
     # --- access -----------------------------------------------------------------------------------------------------
 
