@@ -24,11 +24,11 @@ EXAMPLES: Final[dict[Reason, str]] = {
     "folder such as s3://bucket/name/",
     Reason.DATASET_INVALID: "1 of 12 rows can't be used, more than dataset.badRows.maxPercent 5: line 7: not JSON: "
     "Expecting value at column 10.",
-    Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset.uri) was refused: SignatureDoesNotMatch.",
+    Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset) was refused: 403.",
     Reason.UNSAFE_MODEL: "model.uri: config.json asks for code of its own (auto_map), which is never run.",
     Reason.VERIFICATION_FAILED: "s3://team-a-models/support-intent/model/model.safetensors is not what was written "
     "there.",
-    Reason.DATASET_NOT_FOUND: "reading s3://team-a-data/rows.jsonl (dataset.uri): there is no such file.",
+    Reason.DATASET_NOT_FOUND: "reading s3://team-a-data/rows.jsonl (dataset): there is no such file.",
     Reason.TEMPLATE_INVALID: "dataset.template: the rows have no column 'utterance' for text; they have label, text.",
     Reason.MODEL_NOT_FOUND: "model.uri: there are no files at s3://models/smollm2/.",
     Reason.MODEL_INVALID: "model.uri: t5 is an encoder-decoder model.",

@@ -111,7 +111,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         found_by=_TRAINER,
     ),
     Reason.TEMPLATE_INVALID: ReasonInfo(
-        meaning="The template cannot be read, or names a column that the rows do not have.",
+        meaning="The template cannot be read, names a column that the rows do not have, or does not suit the model.",
         mend="Correct dataset.template; the message names the column or the line.",
         exit_code=16,
         found_by=_TRAINER,
