@@ -6,6 +6,7 @@ Pure. ``reconcile`` comes here once the spec and the runtime's snapshot are sett
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -30,8 +31,9 @@ from finetune_operator.plan import (
 )
 from finetune_operator.runtimes import deadline_seconds
 from finetune_operator.stages import (
-    awaits_deletion,
     ended,
+    ended_by_deletion,
+    given_up,
     replace_stage,
     running,
     seconds_spent,
@@ -39,6 +41,7 @@ from finetune_operator.stages import (
     stage_is_done,
 )
 from finetune_operator.status import condition, with_report
+from finetune_operator.suspension import suspend
 from finetune_operator.text import rfc3339, sanitise
 
 __all__ = ["POLL_SECONDS", "SLOW_POLL_SECONDS", "StagePlanner"]
@@ -53,6 +56,7 @@ _STARTED: Final[dict[StageName, tuple[str, str]]] = {
     "prepare": ("Preparing", "The rows are read, split and tokenised."),
     "train": ("Training", "The model is scored, tuned and scored again."),
 }
+_STANDING_STILL: Final = ("Suspending", "Suspended", "Resuming")
 _REPORT_LOST: Final = "The trainer ended without a readable report; the stage runs once more to report again."
 
 
@@ -70,22 +74,54 @@ class StagePlanner:
             return self._all_done(status)
         name = child_name(self.case.name, self.case.uid, stage.name)
         child = next((child for child in self.case.observed.children if child.name == name), None)
-        if child is None:
-            return self._without_child(status, stage)
-        if child.owner_uid != self.case.uid:
-            return self._going(status, child) if child.deleting else self._conflict(status, stage, child)
+        if child is not None and child.owner_uid != self.case.uid:
+            if not self.spec.suspend:
+                return self._going(status, child) if child.deleting else self._conflict(status, stage, child)
+            child = None  # it is in nobody's way before the stage goes on
+        if child is not None:
+            return self._with_child(status, stage, child)
+        return self._suspend(status, stage, None) if self.spec.suspend else self._without_child(status, stage)
+
+    def _with_child(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView) -> Plan:
+        """Judge an end first, suspended or not; then do with the child what spec.suspend says."""
         pods = tuple(pod for pod in self.case.observed.pods if pod.job_uid == child.uid)
-        if child.outcome is None:
-            return self._going(status, child) if child.deleting else self._active(status, stage, child, pods)
-        judge = self._complete if child.outcome == "Complete" else self._failed
-        return judge(status, stage, child, pods)
+        if child.outcome == "Complete":
+            return self._complete(status, stage, child, pods)
+        if child.outcome == "Failed" and not ended_by_deletion(child):
+            return self._failed(status, stage, child, pods)
+        if self.spec.suspend:
+            return self._suspend(status, stage, child, pods)
+        if child.deleting or given_up(stage, child):
+            return self._going(status, child)
+        return self._active(status, stage, child, pods)
 
     def _all_done(self, status: FineTuneJobStatus) -> Plan:
         """Every stage is recorded as done, and normally its results were in the same write."""
         if status.results is None:
             mend = REASONS[Reason.NOT_REPORTED].mend
             return fail(self.case, status, Failure(reason=Reason.NOT_REPORTED.value, message=mend))
-        return succeed(self.case, status)
+        reused = any(stage.state == "Skipped" for stage in status.stages or [])
+        return succeed(self.case, status, status.results, reused=reused)
+
+    def _suspend(
+        self,
+        status: FineTuneJobStatus,
+        stage: StageStatus,
+        child: JobView | None,
+        pods: tuple[PodView, ...] = (),
+        events: tuple[Event, ...] = (),
+    ) -> Plan:
+        """Give the child up in status, then take it away."""
+        if child is None:
+            # Somebody deleted it while the job was being suspended: the same is wanted now.
+            stage = stage if stage.state == "Pending" else set_back(stage, None, now=self.case.now)
+        elif not given_up(stage, child):
+            seen = running(stage, child, pods) if _has_started(stage, child, pods) else stage
+            stage = set_back(seen, child, now=self.case.now)
+        status = self._with(status, stage)
+        used_up = seconds_spent(status.stages or []) >= self.limit
+        note = f" The job's {self.limit} s are used up: raise activeDeadlineSeconds before that." if used_up else ""
+        return suspend(self.case, status, child, note=note, events=events)
 
     def _conflict(self, status: FineTuneJobStatus, stage: StageStatus, foreign: JobView) -> Plan:
         if not self.case.observed.live:
@@ -120,7 +156,7 @@ class StagePlanner:
         """Tell of a stage that has no pod yet; Starting follows on something that held it up."""
         if self.case.reason == "Restarting":
             return "Restarting", self._restarting("")
-        if self.case.reason in (None, "Pending", "Preparing"):
+        if self.case.reason in (None, "Pending", "Preparing", *_STANDING_STILL):
             return "Pending", f"Stage {stage} waits for its pod to start."
         return "Starting", f"The pod of stage {stage} starts."
 
@@ -155,6 +191,8 @@ class StagePlanner:
         )
 
     def _out_of_time(self, status: FineTuneJobStatus, stage: StageStatus) -> Plan:
+        if not self.case.observed.live:
+            return Plan(needs_live=True)
         failure = Failure(
             reason=Reason.DEADLINE_EXCEEDED.value,
             message=f"The job's {self.limit} s (activeDeadlineSeconds) are used up before stage {stage.name}. "
@@ -164,17 +202,25 @@ class StagePlanner:
         return fail(self.case, status, failure)
 
     def _going(self, status: FineTuneJobStatus, child: JobView) -> Plan:
+        """Wait until a child is gone that the stage can't go on with; one that was given up is deleted first."""
+        reason = "Resuming" if self.case.reason in _STANDING_STILL else "Restarting"
         message = f"Job {child.name} is being deleted; the stage goes on when it is gone."
-        return go_on(self.case, status, reason="Restarting", message=self._restarting(message))
+        if reason == "Restarting":
+            message = self._restarting(message)
+        if child.deleting:
+            return go_on(self.case, status, reason=reason, message=message)
+        if not self.case.observed.live:
+            return Plan(needs_live=True)
+        delete = DeleteChild(name=child.name, uid=child.uid)
+        return go_on(self.case, status, reason=reason, message=message, actions=[delete])
 
     def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         """An unfinished child: runs, starts or is held up."""
         case = self.case
-        started = stage.state == "Running" or child.failed > 0 or child.succeeded > 0
-        if started or any(pod.phase != "Pending" for pod in pods):
-            started, stage = True, running(stage, child, pods)
-            status = self._with(status, stage)
-        actions = self._raised_deadline(status, child)
+        started = _has_started(stage, child, pods)
+        if started:
+            status = self._with(status, running(stage, child, pods))
+        actions = self._edited_deadline(status, child)
         poll = self._poll(child, pods)
         hold = hold_of(child, pods, now=case.now)
         if hold is not None:
@@ -193,9 +239,9 @@ class StagePlanner:
         waited = max((self.case.now - begin).total_seconds() for begin in begins) if begins else 0.0
         return POLL_SECONDS if waited < _POLL_SLOWER_AFTER else SLOW_POLL_SECONDS
 
-    def _raised_deadline(self, status: FineTuneJobStatus, child: JobView) -> list[Action]:
-        wanted = self.limit - seconds_spent(status.stages or [])
-        if child.active_deadline_seconds is None or wanted <= child.active_deadline_seconds:
+    def _edited_deadline(self, status: FineTuneJobStatus, child: JobView) -> list[Action]:
+        wanted = max(1, self.limit - seconds_spent(status.stages or []))
+        if child.active_deadline_seconds in (None, wanted):
             return []
         return [SetChildDeadline(name=child.name, uid=child.uid, seconds=wanted)]
 
@@ -220,24 +266,34 @@ class StagePlanner:
         if report is not None:
             stage = ended(stage, child, pods, now=case.now, digest=report.digest, succeeded=True)
             status = with_report(self._with(status, stage), report, succeeded=True)
-            if stage.name == "train":
+            if stage.name == "train" or report.reused:
                 status = status.model_copy(update={"manifest_digest": report.digest})
+            if report.reused and status.results is not None:
+                return succeed(case, _rest_skipped(status), status.results, reused=True)
             return self.next(status)
         if not case.observed.live:
             return Plan(needs_live=True)
-        if child.deleting:
-            return self._going(status, child)
+        if child.deleting or given_up(stage, child):
+            return self._suspend(status, stage, child, pods) if self.spec.suspend else self._going(status, child)
+        return self._report_lost(status, stage, child, pods)
+
+    def _report_lost(
+        self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]
+    ) -> Plan:
+        """Give the child up for its report, once; the next one says it again."""
+        case = self.case
+        if stage.recreated > 0:
+            mend = REASONS[Reason.NOT_REPORTED].mend
+            failure = Failure(reason=Reason.NOT_REPORTED.value, message=mend, stage=stage.name)
+            stage = ended(stage, child, pods, now=case.now, digest=None, succeeded=False)
+            return fail(case, self._with(status, stage), failure)
+        stage = set_back(stage, child, now=case.now, report_lost=True)
+        event = Event(reason="ReportLost", message=_REPORT_LOST, type="Warning")
+        if self.spec.suspend:
+            return self._suspend(status, stage, child, pods, (event,))
         delete = DeleteChild(name=child.name, uid=child.uid)
-        if awaits_deletion(stage, child):
-            message = self._restarting(_REPORT_LOST)
-            return go_on(case, status, reason="Restarting", message=message, actions=[delete])
-        if stage.recreated == 0:
-            status = self._with(status, set_back(stage, child, now=case.now))
-            event = Event(reason="ReportLost", message=_REPORT_LOST, type="Warning")
-            return go_on(case, status, reason="Restarting", message=_REPORT_LOST, actions=[delete], events=[event])
-        stage = ended(stage, child, pods, now=case.now, digest=None, succeeded=False)
-        failure = Failure(reason=Reason.NOT_REPORTED.value, message=REASONS[Reason.NOT_REPORTED].mend, stage=stage.name)
-        return fail(case, self._with(status, stage), failure)
+        status = self._with(status, stage)
+        return go_on(case, status, reason="Restarting", message=_REPORT_LOST, actions=[delete], events=[event])
 
     def _failed(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         if not self.case.observed.live:
@@ -256,3 +312,15 @@ class StagePlanner:
     @staticmethod
     def _with(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:
         return status.model_copy(update={"stages": replace_stage(status.stages or [], stage)})
+
+
+def _has_started(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> bool:
+    """Tell whether a pod of the stage's child has ever started."""
+    counted = stage.state == "Running" or child.failed > 0 or child.succeeded > 0
+    return counted or any(pod.phase != "Pending" for pod in pods)
+
+
+def _rest_skipped(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """Record that no further stage comes; none of them has ever had a child."""
+    stages = [s.model_copy(update={"state": "Skipped"}) if s.state == "Pending" else s for s in status.stages or []]
+    return status.model_copy(update={"stages": stages})

@@ -161,6 +161,8 @@ class Applier:
             return "the FineTuneJob is being deleted"
         if as_dict(live.get("status")) != as_dict(job.get("status")):
             return "the status has changed since the plan was made"
+        if metadata(live).get("generation") != metadata(job).get("generation"):
+            return "the spec has changed since the plan was made"
         return None
 
     async def _stands_there(self, key: JobKey, job: Raw, name: str) -> str | None:
@@ -205,9 +207,13 @@ def _refusal(error: InvalidError | ForbiddenError) -> _Held:
 
 
 def event_manifest(key: JobKey, job: Raw, event: Event, *, now: datetime) -> Raw:
-    """Build a core/v1 Event; its name follows from its content, so that a retry does not record it twice."""
-    uid = _uid(job)
-    digest = hashlib.sha256("\0".join((uid, event.type, event.reason, event.message)).encode()).hexdigest()[:16]
+    """Build a core/v1 Event; its name follows from its content, so that a retry does not record it twice.
+
+    The same said about another generation is another Event: a job may be suspended twice.
+    """
+    uid, generation = _uid(job), str(metadata(job).get("generation"))
+    content = "\0".join((uid, generation, event.type, event.reason, event.message))
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",

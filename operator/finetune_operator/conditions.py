@@ -15,9 +15,11 @@ from typing import Final, Literal
 from finetune_api.status import Condition
 from finetune_operator.text import rfc3339, sanitise
 
-__all__ = ["CONDITION_TYPES", "Verdict", "derive_conditions"]
+__all__ = ["CONDITION_TYPES", "Suspension", "Verdict", "derive_conditions"]
 
 Truth = Literal["True", "False", "Unknown"]
+Suspension = Literal["Suspending", "SpecSuspended"]
+"""Pods still stand, or none is left."""
 
 CONDITION_TYPES: Final = (
     "Succeeded",
@@ -35,13 +37,14 @@ class Verdict:
     """Where a job stands.
 
     ``succeeded`` is None until the end; ``reason`` is a CamelCase word, ``message`` a sentence for people; ``prepared``
-    tells whether the rows are read, split and tokenised.
+    tells whether the rows are read, split and tokenised; ``suspension`` how far spec.suspend is carried out.
     """
 
     succeeded: bool | None
     reason: str
     message: str
     prepared: bool = False
+    suspension: Suspension | None = None
 
 
 def derive_conditions(
@@ -54,7 +57,7 @@ def derive_conditions(
     truths: dict[str, tuple[Truth, str, str]] = {
         "Succeeded": (_truth(verdict.succeeded), verdict.reason, message),
         "Finished": (_truth(ended), verdict.reason, ""),
-        "Suspended": ("False", "NotSuspended", ""),
+        "Suspended": _suspended(verdict, before.get("Suspended")),
         "Prepared": _step(done=verdict.prepared, name="Prepared", verdict=verdict),
         "ArtifactPublished": _step(done=verdict.succeeded is True, name="Published", verdict=verdict),
         "Reconciling": (_truth(not ended), verdict.reason, "" if ended else message),
@@ -77,6 +80,14 @@ def derive_conditions(
 
 def _truth(value: bool | None) -> Truth:
     return "Unknown" if value is None else "True" if value else "False"
+
+
+def _suspended(verdict: Verdict, prior: Condition | None) -> tuple[Truth, str, str]:
+    if verdict.suspension is not None:
+        return _truth(verdict.suspension == "SpecSuspended"), verdict.suspension, ""
+    # A job that ends while it is being suspended was not resumed.
+    earlier = ("Resumed",) if verdict.succeeded is not None else ("Resumed", "Suspending", "SpecSuspended")
+    return "False", "Resumed" if prior is not None and prior.reason in earlier else "NotSuspended", ""
 
 
 def _step(*, done: bool, name: str, verdict: Verdict) -> tuple[Truth, str, str]:

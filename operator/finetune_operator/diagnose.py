@@ -152,7 +152,7 @@ def success_report(pods: Iterable[PodView], *, stage: StageName, spec_digest: st
             continue
         if report.failure is not None or report.digest is None:
             continue
-        if stage == "prepare" or report.results is not None:
+        if report.results is not None or (stage == "prepare" and not report.reused):
             return report
     return None
 

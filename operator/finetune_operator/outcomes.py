@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from finetune_api.names import child_name
 from finetune_api.stage import JobIdentity
-from finetune_api.status import Failure, FineTuneJobStatus
-from finetune_operator.conditions import Verdict
+from finetune_api.status import Failure, FineTuneJobStatus, Results
+from finetune_operator.conditions import Suspension, Verdict
 from finetune_operator.diagnose import Hold
 from finetune_operator.plan import Action, DeleteChild, Event, JobView, Observed, Plan, SetChildTTL
 from finetune_operator.status import condition, read_status, to_stored, with_generation
@@ -29,6 +29,7 @@ DEFAULT_TTL_SECONDS: Final = 86400
 _MAX_UID: Final = 64
 _MAX_NAMESPACE: Final = 63
 _MAX_EVENT: Final = 512
+_MAX_PLACE: Final = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +86,12 @@ class Case:
         return current.reason if current else None
 
     @property
+    def suspension(self) -> str | None:
+        """How far the job is suspended by its stored conditions; None if it isn't, or is no more."""
+        current = condition(self.status, "Suspended")
+        return current.reason if current and current.reason in ("Suspending", "SpecSuspended") else None
+
+    @property
     def children(self) -> list[JobView]:
         """The child Jobs that this job owns."""
         names = {child_name(self.name, self.uid, "prepare"), child_name(self.name, self.uid, "train")}
@@ -104,11 +111,12 @@ def go_on(
     actions: Iterable[Action] = (),
     events: Iterable[Event] = (),
     requeue_after: float | None = None,
+    suspension: Suspension | None = None,
 ) -> Plan:
     """Not ended and nothing missing: the waiting clock stops."""
     status = status.model_copy(update={"waiting_for": None, "waiting_since": None})
     return Plan(
-        status=case.changed(_ongoing(case, status, reason, message)),
+        status=case.changed(_ongoing(case, status, reason, message, suspension)),
         actions=tuple(actions),
         events=tuple(events),
         requeue_after=requeue_after,
@@ -163,17 +171,19 @@ def fail(case: Case, status: FineTuneJobStatus, failure: Failure, *, actions: It
     return _end(case, status, verdict, event, tuple(actions))
 
 
-def succeed(case: Case, status: FineTuneJobStatus) -> Plan:
-    """End the job with its results."""
-    results = status.results
+def succeed(case: Case, status: FineTuneJobStatus, results: Results, *, reused: bool = False) -> Plan:
+    """End the job with its results, or with those of an earlier job that it found below its output.uri."""
     message = (
         f"{results.metric} {results.baseline.score} before, {results.test.score} after ({results.gain}) on "
         f"{results.test.total} sealed rows"
-        if results
-        else ""
     )
-    verdict = Verdict(succeeded=True, reason="Completed", message=message, prepared=True)
-    return _end(case, status, verdict, Event(reason="Succeeded", message=message), ())
+    if reused:
+        place = sanitise(status.output_uri or "output.uri", _MAX_PLACE)
+        message = f"The result of an earlier job with the same spec, model and rows, found at {place}: {message}"
+    reason = "ReusedExistingArtifact" if reused else "Completed"
+    verdict = Verdict(succeeded=True, reason=reason, message=message, prepared=True)
+    event = Event(reason="Succeeded", message=sanitise(message, _MAX_EVENT))
+    return _end(case, status, verdict, event, ())
 
 
 def observe_edit(case: Case) -> dict[str, Any] | None:
@@ -210,8 +220,10 @@ def _end(case: Case, status: FineTuneJobStatus, verdict: Verdict, event: Event, 
     )
 
 
-def _ongoing(case: Case, status: FineTuneJobStatus, reason: str, message: str) -> dict[str, Any]:
-    verdict = Verdict(succeeded=None, reason=reason, message=message, prepared=_prepared(status))
+def _ongoing(
+    case: Case, status: FineTuneJobStatus, reason: str, message: str, suspension: Suspension | None = None
+) -> dict[str, Any]:
+    verdict = Verdict(succeeded=None, reason=reason, message=message, prepared=_prepared(status), suspension=suspension)
     return to_stored(status, verdict, generation=case.generation, now=case.now)
 
 

@@ -38,6 +38,8 @@ class JobView:
     owner_uid: str | None
     """uid of the controller ownerReference; a Job that isn't ours is a NameConflict."""
     deleting: bool = False
+    deleted_at: datetime | None = None
+    """When somebody asked for its deletion; it stays until its pods are gone."""
     active: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -135,7 +137,7 @@ class SetChildTTL:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SetChildDeadline:
-    """Raise a running child's activeDeadlineSeconds, after the user raised the job's."""
+    """Set a running child's activeDeadlineSeconds, after the user raised the job's or set one where none was."""
 
     name: str
     uid: str

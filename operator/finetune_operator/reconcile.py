@@ -3,7 +3,7 @@
 Pure: ``reconcile(Observed) -> Plan``, no clock, no client, no memory of its own. What the operator must remember
 stands in ``status`` (the runtime's snapshot, the stages, the terminal conditions), so a restart at any point goes on.
 Terminal is terminal: a job that has ended is never run again, whatever is missing. This module settles whether there is
-anything to do at all; ``advance.py`` decides about the stages.
+anything to do at all; ``advance.py`` decides about the stages, ``suspension.py`` about a job that is to stand still.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import JOB_NAME_PATTERN
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.runtime import ResolvedRuntime
-from finetune_api.status import Failure
+from finetune_api.status import Failure, FineTuneJobStatus
 from finetune_operator.advance import StagePlanner
 from finetune_operator.diagnose import Hold
 from finetune_operator.manifests.job import MAX_STAGE_INPUT_BYTES, stage_input
@@ -32,6 +32,7 @@ from finetune_operator.plan import DeleteChild, Observed, Plan
 from finetune_operator.runtimes import Refusal, resolve_runtime
 from finetune_operator.stages import stage_list
 from finetune_operator.status import is_terminal
+from finetune_operator.suspension import suspend, with_resumed
 from finetune_operator.text import explain, sanitise
 
 __all__ = ["reconcile"]
@@ -50,17 +51,34 @@ def reconcile(observed: Observed) -> Plan:
         return _unreadable(case, explain(error))
     if not re.fullmatch(JOB_NAME_PATTERN, case.name):
         return _unreadable(case, "metadata.name must be at most 40 lower-case letters, digits and '-'")
+    if spec.suspend:
+        return _suspended(case, spec)
+    return with_resumed(case, _running(case, spec))
+
+
+def _running(case: Case, spec: FineTuneJobSpec) -> Plan:
     runtime = case.status.runtime or _resolve(case, spec)
     if isinstance(runtime, Plan):
         return runtime
-    status = case.status.model_copy(
+    return StagePlanner(case=case, spec=spec, runtime=runtime).next(_begun(case, spec, runtime))
+
+
+def _suspended(case: Case, spec: FineTuneJobSpec) -> Plan:
+    """Let a job stand still; before its first child it needs no runtime, and what is missing is not waited for."""
+    runtime = case.status.runtime
+    if runtime is None:
+        return suspend(case, case.status, next((child for child in case.children if child.outcome is None), None))
+    return StagePlanner(case=case, spec=spec, runtime=runtime).next(_begun(case, spec, runtime))
+
+
+def _begun(case: Case, spec: FineTuneJobSpec, runtime: ResolvedRuntime) -> FineTuneJobStatus:
+    return case.status.model_copy(
         update={
             "runtime": runtime,
             "output_uri": runtime.output_uri,
             "stages": stage_list(spec, case.status.stages or []),
         }
     )
-    return StagePlanner(case=case, spec=spec, runtime=runtime).next(status)
 
 
 def _after_the_end(case: Case) -> Plan:

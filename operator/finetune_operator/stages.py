@@ -1,7 +1,9 @@
 """The stages of a job and their bookkeeping: which come, which is next, how many seconds they have used.
 
 Pure. A stage is one child Job. With GPUs there are two, so that no GPU is requested before the rows are known to be
-good; without, one child does both. A stage recorded Succeeded is never run again.
+good; without, one child does both. A stage recorded Succeeded is never run again. A child is given up (its report is
+lost, or the job is suspended) by recording its uid in a stage that is Pending again: that one write counts its seconds,
+and whoever finds the child later knows that it has to go.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from finetune_operator.plan import JobView, PodView
 from finetune_operator.text import parse_time, rfc3339
 
 __all__ = [
-    "awaits_deletion",
     "ended",
+    "ended_by_deletion",
+    "given_up",
     "replace_stage",
     "running",
     "seconds_of",
@@ -43,6 +46,8 @@ def stage_list(spec: FineTuneJobSpec, stored: Iterable[StageStatus]) -> list[Sta
 
 def stage_is_done(stage: StageStatus) -> bool:
     """Tell whether a stage needs no child any more; prepare counts only with the digest that train checks."""
+    if stage.state == "Skipped":
+        return True
     return stage.state == "Succeeded" and (stage.name == "train" or stage.digest is not None)
 
 
@@ -64,9 +69,16 @@ def seconds_of(child: JobView, now: datetime) -> int:
     return max(0, int((end - child.start_time).total_seconds()))
 
 
-def awaits_deletion(stage: StageStatus, child: JobView) -> bool:
-    """Tell whether this child was given up because its report is lost; the next one has another uid."""
-    return stage.recreated > 0 and stage.state == "Pending" and stage.job_uid == child.uid
+def given_up(stage: StageStatus, child: JobView) -> bool:
+    """Tell whether this child was given up and its seconds are counted; the next one has another uid."""
+    return stage.state == "Pending" and stage.job_uid == child.uid
+
+
+def ended_by_deletion(child: JobView) -> bool:
+    """Tell whether a child failed because its pods were taken away; a child that is cleaned up had failed before."""
+    if child.outcome != "Failed" or not child.deleting:
+        return False
+    return child.deleted_at is not None and child.finished_at is not None and child.deleted_at <= child.finished_at
 
 
 def running(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> StageStatus:
@@ -78,7 +90,7 @@ def ended(
     stage: StageStatus, child: JobView, pods: Iterable[PodView], *, now: datetime, digest: str | None, succeeded: bool
 ) -> StageStatus:
     """Record the end of a stage."""
-    counted = awaits_deletion(stage, child)
+    counted = given_up(stage, child)
     end = child.completion_time or child.finished_at or now
     return stage.model_copy(
         update={
@@ -91,14 +103,16 @@ def ended(
     )
 
 
-def set_back(stage: StageStatus, child: JobView | None, *, now: datetime) -> StageStatus:
+def set_back(stage: StageStatus, child: JobView | None, *, now: datetime, report_lost: bool = False) -> StageStatus:
     """Record that the stage needs a new child; what the old one has used is kept.
 
     ``child`` is the one to give up, or None when somebody deleted it and only our record is left.
     """
     if child is not None:
         used = seconds_of(child, now)
-        update: dict[str, Any] = {"job_uid": child.uid, "recreated": 1}
+        update: dict[str, Any] = {"job_name": child.name, "job_uid": child.uid}
+        if report_lost:
+            update["recreated"] = 1
     else:
         start = parse_time(stage.start_time)
         used = max(0, int((now - start).total_seconds())) if start else 0
@@ -109,10 +123,12 @@ def set_back(stage: StageStatus, child: JobView | None, *, now: datetime) -> Sta
 
 
 def _facts(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> dict[str, Any]:
-    seen = max(child.active + child.succeeded + child.failed, sum(1 for _ in pods))
+    seen = max(1, child.active + child.succeeded + child.failed, sum(1 for _ in pods))
+    # A first look at the child that took another one's place: its pods come on top of those of before.
+    follows = stage.job_uid is not None and stage.job_uid != child.uid
     return {
         "job_name": child.name,
         "job_uid": child.uid,
-        "attempts": max(1, stage.attempts, seen),
+        "attempts": stage.attempts + seen if follows else max(stage.attempts, seen),
         "start_time": rfc3339(child.start_time) if child.start_time else stage.start_time,
     }

@@ -86,11 +86,16 @@ def with_report(status: FineTuneJobStatus, report: StageReport, *, succeeded: bo
     return status.model_copy(update=update)
 
 
-def phase_of(status: FineTuneJobStatus, succeeded: bool | None) -> Phase:
-    """Derive the phase from the stages that have started; it never runs backwards."""
-    if succeeded is not None:
-        return "Succeeded" if succeeded else "Failed"
-    started = {stage.name for stage in status.stages or [] if stage.attempts > 0 or stage.state != "Pending"}
+def phase_of(status: FineTuneJobStatus, verdict: Verdict) -> Phase:
+    """Derive the phase from the stages that have started; but for Suspended, from which it comes back to where it was,
+    it never runs backwards.
+    """
+    if verdict.succeeded is not None:
+        return "Succeeded" if verdict.succeeded else "Failed"
+    if verdict.suspension == "SpecSuspended":
+        return "Suspended"
+    idle = ("Pending", "Skipped")
+    started = {stage.name for stage in status.stages or [] if stage.attempts > 0 or stage.state not in idle}
     return "Training" if "train" in started else "Preparing" if "prepare" in started else "Pending"
 
 
@@ -102,7 +107,7 @@ def to_stored(status: FineTuneJobStatus, verdict: Verdict, *, generation: int, n
     return status.model_copy(
         update={
             "observed_generation": generation,
-            "phase": phase_of(status, verdict.succeeded),
+            "phase": phase_of(status, verdict),
             "progress": Progress(percent=100) if verdict.succeeded else None,
             "conditions": derive_conditions(verdict, prior=status.conditions or [], generation=generation, now=now),
         }

@@ -164,6 +164,7 @@ def child_view(raw: Raw, *, stage: StageName) -> JobView | None:
         stage=stage,
         owner_uid=controller_uid(raw),
         deleting=is_deleting(raw),
+        deleted_at=parse_time(metadata(raw).get("deletionTimestamp")),
         active=_number(status.get("active")) or 0,
         succeeded=_number(status.get("succeeded")) or 0,
         failed=_number(status.get("failed")) or 0,

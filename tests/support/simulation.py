@@ -2,7 +2,8 @@
 
 It knows just enough of the Job controller for a test to say "its pod runs", "it fails with exit code 16". After every
 reconcile it checks what must hold at all times: the status is valid, phases never run backwards, kstatus never claims
-an end too early nor takes it back, and reconciling the same again wants nothing more.
+an end too early nor takes it back, a job that is said to be suspended has no pod, no second is counted twice, and
+reconciling the same again wants nothing more.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.names import StageName, child_name
+from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import StageReport, encode_report
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.plan import (
@@ -31,14 +33,20 @@ from tests.support import builders
 from tests.support.kstatus import Kstatus, kstatus
 
 PHASES = ("Pending", "Preparing", "Training", "Succeeded", "Failed")
+"""In their order; from Suspended a job comes back to where it was."""
 MAX_STATUS_BYTES = 64 * 1024
+ENDED = ("Succeeded", "Failed")
 
 
 class Simulation:
-    """One FineTuneJob, its children and pods, and a clock."""
+    """One FineTuneJob, its children and pods, and a clock.
 
-    def __init__(self, job: dict[str, Any], *, runtime: RuntimeView | None = None) -> None:
+    A child that the operator deletes goes at once, or with ``lingering`` when the test says so (:meth:`goes`).
+    """
+
+    def __init__(self, job: dict[str, Any], *, runtime: RuntimeView | None = None, lingering: bool = False) -> None:
         self.job = job
+        self.lingering = lingering
         self.runtime = runtime
         self.children: dict[str, JobView] = {}
         self.pods: dict[str, PodView] = {}
@@ -50,6 +58,9 @@ class Simulation:
         self.kstatuses: list[Kstatus] = []
         self.plan = Plan()
         self._count = 0
+        self._phase = "Pending"
+        self._begun: dict[str, datetime] = {}
+        self._over: dict[str, datetime] = {}
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -67,6 +78,20 @@ class Simulation:
 
     def child(self, stage: StageName) -> JobView:
         return self.children[self._name(stage)]
+
+    def stage(self, stage: StageName) -> dict[str, Any]:
+        """What status says about a stage."""
+        return next(item for item in self.status["stages"] if item["name"] == stage)
+
+    @property
+    def live_pods(self) -> list[PodView]:
+        return [pod for pod in self.pods.values() if pod.phase not in ENDED]
+
+    @property
+    def existed_seconds(self) -> int:
+        """How long children of this job have existed without having ended, all of them together."""
+        spans = ((self._over.get(uid, self.now) - begun).total_seconds() for uid, begun in self._begun.items())
+        return int(sum(spans))
 
     def _name(self, stage: StageName) -> str:
         metadata = self.job["metadata"]
@@ -91,6 +116,14 @@ class Simulation:
             plan = reconcile(self.observe(live=True))
         assert not plan.needs_live
         self.plan = plan
+        self.write(plan)
+        for action in plan.actions:
+            self._act(action)
+        self.events += plan.events
+        return plan
+
+    def write(self, plan: Plan) -> None:
+        """Store what a plan says about the job, and nothing more: the operator may be gone after it."""
         if plan.status is not None and plan.status != self.status:
             self._check(plan.status)
             self.job = {**self.job, "status": plan.status}
@@ -99,10 +132,6 @@ class Simulation:
             assert again.status in (None, self.status), "the same observation leads to another status"
         self.kstatuses.append(kstatus(self.job))
         assert _orderly(self.kstatuses), self.kstatuses
-        for action in plan.actions:
-            self._act(action)
-        self.events += plan.events
-        return plan
 
     def observe(self, *, live: bool) -> Observed:
         return builders.observed(
@@ -118,15 +147,30 @@ class Simulation:
     def _check(self, status: dict[str, Any]) -> None:
         FineTuneJobStatus.model_validate(status, extra="forbid")
         assert len(str(status).encode()) < MAX_STATUS_BYTES
-        before, after = self.status.get("phase", "Pending"), status["phase"]
-        assert PHASES.index(before) <= PHASES.index(after), f"the phase runs backwards from {before} to {after}"
+        self._check_stages(status.get("stages", []))
+        if status["phase"] == "Suspended":
+            assert self.live_pods == [], "a job that is said to be suspended has a pod"
+            assert all(child.outcome for child in self.children.values() if child.owner_uid == self._uid)
+            return
+        before, self._phase = self._phase if "phase" in self.status else "Pending", status["phase"]
+        assert PHASES.index(before) <= PHASES.index(self._phase), f"the phase goes back from {before} to {self._phase}"
+
+    def _check_stages(self, stages: list[dict[str, Any]]) -> None:
+        used = sum(stage.get("runSeconds", 0) for stage in stages)
+        assert used <= self.existed_seconds, f"{used} s are counted, children have existed for {self.existed_seconds} s"
+        final = {stage["name"]: stage for stage in self.status.get("stages", []) if stage["state"] == "Succeeded"}
+        for stage in stages:
+            assert final.get(stage["name"], stage) == stage, "a stage that had succeeded has changed"
 
     def _act(self, action: CreateChild | DeleteChild | SetChildTTL | SetChildDeadline) -> None:
         if isinstance(action, CreateChild):
             name = action.manifest["metadata"]["name"]
-            alive = [pod for pod in self.pods.values() if pod.phase not in ("Succeeded", "Failed")]
-            if name in self.children or alive or self.create_error:
+            if name in self.children or self.live_pods or self.create_error:
                 return  # what the guard or the API server refuses
+            done = {stage["name"] for stage in self.status["stages"] if stage["state"] in ("Succeeded", "Skipped")}
+            assert action.stage not in done, f"{action.stage} is made again"
+            assert not self.job["spec"].get("suspend"), "a suspended job gets a child"
+            assert all(child.outcome for child in self.children.values()), "a second unfinished child"
             self._count += 1
             spec = action.manifest["spec"]
             self.children[name] = JobView(
@@ -138,12 +182,21 @@ class Simulation:
                 ttl_seconds=spec["ttlSecondsAfterFinished"],
                 active_deadline_seconds=spec["activeDeadlineSeconds"],
             )
+            for uid in self._begun:
+                self._over.setdefault(uid, self.now)  # somebody deleted it; how long it ran is counted until it is missed
+            self._begun[f"child-{self._count}"] = self.now
             self.manifests.append(action.manifest)
             self.writes.append("create")
         elif isinstance(action, DeleteChild):
-            if self.children.get(action.name, None) and self.children[action.name].uid == action.uid:
-                self.remove(self.children[action.name].stage)
-                self.writes.append("delete")
+            child = self.children.get(action.name)
+            if child is None or child.uid != action.uid:
+                return
+            self.writes.append("delete")
+            if self.lingering:
+                self.is_deleted(child.stage)
+            else:
+                self._over.setdefault(child.uid, self.now)
+                self.remove(child.stage)
         else:
             change: dict[str, Any] = (
                 {"ttl_seconds": action.seconds}
@@ -161,6 +214,23 @@ class Simulation:
         self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != gone.uid}
         return self
 
+    def is_deleted(self, stage: StageName) -> Simulation:
+        """Somebody deletes a child Job in the foreground: it stays until its pods are gone."""
+        child = self.child(stage)
+        if not child.deleting:
+            self.change_child(stage, deleting=True, deleted_at=self.now)
+        for name, pod in self.pods.items():
+            if pod.job_uid == child.uid and pod.phase not in ENDED:
+                self.pods[name] = replace(pod, deleting=True)
+        return self
+
+    def goes(self, stage: StageName) -> Simulation:
+        """A child Job that is being deleted goes, after its pods."""
+        child = self.child(stage)
+        assert child.deleting
+        self._over.setdefault(child.uid, self.now)
+        return self.remove(stage)
+
     def pod_waits(self, stage: StageName, **fields: Any) -> Simulation:
         """The child's pod is there and has not started."""
         return self.change_pod(stage, phase="Pending", **fields)
@@ -177,12 +247,14 @@ class Simulation:
     def completes(self, stage: StageName, report: StageReport | str | None) -> Simulation:
         """The container ends well and the Job is complete."""
         self._end_pod(stage, 0, report)
+        self._over.setdefault(self.child(stage).uid, self.now)
         return self.change_child(
             stage, active=0, succeeded=1, outcome="Complete", completion_time=self.now, finished_at=self.now
         )
 
     def fails(self, stage: StageName, reason: str = "PodFailurePolicy", message: str = "Job has failed") -> Simulation:
         """The Job gets its Failed condition."""
+        self._over.setdefault(self.child(stage).uid, self.now)
         return self.change_child(
             stage, active=0, outcome="Failed", failed_reason=reason, failed_message=message, finished_at=self.now
         )
@@ -206,11 +278,21 @@ class Simulation:
     def change_pod(self, stage: StageName, **fields: Any) -> Simulation:
         """The child's newest pod is as ``fields`` say; it is made if there is none."""
         child = self.child(stage)
-        name = f"{child.name}-{child.uid}-{child.failed}"
+        own = [pod for pod in self.pods.values() if pod.job_uid == child.uid]
+        name = f"{child.name}-{child.uid}-{len([pod for pod in own if pod.phase in ENDED])}"
         created: datetime = self.pods[name].created if name in self.pods else self.now
         values: dict[str, Any] = {"name": name, "uid": name, "job_uid": child.uid, "created": created} | fields
         self.pods[name] = PodView(**values)
         return self.change_child(stage, active=1)
+
+    def preempted(self, stage: StageName, exit_code: int = EXIT_RESUMABLE) -> Simulation:
+        """The pod is told to go, saves its state and ends; podFailurePolicy ignores it, and the next one waits."""
+        self._end_pod(stage, exit_code, None)
+        return self.pod_waits(stage)
+
+    @property
+    def _uid(self) -> str:
+        return str(self.job["metadata"]["uid"])
 
     def _end_pod(self, stage: StageName, exit_code: int, message: str | StageReport | None) -> None:
         text = encode_report(message).decode() if isinstance(message, StageReport) else message

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.status import StageStatus
 from finetune_operator.stages import (
-    awaits_deletion,
     ended,
+    ended_by_deletion,
+    given_up,
     running,
     seconds_of,
     seconds_spent,
@@ -46,6 +49,7 @@ def test_recorded_stages_are_kept_in_order_and_missing_ones_are_added() -> None:
         (StageStatus(name="prepare", state="Running", digest=b.DIGEST), False),
         (StageStatus(name="train", state="Succeeded"), True),
         (StageStatus(name="train", state="Failed"), False),
+        (StageStatus(name="train", state="Skipped"), True),
     ],
 )
 def test_prepare_is_done_only_with_the_digest_that_train_checks(stage: StageStatus, done: bool) -> None:
@@ -103,10 +107,45 @@ def test_an_end_adds_its_seconds_to_those_of_earlier_children() -> None:
 def test_a_child_that_is_given_up_keeps_its_seconds_and_is_marked() -> None:
     child = b.complete(seconds=50)
     stage = set_back(TRAIN.model_copy(update={"run_seconds": 10}), child, now=b.at(60))
-    assert (stage.state, stage.run_seconds, stage.recreated) == ("Pending", 60, 1)
-    assert awaits_deletion(stage, child)
-    assert not awaits_deletion(stage, b.complete(uid="the next one"))
-    assert not awaits_deletion(TRAIN.model_copy(update={"job_uid": child.uid}), child)
+    assert (stage.state, stage.run_seconds, stage.recreated, stage.job_name) == ("Pending", 60, 0, child.name)
+    assert given_up(stage, child)
+    assert not given_up(stage, b.complete(uid="the next one"))
+    assert not given_up(TRAIN, child)
+    assert not given_up(running(TRAIN, child, []), child)
+
+
+def test_only_a_child_whose_report_is_lost_uses_up_the_second_try() -> None:
+    child = b.complete(seconds=50)
+    assert set_back(TRAIN, child, now=b.at(60), report_lost=True).recreated == 1
+    assert set_back(TRAIN, child, now=b.at(60)).recreated == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "killed"),
+    [
+        ({"deleting": True, "deleted_at": b.at(299)}, True),
+        ({"deleting": True, "deleted_at": b.at(300)}, True),
+        ({"deleting": True, "deleted_at": b.at(301)}, False),
+        ({"deleting": True, "deleted_at": None}, False),
+        ({"deleting": True, "deleted_at": b.at(10), "finished_at": None}, False),
+        ({}, False),
+    ],
+)
+def test_a_child_that_failed_after_its_deletion_was_asked_for_failed_of_it(
+    fields: dict[str, Any], killed: bool
+) -> None:
+    assert ended_by_deletion(b.failed(seconds=300, **fields)) is killed
+
+
+def test_a_child_that_ended_well_while_it_was_deleted_has_ended_well() -> None:
+    assert not ended_by_deletion(b.complete(deleting=True, deleted_at=b.T0))
+
+
+def test_the_pods_of_the_next_child_count_on_top_of_those_before() -> None:
+    before = TRAIN.model_copy(update={"attempts": 2, "job_uid": "the one before"})
+    first = running(before, b.child(), [b.pod()])
+    assert first.attempts == 3
+    assert running(first, b.child(), [b.pod()]).attempts == 3
 
 
 def test_the_seconds_of_a_child_that_was_given_up_are_counted_once() -> None:

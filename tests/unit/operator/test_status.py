@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,6 +60,35 @@ def test_a_new_reason_alone_does_not_move_the_transition_time() -> None:
     assert {condition["observedGeneration"] for condition in made.values()} == {2}
 
 
+SUSPENDING, SUSPENDED = (replace(GOING, suspension=how) for how in ("Suspending", "SpecSuspended"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "truth", "reason"),
+    [
+        ([], GOING, "False", "NotSuspended"),
+        ([], SUSPENDING, "False", "Suspending"),
+        ([SUSPENDING], SUSPENDED, "True", "SpecSuspended"),
+        ([], SUSPENDED, "True", "SpecSuspended"),
+        ([SUSPENDED], GOING, "False", "Resumed"),
+        ([SUSPENDING], GOING, "False", "Resumed"),
+        ([SUSPENDED, GOING], GOING, "False", "Resumed"),
+        ([SUSPENDED, GOING], GOOD, "False", "Resumed"),
+        ([SUSPENDED, GOING], SUSPENDING, "False", "Suspending"),
+        ([SUSPENDING], GOOD, "False", "NotSuspended"),
+        ([GOING], BAD, "False", "NotSuspended"),
+    ],
+)
+def test_suspended_is_true_only_while_no_pod_is_left_and_remembers_that_the_job_was_resumed(
+    before: list[Verdict], after: Verdict, truth: str, reason: str
+) -> None:
+    prior: Any = ()
+    for verdict in before:
+        prior = derive_conditions(verdict, prior=prior, generation=1, now=b.T0)
+    made = conditions(after, prior=prior)["Suspended"]
+    assert (made["status"], made["reason"]) == (truth, reason)
+
+
 @pytest.mark.parametrize(
     ("stored", "terminal"),
     [
@@ -112,12 +142,23 @@ def test_the_parts_of_a_status_that_can_not_be_read_count_as_absent() -> None:
 )
 def test_the_phase_is_that_of_the_last_stage_that_has_ever_started(stages: list[Any], phase: str) -> None:
     made = [StageStatus(name=name, state=state, attempts=attempts) for name, state, attempts in stages]
-    assert phase_of(FineTuneJobStatus(stages=made), None) == phase
+    assert phase_of(FineTuneJobStatus(stages=made), GOING) == phase
 
 
 def test_the_phase_of_an_end_is_its_outcome() -> None:
-    assert phase_of(FineTuneJobStatus(), True) == "Succeeded"
-    assert phase_of(FineTuneJobStatus(), False) == "Failed"
+    assert phase_of(FineTuneJobStatus(), GOOD) == "Succeeded"
+    assert phase_of(FineTuneJobStatus(), BAD) == "Failed"
+
+
+def test_the_phase_is_suspended_only_when_no_pod_is_left() -> None:
+    status = FineTuneJobStatus(stages=[StageStatus(name="train", state="Pending", attempts=1)])
+    assert phase_of(status, replace(GOING, suspension="Suspending")) == "Training"
+    assert phase_of(status, replace(GOING, suspension="SpecSuspended")) == "Suspended"
+
+
+def test_a_stage_that_was_skipped_has_not_started() -> None:
+    stages = [StageStatus(name="prepare", state="Running"), StageStatus(name="train", state="Skipped")]
+    assert phase_of(FineTuneJobStatus(stages=stages), GOING) == "Preparing"
 
 
 def test_what_a_later_stage_leaves_out_is_kept_from_the_earlier_one() -> None:
