@@ -183,7 +183,7 @@ class Simulation:
                 active_deadline_seconds=spec["activeDeadlineSeconds"],
             )
             for uid in self._begun:
-                self._over.setdefault(uid, self.now)  # somebody deleted it; how long it ran is counted until it is missed
+                self._over.setdefault(uid, self.now)  # one that somebody deleted runs until it is missed
             self._begun[f"child-{self._count}"] = self.now
             self.manifests.append(action.manifest)
             self.writes.append("create")
