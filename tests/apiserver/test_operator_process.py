@@ -16,7 +16,7 @@ from finetune_api.names import child_name
 from finetune_operator.cluster import Raw
 from tests.support.apiserver import ApiServer
 from tests.support.builders import cpu_spec, job_spec, runtime_spec
-from tests.support.job_simulator import JobSimulator
+from tests.support.job_simulator import End, JobSimulator
 from tests.support.operator_process import OPERATOR_RULES, OperatorProcess, ServerBackend, eventually
 
 _numbers = itertools.count(1)
@@ -165,6 +165,22 @@ def test_a_quota_on_jobs_is_told_and_the_job_starts_when_it_is_lifted(tenant: Te
         tenant.api.request("DELETE", path)
         tenant.until(tenant.finished)
         assert tenant.status()["phase"] == "Succeeded"
+        assert operator.unexpected() == []
+
+
+def test_a_stage_that_ends_well_without_a_report_is_run_once_more_and_then_not_reported(
+    tenant: Tenant, kubeconfig: Path
+) -> None:
+    backend = ServerBackend(tenant.api, tenant.namespace)
+    tenant.simulator = JobSimulator(backend, now=lambda: datetime.now(UTC), end=lambda _document, _attempt: End())
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(cpu_spec())
+        tenant.until(tenant.finished)
+        status = tenant.status()
+        assert status["failure"]["reason"] == "NotReported"
+        assert "results" not in status
+        assert tenant.simulator.pods_made == {"train": 2}
         assert operator.unexpected() == []
 
 

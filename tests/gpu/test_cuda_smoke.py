@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from finetune_api.job import LoRA
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.export import export, reload_and_compare
 from finetune_trainer.hardware import Precision, peak_memory_bytes, pick_device, resolve_precision
@@ -87,3 +89,17 @@ def test_an_export_from_the_gpu_verifies(tmp_path: Path, lora: bool, precision: 
     assert again.device.type == "cuda"
     assert all(math.isfinite(loss) for loss in outcome.losses)
     assert 0 < peak_memory_bytes(again.device) < 2**34
+
+
+def test_a_model_that_does_not_fit_is_gpu_out_of_memory(tmp_path: Path) -> None:
+    make_model(tmp_path, vocab_size=65536)
+    loaded = load_model(tmp_path, device=pick_device(1), precision="Float32")
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.0)  # what is allocated stays, and nothing comes to it
+    try:
+        with pytest.raises(StageError, match="during training") as error:
+            train(loaded, make_prepared(loaded.tokenizer), HOW)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert error.value.reason is Reason.GPU_OUT_OF_MEMORY
+    assert error.value.exit_code == 22
