@@ -58,6 +58,12 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	$(PY) -m finetune_api.crd --check
 	$(PY) -m finetune_api.failures --check
 
+.PHONY: bench-operator bench-start
+bench-operator: $(VENV) ## The operator under 200 jobs on simulated nodes (N=…, STAGES="1 2")
+	@$(PY) -m benchmarks.operator_bench --jobs $(or $(N),200) --stages $(or $(STAGES),1 2)
+bench-start: $(VENV) ## From apply to the first forward pass on the development cluster (ROUNDS=3)
+	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3)
+
 .PHONY: generate
 generate: $(VENV) ## Writes the CRDs and docs/failures.md from the API types
 	$(PY) -m finetune_api.crd --write
