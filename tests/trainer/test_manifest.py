@@ -1,4 +1,4 @@
-"""Only a manifest that this very job wrote stands for its result."""
+"""Only a manifest of a job that succeeded stands for a result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
-from finetune_trainer.manifest import build_manifest, report_of_manifest
+from finetune_api.status import Results, Score
+from finetune_trainer.manifest import build_manifest, read_manifest
 from finetune_trainer.output import FileEntry
 from finetune_trainer.prepared import Prepared
 from tests.support.tiny_job import job_spec, make_stage_input
@@ -18,7 +20,9 @@ from tests.support.tiny_tokenizer import make_tokenizer
 
 DIGEST = "sha256:" + "d" * 64
 INPUT = make_stage_input("train", job_spec(model="s3://abc/m/", rows="s3://abc/r.csv", output="s3://abc/o/"))
-REPORT = StageReport(stage="train", spec_digest=DIGEST)
+SCORE = Score(score="0.5", correct=1, total=2)
+RESULTS = Results(metric="ChoiceAccuracy", baseline=SCORE, test=SCORE, gain="+0.0")
+REPORT = StageReport(stage="train", spec_digest=DIGEST, results=RESULTS)
 FILES = [FileEntry("model/config.json", DIGEST, 7)]
 
 
@@ -34,24 +38,32 @@ def written(prepared: Prepared, change: Callable[[dict[str, Any]], object] = lam
 
 
 def test_the_report_and_the_files_come_back(prepared: Prepared) -> None:
-    assert report_of_manifest(written(prepared), stage_input=INPUT, spec_digest=DIGEST) == (REPORT, FILES)
+    data = written(prepared)
+    manifest = read_manifest(data)
+    assert manifest is not None
+    assert manifest.report == REPORT.model_copy(update={"digest": sha256_digest(data)})
+    assert manifest.files == tuple(FILES)
+    assert (manifest.job, manifest.spec) == (INPUT.job, INPUT.spec.to_wire())
+    assert manifest.fingerprint == str(prepared.summary.fingerprint)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: d["job"].update(uid="uid-2"),
-        lambda d: d["report"].update(specDigest="sha256:" + "e" * 64),
         lambda d: d["report"].update(stage="prepare"),
         lambda d: d["report"].update(failure={"reason": "Diverged", "message": "x"}),
+        lambda d: d["report"].update(reused=True),
+        lambda d: d["report"].pop("results"),
         lambda d: d.pop("report"),
+        lambda d: d.pop("spec"),
+        lambda d: d["job"].pop("uid"),
         lambda d: d["files"].append({"path": "../up", "sha256": DIGEST, "bytes": 1}),
     ],
 )
 def test_any_other_manifest_is_not_taken(change: Callable[[dict[str, Any]], object], prepared: Prepared) -> None:
-    assert report_of_manifest(written(prepared, change), stage_input=INPUT, spec_digest=DIGEST) is None
+    assert read_manifest(written(prepared, change)) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{", b"\xff"])
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{", b"\xff", b'{"report": 1}'])
 def test_what_is_no_manifest_is_not_taken(data: bytes) -> None:
-    assert report_of_manifest(data, stage_input=INPUT, spec_digest=DIGEST) is None
+    assert read_manifest(data) is None

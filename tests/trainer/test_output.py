@@ -1,25 +1,24 @@
-"""One job owns a folder, and what is stored there is proven by reading it back."""
+"""What is stored is proven by reading it back, and only what jobs write is ever removed."""
 
 from __future__ import annotations
 
-import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from finetune_api.reasons import Reason
-from finetune_api.stage import JobIdentity
 from finetune_trainer.access import Access
 from finetune_trainer.console import no_progress
 from finetune_trainer.errors import StageError
 from finetune_trainer.output import (
+    JOB_FILES,
+    JOB_FOLDERS,
     MANIFEST,
     OWNER,
     FileEntry,
     artifact_of,
-    claim,
+    clear,
+    damage,
     files_of,
     parse_entries,
     publish,
@@ -27,8 +26,7 @@ from finetune_trainer.output import (
 )
 from finetune_trainer.store import Store
 from tests.support.s3server import S3Server
-
-DIGEST = "sha256:" + "5" * 64
+from tests.support.stage_run import Finished
 
 
 @pytest.fixture(params=["s3", "file"])
@@ -36,69 +34,6 @@ def store(request: pytest.FixtureRequest, access: Access, tmp_path: Path) -> Sto
     if request.param == "s3":
         return access.open("output", f"s3://{request.getfixturevalue('bucket')}/out/")
     return access.open("output", f"file://{tmp_path}/out/")
-
-
-def job(uid: str = "uid-1") -> JobIdentity:
-    return JobIdentity(namespace="team-a", name="mine", uid=uid)
-
-
-def refusal(store: Store, uid: str = "uid-1") -> str:
-    with pytest.raises(StageError) as caught:
-        claim(store, job(uid), DIGEST)
-    assert caught.value.reason is Reason.OUTPUT_EXISTS
-    assert store.uri in caught.value.message
-    return caught.value.message
-
-
-def test_an_empty_folder_is_taken(store: Store) -> None:
-    claim(store, job(), DIGEST)
-    assert json.loads(store.get_bytes(OWNER)) == {"jobUid": "uid-1", "job": "team-a/mine", "specDigest": DIGEST}
-
-
-def test_the_same_job_comes_back(store: Store) -> None:
-    claim(store, job(), DIGEST)
-    store.put_bytes("model/half", b"x")
-    claim(store, job(), DIGEST)
-
-
-def test_another_job_is_refused_and_told_whose_it_is(store: Store) -> None:
-    claim(store, job(), DIGEST)
-    text = refusal(store, "uid-2")
-    assert "files of another job (team-a/mine, uid-1)" in text
-
-
-def test_a_complete_result_of_another_job_is_called_complete(store: Store) -> None:
-    claim(store, job(), DIGEST)
-    store.put_bytes(MANIFEST, b"{}")
-    assert "the complete result of another job" in refusal(store, "uid-2")
-
-
-def test_a_folder_with_files_of_nobody_is_not_taken(store: Store) -> None:
-    store.put_bytes("model.safetensors", b"precious")
-    assert "holds files that no job wrote, such as 'model.safetensors'" in refusal(store)
-    assert store.size(OWNER) is None
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"jobUid": "\\u001b[31m"}'])
-def test_a_damaged_owner_is_a_stranger_and_not_repeated(content: bytes, store: Store) -> None:
-    store.put_bytes(OWNER, content)
-    assert "unknown owner" in refusal(store)
-
-
-def test_of_two_jobs_at_once_one_gets_the_folder(store: Store) -> None:
-    begin = threading.Barrier(4)
-
-    def try_to_claim(number: int) -> Reason | None:
-        begin.wait()
-        try:
-            claim(store, job(f"uid-{number}"), DIGEST)
-        except StageError as error:
-            return error.reason
-        return None
-
-    with ThreadPoolExecutor(4) as pool:
-        ends = list(pool.map(try_to_claim, range(4)))
-    assert sorted(ends, key=str) == [None, *[Reason.OUTPUT_EXISTS] * 3]
 
 
 @pytest.fixture
@@ -162,3 +97,65 @@ def test_an_artifact_sums_up_its_own_files() -> None:
 
 def test_deleting_what_is_gone_is_no_error(store: Store) -> None:
     store.delete("gone")
+
+
+def keys(store: Store) -> list[str]:
+    return [file.key for file in store.list()]
+
+
+def test_clearing_removes_what_jobs_write_and_nothing_else(store: Store) -> None:
+    for key in (*JOB_FILES, *(folder + "deep/x" for folder in JOB_FOLDERS), OWNER, "notes.txt", "models/mine"):
+        store.put_bytes(key, b"x")
+    clear(store)
+    assert keys(store) == ["models/mine", "notes.txt", OWNER]
+
+
+def test_clearing_can_keep_a_folder(store: Store) -> None:
+    for key in ("prepared/x", "model/x"):
+        store.put_bytes(key, b"x")
+    clear(store, keep="prepared/")
+    assert keys(store) == ["prepared/x"]
+
+
+def test_while_a_folder_is_cleared_it_is_not_complete(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put_bytes(MANIFEST, b"x")
+
+    def crash(**_: object) -> None:
+        raise StageError(Reason.STORAGE_UNAVAILABLE, "gone")
+
+    monkeypatch.setattr(store, "list", crash)
+    with pytest.raises(StageError):
+        clear(store)
+    assert store.size(MANIFEST) is None
+
+
+def test_everything_that_a_job_leaves_is_known_to_be_a_jobs(lora_on_disk: Finished) -> None:
+    paths = [path.relative_to(lora_on_disk.output) for path in lora_on_disk.output.rglob("*") if path.is_file()]
+    strangers = [p for p in map(Path.as_posix, paths) if p not in (*JOB_FILES, OWNER) and not p.startswith(JOB_FOLDERS)]
+    assert strangers == []
+
+
+def test_files_as_they_were_written_are_undamaged(store: Store, folder: Path) -> None:
+    assert damage(store, publish(store, files_of(folder), no_progress)) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "deep/b is gone"), (b"b", "deep/b has 1 bytes where 20"), (b"c" * 20, "deep/b is not what was written")],
+)
+def test_a_damaged_file_is_named(content: bytes | None, words: str, store: Store, folder: Path) -> None:
+    entries = publish(store, files_of(folder), no_progress)
+    store.delete("deep/b")
+    if content is not None:
+        store.put_bytes("deep/b", content)
+    assert words in (damage(store, entries) or "")
+
+
+def test_a_large_file_goes_by_its_size_and_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 4 * 1024 * 1024 + 1
+    store.put_bytes("model/weights", b"w" * size)
+    read: list[str] = []
+    monkeypatch.setattr(store, "get_bytes", read.append)
+    assert damage(store, [FileEntry("model/weights", "sha256:other", size)]) is None
+    assert "bytes where" in (damage(store, [FileEntry("model/weights", "sha256:other", size + 1)]) or "")
+    assert read == []

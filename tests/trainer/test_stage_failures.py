@@ -188,7 +188,8 @@ def test_an_output_bucket_that_is_missing_is_a_failed_upload(
 
 def test_the_output_of_another_job_is_not_touched(full_on_s3: Finished, s3: S3Server, tmp_path: Path) -> None:
     before = (full_on_s3.output / "manifest.json").read_bytes()
-    report = on_s3(full_on_s3, s3, tmp_path)(stage="prepare", uid="uid-2")
+    spec = {**full_on_s3.spec, "output": {**full_on_s3.spec["output"], "ifExists": "Fail"}}
+    report = on_s3(full_on_s3, s3, tmp_path)(spec, stage="prepare", uid="uid-2")
     reason, code, text = failed(report)
     assert (reason, code) == (Reason.OUTPUT_EXISTS, 19)
     assert "team-a/tiny" in text

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from finetune_api import __version__
+from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
-from finetune_api.stage import StageInput
+from finetune_api.stage import JobIdentity, StageInput
 from finetune_trainer.errors import StageError
 from finetune_trainer.output import FileEntry, parse_entries
 from finetune_trainer.prepared import Prepared
 
-__all__ = ["build_manifest", "report_of_manifest", "versions"]
+__all__ = ["Manifest", "build_manifest", "read_manifest", "versions"]
 
 PACKAGES: Final = ("torch", "transformers", "peft", "tokenizers", "safetensors")
 
@@ -70,15 +72,52 @@ def build_manifest(
     return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def report_of_manifest(
-    data: bytes, *, stage_input: StageInput, spec_digest: str
-) -> tuple[StageReport, list[FileEntry]] | None:
-    """Return the report of a manifest that this very job wrote; None for any other document."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A manifest that was read.
+
+    Attributes
+    ----------
+    digest
+        Of the document.
+    job
+        Who wrote it.
+    spec
+        The spec as it stood there; unchecked.
+    report
+        With ``digest``, as it was when the job ended.
+    files
+        All files of the result.
+    """
+
+    digest: str
+    job: JobIdentity
+    spec: Mapping[str, Any]
+    model_revision: str
+    fingerprint: str
+    report: StageReport
+    files: tuple[FileEntry, ...]
+
+
+def read_manifest(data: bytes) -> Manifest | None:
+    """Read a manifest; None for a document that is none, or not one of a job that succeeded.
+
+    Its words may be anybody's: what is repeated of them has to be looked at first.
+    """
+    digest = sha256_digest(data)
     try:
         document: dict[str, Any] = json.loads(data)
-        report = StageReport.model_validate(document["report"])
-        same = document["job"]["uid"] == stage_input.job.uid and report.spec_digest == spec_digest
-        entries = parse_entries(document["files"], place="manifest.json")
+        report = StageReport.model_validate({**document["report"], "digest": digest})
+        manifest = Manifest(
+            digest=digest,
+            job=JobIdentity.model_validate(document["job"]),
+            spec=dict(document["spec"]),
+            model_revision=str(document["modelRevision"]),
+            fingerprint=str(document["fingerprint"]),
+            report=report,
+            files=tuple(parse_entries(document["files"], place="manifest.json")),
+        )
     except (ValueError, KeyError, TypeError, ValidationError, StageError):
         return None
-    return (report, entries) if same and report.stage == stage_input.stage and report.failure is None else None
+    succeeded = report.stage == "train" and report.results is not None and report.failure is None
+    return manifest if succeeded and not report.reused else None

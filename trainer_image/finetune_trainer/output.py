@@ -1,33 +1,35 @@
-"""The folder of the results: who owns it, and files that are stored and proven to be stored.
+"""The folder of the results: what lies in it, and files that are stored and proven to be stored.
 
-Two stages and all their attempts share one folder. ``owner.json`` is written first, with If-None-Match, and decides
-who may write; ``manifest.json`` is written last, so a folder with one is complete.
+Two stages and all their attempts share one folder. ``owner.json`` is written first and decides who may write
+(``ownership.py``); ``manifest.json`` is written last, so a folder with one is complete.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_api.digest import canonical_json, digest_of
+from finetune_api.digest import digest_of, sha256_digest
 from finetune_api.reasons import Reason
-from finetune_api.stage import JobIdentity
 from finetune_api.status import Artifact
 from finetune_trainer.console import Progress
 from finetune_trainer.errors import StageError
 from finetune_trainer.fetch import bytes_progress
 from finetune_trainer.store import Store, StoredFile, checked_key, download, sha256_file, upload
+from finetune_trainer.work import PREPARED
 
 __all__ = [
+    "JOB_FILES",
+    "JOB_FOLDERS",
     "MANIFEST",
     "OWNER",
     "FileEntry",
     "artifact_of",
-    "claim",
+    "clear",
+    "damage",
+    "entries_of",
     "files_of",
     "parse_entries",
     "publish",
@@ -36,6 +38,12 @@ __all__ = [
 
 OWNER: Final = "owner.json"
 MANIFEST: Final = "manifest.json"
+
+JOB_FOLDERS: Final = (PREPARED, "checkpoints/", "model/", "adapter/", "report/")
+JOB_FILES: Final = (MANIFEST, "results.json", "metrics.jsonl", "predictions.jsonl", "README.md")
+"""With :data:`JOB_FOLDERS` all that jobs write besides ``owner.json``; what else lies in the folder is not theirs."""
+
+_SMALL: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,54 +59,29 @@ class FileEntry:
         return {"path": self.path, "sha256": self.sha256, "bytes": self.bytes}
 
 
-def claim(store: Store, job: JobIdentity, spec_digest: str) -> None:
-    """Take the folder for this job, or find that it has it already.
+def clear(store: Store, *, keep: str | None = None) -> None:
+    """Remove what jobs write, ``manifest.json`` first; files with other names stay.
 
-    What another attempt of the same job left is overwritten later. A folder with files and without an owner is not
-    taken: they may be somebody's model.
-
-    Raises
-    ------
-    StageError
-        OutputExists, naming the folder and its owner; AccessDenied, StorageUnavailable.
+    Parameters
+    ----------
+    keep
+        One of :data:`JOB_FOLDERS` that stays too.
     """
-    if store.size(OWNER) is None:
-        strangers = store.list(limit=1)
-        # Another attempt of this job may have come in between; then the owner's name decides below.
-        if strangers and store.size(OWNER) is None:
-            raise StageError(
-                Reason.OUTPUT_EXISTS,
-                f"output.uri: {store.uri} holds files that no job wrote, such as {strangers[0].key[:200]!r}",
-            )
-        name = f"{job.namespace}/{job.name}".strip("/")
-        owner = {"jobUid": job.uid, "job": name, "specDigest": spec_digest}
-        store.put_bytes(OWNER, canonical_json(owner), if_none_match=True)
-    # Read back even after a successful write: not every store honours the condition.
-    found = _owner(store.get_bytes(OWNER))
-    if found.get("jobUid") != job.uid:
-        what = "the complete result" if store.size(MANIFEST) is not None else "files"
-        raise StageError(
-            Reason.OUTPUT_EXISTS, f"output.uri: {store.uri} holds {what} of another job ({_describe(found)})"
-        )
-
-
-def _owner(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _describe(owner: Mapping[str, Any]) -> str:
-    """Name an owner; the file may have been written by anybody, so only plain names are repeated."""
-    words = [str(owner.get(key, "")) for key in ("job", "jobUid")]
-    return ", ".join(word for word in words if re.fullmatch(r"[A-Za-z0-9./-]{1,128}", word)) or "unknown owner"
+    store.delete(MANIFEST)
+    for file in store.list():
+        ours = file.key in JOB_FILES or file.key.startswith(JOB_FOLDERS)
+        if ours and not (keep is not None and file.key.startswith(keep)):
+            store.delete(file.key)
 
 
 def files_of(folder: Path, prefix: str = "") -> dict[str, Path]:
     """Return the files below a local folder by the key that they get in the store."""
     return {prefix + path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def entries_of(files: Mapping[str, Path]) -> list[FileEntry]:
+    """Describe local files by the key that they get in the store, sorted by path."""
+    return [FileEntry(key, sha256_file(path), path.stat().st_size) for key, path in sorted(files.items())]
 
 
 def publish(store: Store, files: Mapping[str, Path], progress: Progress) -> list[FileEntry]:
@@ -109,7 +92,7 @@ def publish(store: Store, files: Mapping[str, Path], progress: Progress) -> list
     StageError
         ArtifactUploadFailed, AccessDenied, StorageUnavailable.
     """
-    entries = [FileEntry(key, sha256_file(path), path.stat().st_size) for key, path in sorted(files.items())]
+    entries = entries_of(files)
     upload(store, files, bytes_progress(progress, sum(entry.bytes for entry in entries)))
     return entries
 
@@ -128,6 +111,25 @@ def read_back(store: Store, entries: Iterable[FileEntry], folder: Path, progress
     for entry in entries:
         if sha256_file(folder / entry.path) != entry.sha256:
             raise StageError(Reason.VERIFICATION_FAILED, f"{store.uri}{entry.path} is not what was written there")
+
+
+def damage(store: Store, entries: Iterable[FileEntry]) -> str | None:
+    """Say what is wrong with stored files without downloading a model: the first that is, or None.
+
+    Every file has to be there with its size. The content is compared up to 4 MiB a file; larger ones, such as weights,
+    go by their size only, and status carries their digests for whoever loads them.
+    """
+    stored = {file.key: file.size for file in store.list()}
+    entries = list(entries)
+    for entry in entries:
+        if entry.path not in stored:
+            return f"{entry.path} is gone"
+        if stored[entry.path] != entry.bytes:
+            return f"{entry.path} has {stored[entry.path]} bytes where {entry.bytes} were written"
+    for entry in entries:
+        if entry.bytes <= _SMALL and sha256_digest(store.get_bytes(entry.path)) != entry.sha256:
+            return f"{entry.path} is not what was written there"
+    return None
 
 
 def parse_entries(values: object, *, place: str) -> list[FileEntry]:

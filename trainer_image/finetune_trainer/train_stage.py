@@ -14,29 +14,24 @@ from typing import Final
 import torch
 
 from finetune_api.digest import sha256_digest
-from finetune_api.reasons import Reason
 from finetune_api.report import StageReport
 from finetune_trainer.artifacts import TrainingWatcher, model_card, write_predictions, write_results
 from finetune_trainer.compute import compute
-from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.export import ExportKind, export, reload_and_compare
 from finetune_trainer.fetch import fetch_model
+from finetune_trainer.handover import StoredPrepared, prepare_once, receive_prepared
 from finetune_trainer.hardware import configure_threads, pick_device, resolve_precision
-from finetune_trainer.manifest import build_manifest, report_of_manifest
+from finetune_trainer.manifest import build_manifest
 from finetune_trainer.model import LoadedModel, add_lora, load_model, shape_of
 from finetune_trainer.outcome import Evaluation, results
-from finetune_trainer.output import MANIFEST, FileEntry, artifact_of, claim, files_of, publish, read_back
+from finetune_trainer.output import FileEntry, artifact_of, files_of, publish, read_back
+from finetune_trainer.ownership import check_owner, publish_manifest
 from finetune_trainer.page import html_page
 from finetune_trainer.plan import resolve
-from finetune_trainer.prepare_stage import (
-    StoredPrepared,
-    prepare_rows,
-    receive_prepared,
-    resolved_of,
-    store_prepared,
-)
 from finetune_trainer.prepared import Prepared
+from finetune_trainer.reuse import own_result, take_or_reuse
+from finetune_trainer.rows import resolved_of
 from finetune_trainer.train import train
 from finetune_trainer.work import Work
 
@@ -53,30 +48,17 @@ def run_train(work: Work) -> StageReport:
     StageError
         Any reason that the trainer can find.
     """
-    claim(work.output, work.stage_input.job, work.spec_digest)
-    if (done := _earlier_result(work)) is not None:
+    if work.stage_input.includes_prepare:
+        if (reused := take_or_reuse(work)) is not None:
+            return reused
+    else:
+        # Prepare has claimed the folder; it may have been taken since.
+        check_owner(work.output, work.stage_input.job)
+    if (done := own_result(work)) is not None:
         return done
     inputs = _inputs(work)
     with (work.folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
         return _Run(work, inputs, TrainingWatcher(work.console, metrics)).report()
-
-
-def _earlier_result(work: Work) -> StageReport | None:
-    """Return the report of an attempt that had completed the result, so that a lost report costs no second training."""
-    if work.output.size(MANIFEST) is None:
-        return None
-    if not work.fresh:
-        data = work.output.get_bytes(MANIFEST)
-        found = report_of_manifest(data, stage_input=work.stage_input, spec_digest=work.spec_digest)
-        if found is not None:
-            report, entries = found
-            stored = {file.key: file.size for file in work.output.list()}
-            if all(stored.get(entry.path) == entry.bytes for entry in entries):
-                work.console.event("already_complete", f"the result is complete already: {work.output.uri}")
-                return report.model_copy(update={"digest": sha256_digest(data)})
-    # From here on the folder is no longer complete.
-    work.output.delete(MANIFEST)
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +70,17 @@ class _Inputs:
 
 
 def _inputs(work: Work) -> _Inputs:
-    """Bring rows and model here; a job with a single stage prepares the rows itself."""
-    received = None if work.stage_input.includes_prepare else receive_prepared(work)
+    """Bring rows and model here; a job with a single stage prepares the rows itself, before it fetches weights."""
+    rows = prepare_once(work) if work.stage_input.includes_prepare else receive_prepared(work)
     with work.console.step("fetch_model", "fetch the model") as progress:
         model = fetch_model(
             work.spec.model,
             access=work.access,
             folder=work.folder / "model",
             progress=progress,
-            pinned_revision=received.model_revision if received else None,
+            pinned_revision=rows.model_revision,
         )
-    if received is not None:
-        prepared, stored = received.prepared, received.stored
-    else:
-        prepared = prepare_rows(work, model.folder)
-        stored = store_prepared(work, prepared, model_revision=model.revision)
-    return _Inputs(prepared=prepared, stored=stored, model_folder=model.folder, model_revision=model.revision)
+    return _Inputs(prepared=rows.prepared, stored=rows.stored, model_folder=model.folder, model_revision=model.revision)
 
 
 class _Run:
@@ -206,6 +183,7 @@ class _Run:
     def _store(self, name: str, text: str, files: Mapping[str, Path], back: Path) -> list[FileEntry]:
         """Upload files and read every byte back into ``back``."""
         console = self.work.console
+        check_owner(self.work.output, self.work.stage_input.job)
         with console.step(name, text) as progress:
             entries = publish(self.work.output, files, progress)
         with console.step(name.replace("upload", "read_back"), "read it back and compare digests") as progress:
@@ -250,9 +228,5 @@ class _Run:
             stage_input=work.stage_input, prepared=self.prepared, report=report, files=files, threads=self.threads
         )
         with work.console.step("manifest", "write the manifest"):
-            work.output.put_bytes(MANIFEST, manifest)
-            if work.output.get_bytes(MANIFEST) != manifest:
-                raise StageError(
-                    Reason.VERIFICATION_FAILED, f"{work.output.uri}{MANIFEST} is not what was written there"
-                )
+            publish_manifest(work.output, work.stage_input.job, manifest)
         return report.model_copy(update={"digest": sha256_digest(manifest)})
