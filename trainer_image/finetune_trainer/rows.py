@@ -14,7 +14,7 @@ from finetune_api.status import Resolved
 from finetune_trainer.errors import StageError
 from finetune_trainer.fetch import FetchedModel, fetch_dataset, fetch_model
 from finetune_trainer.modelfiles import check_no_code
-from finetune_trainer.prepare import prepare, save_prepared
+from finetune_trainer.prepare import prepare
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.work import PREPARED, Work
 
@@ -41,7 +41,6 @@ def prepare_rows(work: Work, model_folder: Path) -> Prepared:
             folder=work.folder / PREPARED,
             progress=progress,
         )
-    save_prepared(prepared, folder)
     work.console.event("dataset", **{**prepared.summary.to_wire(), "metric": prepared.metric})
     return prepared
 
