@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
@@ -39,10 +39,13 @@ class Row:
         The line of the file on which the row begins, from 1.
     values
         Column to value; all strings in CSV and TSV, any JSON value in JSON Lines.
+    size
+        Bytes of its line, or characters of its fields: enough to bound how many rows are held at once.
     """
 
     number: int
     values: dict[str, Any]
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ def _json_lines(path: Path) -> Iterator[Row | BadRow]:
 
 def _json_row(number: int, line: bytes) -> Row | BadRow:
     try:
-        return Row(number, _json_object(line))
+        return Row(number, _json_object(line), len(line))
     except UnicodeDecodeError as e:
         return BadRow(number, f"not UTF-8 at byte {e.start + 1} of the line")
     except json.JSONDecodeError as e:
@@ -202,7 +205,7 @@ def _separated(path: Path, delimiter: str) -> Iterator[Row | BadRow]:
             elif len(fields) != len(header):
                 yield BadRow(number, f"{len(fields)} fields where the header has {len(header)}")
             else:
-                yield Row(number, dict(zip(header, fields, strict=True)))
+                yield Row(number, dict(zip(header, fields, strict=True)), sum(map(len, fields)))
 
 
 def _checked_header(fields: list[str], path: Path) -> list[str]:

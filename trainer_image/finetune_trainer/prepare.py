@@ -1,40 +1,45 @@
 """Prepares a dataset: read, split, render, encode, check; what comes out is all that train needs besides the model.
 
 The order matters: rows are split before anything is rendered, the label set comes from the train rows alone, and the
-rows of all parts go through the same renderer and the same encoder. No torch here.
+rows of all parts go through the same renderer and the same encoder. Rows are read anew in each pass and written as
+they come, so that memory holds some 50 bytes of each, whatever its length. No torch here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from finetune_api.job import Evaluation, FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.badrows import BadRowLog
-from finetune_trainer.encode import Encoder, score_end_tokens, tokenizer_digest
+from finetune_trainer.encode import Encoder, tokenizer_digest
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepared import PARTS, ChoiceSet, EncodedPart, Part, Prepared
-from finetune_trainer.preparedio import fingerprint, load_prepared, prepared_digest, save_prepared
-from finetune_trainer.records import Record, key_records, project_records, read_table
+from finetune_trainer.prepared import PARTS, Part, Prepared
+from finetune_trainer.preparedio import Rest, load_prepared, prepared_digest
+from finetune_trainer.preparedwriter import PreparedWriter
+from finetune_trainer.records import KeyedTable, Record, key_records, read_table
 from finetune_trainer.rowencoder import RowEncoder
 from finetune_trainer.split import SplitResult, split_rows
-from finetune_trainer.template.catalog import MESSAGES, PromptTemplate, resolve_template
+from finetune_trainer.template.catalog import MESSAGES, resolve_template
 from finetune_trainer.template.render import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["label_set", "load_prepared", "prepare", "prepared_digest", "save_prepared"]
+__all__ = ["label_set", "load_prepared", "placed_rows", "prepare", "prepared_digest"]
 
 MAX_LABELS: Final = 256
 """As many as ``dataset.template.choices`` may hold; a column with more values is no label."""
 
 _CHUNK_ROWS: Final = 1024
+_CHUNK_BYTES: Final = 2**21
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +49,10 @@ def prepare(
     spec: FineTuneJobSpec,
     files: Mapping[str, Path],
     tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
-    """Turn dataset files into encoded rows.
+    """Turn dataset files into encoded rows, and write them as a prepared folder.
 
     Parameters
     ----------
@@ -56,8 +62,15 @@ def prepare(
         Local files by ``all``, or by ``train``, ``validation``, ``test``; with the endings of their URIs.
     tokenizer
         The model's.
+    folder
+        Gets the files of :data:`~finetune_trainer.preparedio.PREPARED_FILES`; scratch files lie beside it meanwhile.
     progress
         Called with rows encoded and rows in all.
+
+    Returns
+    -------
+    Prepared
+        The rows, mapped from ``folder``.
 
     Raises
     ------
@@ -78,34 +91,66 @@ def prepare(
         if template.name != MESSAGES:
             renderer = stack.enter_context(Renderer(template.prompt, template.completion))
         table = read_table(files, spec.dataset, bad)
-        records = project_records(table, template, bad)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
-        keyed = key_records(records, spec.dataset, inline, table.columns)
-        split = split_rows(keyed, spec.dataset.split, given=[r.part for r in records])
-        sources = {part: [records[i] for i in split.parts[part]] for part in PARTS}
-        _check_parts({p: len(sources[p]) for p in PARTS}, spec, files, bad)
-        work = RowEncoder(
+        keyed = key_records(table, template, spec.dataset, inline, bad)
+        split = split_rows(keyed.keys, spec.dataset.split)
+        _check_parts({part: split.count(part) for part in PARTS}, spec, files, bad)
+        writer = stack.enter_context(PreparedWriter(folder))
+        encoder_of_rows = RowEncoder(
+            sink=writer,
             template=template,
             renderer=renderer,
             encoder=encoder,
             bad=bad,
             columns=table.columns,
-            choices=label_set(template, sources["train"]),
+            choices=label_set(keyed, split),
         )
-        total = sum(len(s) for s in sources.values())
-        done = 0
-        for part in PARTS:
-            for chunk in _chunks(sources[part]):
-                work.encode(part, chunk)
-                done += len(chunk)
-                if progress is not None:
-                    progress(done, total)
-    bad.check(table.rows)
-    _check_parts({p: len(work.parts[p]) for p in PARTS}, spec, files, bad)
-    return _assemble(spec, template, tokenizer, work, split, rows=table.rows)
+        done, total = 0, sum(split.count(part) for part in PARTS)
+        for chunk in _chunks(placed_rows(keyed, split)):
+            encoder_of_rows.encode(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+        bad.check(table.rows)
+        _check_parts(writer.counts, spec, files, bad)
+        if bad.count:
+            _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
+        metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
+        summary = DatasetSummary(
+            rows=table.rows,
+            dropped=bad.count,
+            duplicates=split.duplicates,
+            conflicts=split.conflicts,
+            leaked=split.leaked,
+            truncated=writer.truncated,
+            **writer.counts,
+            tokens=writer.tokens["train"],
+            fingerprint=writer.finish(encoder.end_ids),
+        )
+        writer.describe(
+            Rest(
+                score_end_tokens=writer.score_end_tokens,
+                end_ids=encoder.end_ids,
+                pad_id=encoder.pad_id,
+                # A model that has learned to stop needs no more; one that has not is wrong whatever it adds.
+                max_new_tokens=spec.evaluation.max_new_tokens or writer.longest + max(8, writer.longest // 4),
+                metric=metric,
+                template_digest=template.digest,
+                tokenizer_digest=tokenizer_digest(tokenizer),
+                summary=summary.to_wire(),
+            )
+        )
+    return load_prepared(folder)
 
 
-def label_set(template: PromptTemplate, train: Sequence[Record]) -> tuple[str, ...] | None:
+def placed_rows(keyed: KeyedTable, split: SplitResult) -> Iterator[tuple[Part, Record]]:
+    """Read the rows that the split has kept, each with its part, in the order of the files."""
+    for side, record in zip(split.sides.tolist(), keyed.records(), strict=True):
+        if side >= 0:
+            yield PARTS[side], record
+
+
+def label_set(keyed: KeyedTable, split: SplitResult) -> tuple[str, ...] | None:
     """Choices that hold for every row: the spec's, else the labels of the train rows for templates that have labels.
 
     Raises
@@ -113,30 +158,41 @@ def label_set(template: PromptTemplate, train: Sequence[Record]) -> tuple[str, .
     StageError
         DatasetInvalid: a classification with one label, or with more than can be labels.
     """
+    template = keyed.template
     if template.choice_source != "labels":
         return template.choices
-    labels = sorted({r.projected.answer for r in train if r.projected is not None})
+    train = np.flatnonzero(split.sides == PARTS.index("train"))
+    _, first = np.unique(keyed.answers[train], return_index=True)
     column = next(f.column for f in template.fields if f.name == template.answer)
-    if len(labels) == 1:
+    if len(first) == 1:
+        (label,) = keyed.answers_of([int(train[first[0]])])
         raise StageError(
             Reason.DATASET_INVALID,
-            f"all {len(train)} train rows have the answer {labels[0]!r} in column {column!r}, so there is nothing to "
+            f"all {len(train)} train rows have the answer {label!r} in column {column!r}, so there is nothing to "
             "learn; give rows with at least two answers",
         )
     if template.choices is not None:
         return template.choices
-    if len(labels) > MAX_LABELS:
+    if len(first) > MAX_LABELS:
         raise StageError(
             Reason.DATASET_INVALID,
-            f"column {column!r} has {len(labels)} different values in the train rows, and template {template.name} is "
+            f"column {column!r} has {len(first)} different values in the train rows, and template {template.name} is "
             f"for at most {MAX_LABELS} labels; use template instruction, qa or raw for open answers",
         )
-    return tuple(labels)
+    return tuple(sorted(keyed.answers_of(train[first].tolist())))
 
 
-def _chunks(records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-    for start in range(0, len(records), _CHUNK_ROWS):
-        yield records[start : start + _CHUNK_ROWS]
+def _chunks(rows: Iterator[tuple[Part, Record]]) -> Iterator[list[tuple[Part, Record]]]:
+    chunk: list[tuple[Part, Record]] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += row[1].size
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mapping[str, Path], bad: BadRowLog) -> None:
@@ -168,56 +224,12 @@ def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mappi
         )
 
 
-def _metric(evaluation: Evaluation, choice_sets: Sequence[ChoiceSet]) -> MetricName:
+def _metric(evaluation: Evaluation, *, choices: bool) -> MetricName:
     if evaluation.metric == "Auto":
-        return "ChoiceAccuracy" if choice_sets else "ExactMatch"
-    if evaluation.metric == "ChoiceAccuracy" and not choice_sets:
+        return "ChoiceAccuracy" if choices else "ExactMatch"
+    if evaluation.metric == "ChoiceAccuracy" and not choices:
         raise StageError(
             Reason.INVALID_SPEC,
             "evaluation.metric ChoiceAccuracy needs known choices; set dataset.template.choices, or metric ExactMatch",
         )
     return evaluation.metric
-
-
-def _assemble(
-    spec: FineTuneJobSpec,
-    template: PromptTemplate,
-    tokenizer: PreTrainedTokenizerBase,
-    work: RowEncoder,
-    split: SplitResult,
-    *,
-    rows: int,
-) -> Prepared:
-    parts: dict[Part, EncodedPart] = {p: b.build() for p, b in work.parts.items()}
-    choice_sets = tuple(work.choice_sets)
-    end_ids = work.encoder.end_ids
-    longest = max(b.longest for b in work.parts.values())
-    summary = DatasetSummary(
-        rows=rows,
-        dropped=work.bad.count,
-        duplicates=split.duplicates,
-        conflicts=split.conflicts,
-        leaked=split.leaked,
-        truncated=sum(b.truncated for b in work.parts.values()),
-        train=len(parts["train"]),
-        validation=len(parts["validation"]),
-        test=len(parts["test"]),
-        tokens=len(parts["train"].tokens),
-        fingerprint=fingerprint(parts, choice_sets, end_ids),
-    )
-    if work.bad.count:
-        _log.warning("%d of %d rows were left out: %s", work.bad.count, rows, work.bad.examples())
-    return Prepared(
-        parts=parts,
-        texts={p: tuple(b.texts) for p, b in work.parts.items()},
-        choice_sets=choice_sets,
-        score_end_tokens=score_end_tokens(choice_sets),
-        end_ids=end_ids,
-        pad_id=work.encoder.pad_id,
-        # A model that has learned to stop needs no more; one that has not is wrong whatever it adds.
-        max_new_tokens=spec.evaluation.max_new_tokens or longest + max(8, longest // 4),
-        metric=_metric(spec.evaluation, choice_sets),
-        template_digest=template.digest,
-        tokenizer_digest=tokenizer_digest(tokenizer),
-        summary=summary,
-    )

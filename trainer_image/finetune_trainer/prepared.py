@@ -1,12 +1,14 @@
 """What prepare hands to train: encoded rows of the three parts and everything needed to score them.
 
-Flat numpy arrays, so that nothing is tokenised twice and both stages provably see the same rows. Written and read by
-``prepare.py`` as safetensors plus JSON; no torch here.
+Flat numpy arrays, so that nothing is tokenised twice and both stages provably see the same rows. ``preparedio.py`` maps
+them from files: what grows with the dataset takes memory only where it is touched. No torch here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -47,7 +49,7 @@ class TextRow:
 
 @dataclass(frozen=True, eq=False)
 class EncodedPart:
-    """Encoded rows of one part; n rows.
+    """Encoded rows of one part; n rows. The arrays may be read-only.
 
     Attributes
     ----------
@@ -75,7 +77,7 @@ class EncodedPart:
     def __len__(self) -> int:
         return len(self.prompt_lengths)
 
-    @property
+    @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """int64 (n,): tokens of each row, prompt and completion."""
         return np.diff(self.offsets)
@@ -102,8 +104,8 @@ class Prepared:
     """
 
     parts: dict[Part, EncodedPart]
-    texts: dict[Part, tuple[TextRow, ...]]
-    choice_sets: tuple[ChoiceSet, ...]
+    texts: dict[Part, Sequence[TextRow]]
+    choice_sets: Sequence[ChoiceSet]
     score_end_tokens: bool
     end_ids: tuple[int, ...]
     pad_id: int

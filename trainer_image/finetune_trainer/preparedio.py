@@ -1,33 +1,47 @@
-"""Stores what prepare hands to train, and reads it back; the same bytes for the same content.
+"""The folder that prepare hands to train: written row by row, mapped when read; the same bytes for the same content.
 
 ``rows.safetensors`` holds the arrays, ``prepared.json`` the rest, ``choices.jsonl`` the choice sets, ``texts.*.jsonl``
-validation and test rows as text, ``preview.jsonl`` the first train rows as they were rendered.
+validation and test rows as text, ``preview.jsonl`` the first train rows as they were rendered. Neither side ever holds
+all of it, so that a dataset may be larger than the memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
-from finetune_api.digest import canonical_json, digest_of, sha256_digest
+from finetune_api.digest import canonical_json, digest_of
 from finetune_api.reasons import Reason
 from finetune_api.status import DatasetSummary, MetricName
+from finetune_trainer.arrayfile import ArrayColumn, Column, Kind, map_arrays, write_arrays
 from finetune_trainer.errors import StageError
+from finetune_trainer.linefile import LineFile
 from finetune_trainer.prepared import PARTS, ChoiceSet, EncodedPart, Part, Prepared, TextRow
+from finetune_trainer.store import sha256_file
 
-__all__ = ["PREPARED_FILES", "fingerprint", "load_prepared", "prepared_digest", "save_prepared"]
+__all__ = [
+    "ARRAYS",
+    "CHOICES",
+    "PREPARED_FILES",
+    "TEXTS",
+    "Rest",
+    "choice_line",
+    "columns_of",
+    "fingerprint",
+    "load_choices",
+    "load_prepared",
+    "prepared_digest",
+    "store_arrays",
+    "store_rest",
+    "text_line",
+]
 
-_ARRAYS: Final[Mapping[str, str]] = {
+ARRAYS: Final[Mapping[str, Kind]] = {
     "tokens": "<i4",
     "offsets": "<i8",
     "prompt_lengths": "<i4",
@@ -35,20 +49,21 @@ _ARRAYS: Final[Mapping[str, str]] = {
     "choice_set": "<i4",
     "answer": "<i4",
 }
-_ROWS: Final = "rows.safetensors"
-_REST: Final = "prepared.json"
-_CHOICES: Final = "choices.jsonl"
-_TEXTS: Final[Mapping[Part, str]] = {
+"""Arrays of a part with their types, in the order of the fingerprint."""
+CHOICES: Final = "choices.jsonl"
+TEXTS: Final[Mapping[Part, str]] = {
     "train": "preview.jsonl",
     "validation": "texts.validation.jsonl",
     "test": "texts.test.jsonl",
 }
-PREPARED_FILES: Final = (_CHOICES, _REST, *_TEXTS.values(), _ROWS)
+_ROWS: Final = "rows.safetensors"
+_REST: Final = "prepared.json"
+PREPARED_FILES: Final = (CHOICES, _REST, *TEXTS.values(), _ROWS)
 """Names of all files of a prepared folder."""
 
 
-class _Rest(BaseModel):
-    """``prepared.json``."""
+class Rest(BaseModel):
+    """``prepared.json``; its fields are those of :class:`~finetune_trainer.prepared.Prepared`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,35 +78,35 @@ class _Rest(BaseModel):
     summary: dict[str, Any]
 
 
-def save_prepared(prepared: Prepared, folder: Path) -> list[Path]:
-    """Write the files of :data:`PREPARED_FILES` to ``folder`` and return their paths."""
-    rest = _Rest(
-        score_end_tokens=prepared.score_end_tokens,
-        end_ids=prepared.end_ids,
-        pad_id=prepared.pad_id,
-        max_new_tokens=prepared.max_new_tokens,
-        metric=prepared.metric,
-        template_digest=prepared.template_digest,
-        tokenizer_digest=prepared.tokenizer_digest,
-        summary=prepared.summary.to_wire(),
+def store_arrays(folder: Path, columns: Mapping[str, Column]) -> None:
+    """Write ``rows.safetensors``; a column's name is ``part.array``."""
+    write_arrays(folder / _ROWS, columns)
+
+
+def store_rest(folder: Path, rest: Rest) -> None:
+    """Write ``prepared.json``."""
+    (folder / _REST).write_bytes(canonical_json(rest.model_dump(mode="json")) + b"\n")
+
+
+def choice_line(choices: ChoiceSet) -> bytes:
+    """Return a choice set as its line of :data:`CHOICES`."""
+    return canonical_json({"texts": choices.texts, "ids": choices.ids}) + b"\n"
+
+
+def text_line(row: TextRow) -> bytes:
+    """Return a row as its line of a file of :data:`TEXTS`."""
+    return canonical_json({"row": row.row, "prompt": row.prompt, "completion": row.completion}) + b"\n"
+
+
+def load_choices(folder: Path) -> LineFile[ChoiceSet]:
+    """Open the choice sets."""
+    return LineFile(
+        folder / CHOICES, lambda line: ChoiceSet(tuple(line["texts"]), tuple(tuple(ids) for ids in line["ids"]))
     )
-    arrays = {f"{part}.{name}": _array(rows, name) for part, rows in prepared.parts.items() for name in _ARRAYS}
-    content = {
-        _ROWS: save_tensors(arrays),
-        _REST: canonical_json(rest.model_dump(mode="json")) + b"\n",
-        _CHOICES: _lines([{"texts": c.texts, "ids": c.ids} for c in prepared.choice_sets]),
-    }
-    for part, name in _TEXTS.items():
-        texts = prepared.texts.get(part, ())
-        content[name] = _lines([{"row": t.row, "prompt": t.prompt, "completion": t.completion} for t in texts])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in content.items():
-        (folder / name).write_bytes(data)
-    return [folder / name for name in PREPARED_FILES]
 
 
 def load_prepared(folder: Path) -> Prepared:
-    """Read what :func:`save_prepared` wrote.
+    """Open what prepare wrote; rows are read when they are touched.
 
     Raises
     ------
@@ -99,17 +114,12 @@ def load_prepared(folder: Path) -> Prepared:
         VerificationFailed: a file is missing or not what was written.
     """
     try:
-        arrays = load_tensors((folder / _ROWS).read_bytes())
-        rest = _Rest.model_validate_json((folder / _REST).read_bytes())
-        return Prepared(
-            parts={part: EncodedPart(**{n: arrays[f"{part}.{n}"] for n in _ARRAYS}) for part in PARTS},
-            texts={
-                part: tuple(TextRow(**line) for line in _read_lines(folder / name)) for part, name in _TEXTS.items()
-            },
-            choice_sets=tuple(
-                ChoiceSet(tuple(line["texts"]), tuple(tuple(ids) for ids in line["ids"]))
-                for line in _read_lines(folder / _CHOICES)
-            ),
+        arrays = map_arrays(folder / _ROWS)
+        rest = Rest.model_validate_json((folder / _REST).read_bytes())
+        prepared = Prepared(
+            parts={part: EncodedPart(**{n: arrays[f"{part}.{n}"] for n in ARRAYS}) for part in PARTS},
+            texts={part: LineFile(folder / name, lambda line: TextRow(**line)) for part, name in TEXTS.items()},
+            choice_sets=load_choices(folder),
             score_end_tokens=rest.score_end_tokens,
             end_ids=rest.end_ids,
             pad_id=rest.pad_id,
@@ -119,8 +129,22 @@ def load_prepared(folder: Path) -> Prepared:
             tokenizer_digest=rest.tokenizer_digest,
             summary=DatasetSummary.model_validate(rest.summary),
         )
+        _check_counts(prepared)
     except (OSError, KeyError, TypeError, ValueError, ValidationError, SafetensorError) as e:
         raise StageError(Reason.VERIFICATION_FAILED, f"the prepared rows can't be read back: {e}") from e
+    return prepared
+
+
+def _check_counts(prepared: Prepared) -> None:
+    """Compare the files with each other; what is in a line is read only when it is asked for."""
+    for part, rows in prepared.parts.items():
+        lengths = {len(getattr(rows, name)) for name in ("prompt_lengths", "rows", "choice_set", "answer")}
+        if lengths != {len(rows)} or len(rows.offsets) != len(rows) + 1 or int(rows.offsets[-1]) != len(rows.tokens):
+            raise ValueError(f"the arrays of {part} are not of one length")
+        if part != "train" and len(prepared.texts[part]) != len(rows):
+            raise ValueError(f"{TEXTS[part]} has {len(prepared.texts[part])} of {len(rows)} rows")
+        if len(rows) and int(rows.choice_set.max()) >= len(prepared.choice_sets):
+            raise ValueError(f"{CHOICES} has too few lines")
 
 
 def prepared_digest(folder: Path) -> str:
@@ -131,36 +155,29 @@ def prepared_digest(folder: Path) -> str:
     StageError
         VerificationFailed: a file is missing.
     """
-    digests = {}
-    for name in PREPARED_FILES:
-        try:
-            digests[name] = sha256_digest((folder / name).read_bytes())
-        except OSError as e:
-            raise StageError(Reason.VERIFICATION_FAILED, f"the prepared rows can't be read back: {e}") from e
-    return digest_of(digests)
+    try:
+        return digest_of({name: sha256_file(folder / name) for name in PREPARED_FILES})
+    except OSError as e:
+        raise StageError(Reason.VERIFICATION_FAILED, f"the prepared rows can't be read back: {e}") from e
 
 
-def fingerprint(parts: Mapping[Part, EncodedPart], choice_sets: tuple[ChoiceSet, ...], end_ids: tuple[int, ...]) -> str:
+def columns_of(parts: Mapping[Part, EncodedPart]) -> dict[str, Column]:
+    """Return the arrays of all parts as columns."""
+    return {f"{p}.{n}": ArrayColumn(getattr(parts[p], n), kind) for p in PARTS for n, kind in ARRAYS.items()}
+
+
+def fingerprint(columns: Mapping[str, Column], choice_sets: Iterable[ChoiceSet], end_ids: tuple[int, ...]) -> str:
     """Digest over everything that training and scoring see of the data."""
     sha = hashlib.sha256()
     for part in PARTS:
-        for name in _ARRAYS:
-            array = _array(parts[part], name)
-            sha.update(f"{part}.{name}.{array.shape[0]}\n".encode())
-            sha.update(array.tobytes())
-    sha.update(canonical_json({"choices": [[c.texts, c.ids] for c in choice_sets], "end": end_ids}))
+        for name in ARRAYS:
+            column = columns[f"{part}.{name}"]
+            sha.update(f"{part}.{name}.{len(column)}\n".encode())
+            for chunk in column.chunks():
+                sha.update(chunk)
+    # The canonical JSON of {"choices": [[texts, ids], ...], "end": end_ids}, a set at a time.
+    sha.update(b'{"choices":[')
+    for i, choices in enumerate(choice_sets):
+        sha.update((b"," if i else b"") + canonical_json([choices.texts, choices.ids]))
+    sha.update(b'],"end":' + canonical_json(end_ids) + b"}")
     return f"sha256:{sha.hexdigest()}"
-
-
-def _array(part: EncodedPart, name: str) -> NDArray[np.generic]:
-    """The array in the byte order of the file, whatever the machine's."""
-    return np.ascontiguousarray(getattr(part, name), dtype=_ARRAYS[name])
-
-
-def _lines(values: list[dict[str, Any]]) -> bytes:
-    return b"".join(canonical_json(v) + b"\n" for v in values)
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    # Not splitlines(): JSON leaves U+2028 and its like unescaped, which are no line ends of this format.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]

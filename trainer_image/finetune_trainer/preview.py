@@ -7,6 +7,7 @@ tokens are left out, and with them the model and torch.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,9 @@ from finetune_trainer.badrows import BadRowLog
 from finetune_trainer.console import no_progress
 from finetune_trainer.encode import Encoded, Encoder, Example
 from finetune_trainer.fetch import fetch_dataset
-from finetune_trainer.prepare import label_set
-from finetune_trainer.prepared import ChoiceSet
-from finetune_trainer.records import key_records, project_records, read_table
+from finetune_trainer.prepare import label_set, placed_rows
+from finetune_trainer.prepared import ChoiceSet, Part, TextRow
+from finetune_trainer.records import key_records, read_table
 from finetune_trainer.rowencoder import RowEncoder
 from finetune_trainer.split import split_rows
 from finetune_trainer.template.catalog import MESSAGES, resolve_template
@@ -48,28 +49,28 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
         if template.name != MESSAGES:
             renderer = stack.enter_context(Renderer(template.prompt, template.completion))
         table = read_table(files, dataset, bad)
-        records = project_records(table, template, bad)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
-        keyed = key_records(records, dataset, inline, table.columns)
-        split = split_rows(keyed, dataset.split, given=[record.part for record in records])
-        train = [records[index] for index in split.parts["train"]]
+        keyed = key_records(table, template, dataset, inline, bad)
+        split = split_rows(keyed.keys, dataset.split)
         texts = _TextOnly()
         encoder = RowEncoder(
+            sink=texts,
             template=template,
             renderer=renderer,
             encoder=cast(Encoder, texts),
             bad=bad,
             columns=table.columns,
-            choices=label_set(template, train),
+            choices=label_set(keyed, split),
         )
-        encoder.encode("train", train[:rows])
+        train = (row for row in placed_rows(keyed, split) if row[0] == "train")
+        encoder.encode(list(itertools.islice(train, rows)))
         yield from texts.shown
         if bad.count:
             yield f"--- rows that can't be used: {bad.examples()}\n"
 
 
 class _TextOnly:
-    """Stands in the encoder's place and keeps what it is given."""
+    """Stands in the places of encoder and sink and keeps what it is given."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
@@ -87,3 +88,9 @@ class _TextOnly:
                 lines += [f"--- {name}", text]
             self.shown.append("\n".join(lines) + "\n\n")
         return [Encoded((), (), truncated=False) for _ in examples]
+
+    def add_choices(self, _choices: ChoiceSet) -> int:
+        return 0
+
+    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
+        """Keep nothing: what was encoded is shown already."""

@@ -1,15 +1,22 @@
-"""Reads the dataset's files into records: what the split and the templates need of each row.
+"""The dataset's rows as the split and the templates need them, read from the files anew in each pass.
 
-Between ``data.py``, which knows files, and ``prepare.py``, which knows the order of things.
+Between ``data.py``, which knows files, and ``prepare.py``, which knows the order of things. No pass holds rows: a first
+one finds the columns and the rows that can't be read, a second one makes the split's keys, a third one encodes. Reading
+thrice costs seconds where tokenising costs minutes, and a dataset may be larger than the memory.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
@@ -17,12 +24,12 @@ from finetune_trainer.badrows import BadRowLog
 from finetune_trainer.data import BadRow, Row, read_rows
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepared import PARTS, Part
-from finetune_trainer.split import Keyed, exact_key, input_key
+from finetune_trainer.split import Keyed, RowKeys, exact_key, input_key
 from finetune_trainer.template.catalog import PromptTemplate
 from finetune_trainer.template.fields import Projected, project
 from finetune_trainer.template.render import Uses
 
-__all__ = ["Record", "Table", "key_records", "project_records", "read_table", "shown_columns"]
+__all__ = ["KeyedTable", "Record", "Table", "key_records", "read_table", "shown_columns"]
 
 _SHOWN: Final = 20
 
@@ -41,6 +48,8 @@ class Record:
         The same in words, with the part where there are several files.
     values
         Column to value.
+    size
+        Bytes that it takes in its file, more or less.
     projected
         The fields of a named template; None for an inline one.
     """
@@ -49,35 +58,92 @@ class Record:
     number: int
     where: str
     values: dict[str, Any]
+    size: int
     projected: Projected | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All rows of a dataset.
+    """A dataset that has been read through once.
 
     Attributes
     ----------
-    records
-        The rows that could be read, file after file.
+    files
+        (part that the file stands for, its name in front of line numbers, path), in the order of reading.
+    format
+        ``dataset.format``.
     columns
         Every column that some row has, in the order of their coming.
-    rows
-        How many rows there are, bad ones included.
+    usable
+        For each row, bad ones included, whether it can be used as far as is known: 0 or 1.
     """
 
-    records: list[Record]
+    files: tuple[tuple[Part, str, Path], ...]
+    format: str
     columns: tuple[str, ...]
-    rows: int
+    usable: bytearray
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, bad ones included."""
+        return len(self.usable)
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """Read the usable rows once more, each with its place in ``usable``."""
+        for place, (part, where, row) in enumerate(_read(self.files, self.format)):
+            if self.usable[place] and isinstance(row, Row):
+                yield place, Record(part, row.number, where, row.values, row.size)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedTable:
+    """A table whose usable rows have keys.
+
+    Attributes
+    ----------
+    table, template
+        Its usable rows all give what the template needs.
+    keys
+        What the split knows of each usable row.
+    answers
+        uint64 (usable rows,): a hash of each answer where answers are labels; empty otherwise.
+    """
+
+    table: Table
+    template: PromptTemplate
+    keys: RowKeys
+    answers: NDArray[np.uint64]
+
+    def records(self) -> Iterator[Record]:
+        """Read the usable rows once more, in the order of the keys, with the fields of a named template."""
+        for _, record in self.table.records():
+            yield _projected(record, self.template) if self.template.fields else record
+
+    def answers_of(self, rows: Sequence[int]) -> list[str]:
+        """Answers of some usable rows; reads no further than it must."""
+        wanted, last = set(rows), max(rows)
+        found: dict[int, str] = {}
+        for number, record in enumerate(self.records()):
+            if number in wanted and record.projected is not None:
+                found[number] = record.projected.answer
+            if number == last:
+                break
+        return [found[row] for row in rows]
+
+
+def _read(files: Sequence[tuple[Part, str, Path]], declared: str) -> Iterator[tuple[Part, str, Row | BadRow]]:
+    for part, prefix, path in files:
+        for row in read_rows(path, declared):
+            yield part, f"{prefix}line {row.number}", row
 
 
 def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> Table:
-    """Read all files.
+    """Read all files once.
 
     Parameters
     ----------
     files
-        Local paths by ``all``, or by part.
+        Local paths by ``all``, or by part; they must stay as they are while the table is used.
     dataset
         Format, and the columns of the split, which must exist.
     bad
@@ -89,23 +155,21 @@ def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> T
         DatasetInvalid: a file that is no dataset, or too many bad rows; InvalidSpec: a column of ``split`` that no row
         has.
     """
-    records: list[Record] = []
     columns: dict[str, None] = {}
-    rows = 0
-    given: list[tuple[Part, str, Path]] = (
-        [("train", "", files["all"])] if "all" in files else [(p, f"{p} ", files[p]) for p in PARTS if p in files]
+    usable = bytearray()
+    given: tuple[tuple[Part, str, Path], ...] = (
+        (("train", "", files["all"]),)
+        if "all" in files
+        else tuple((part, f"{part} ", files[part]) for part in PARTS if part in files)
     )
-    for part, prefix, path in given:
-        for row in read_rows(path, dataset.format):
-            rows += 1
-            where = f"{prefix}line {row.number}"
-            if isinstance(row, BadRow):
-                bad.add(where, row.why)
-                continue
+    for _, where, row in _read(given, dataset.format):
+        usable.append(isinstance(row, Row))
+        if isinstance(row, BadRow):
+            bad.add(where, row.why)
+        else:
             columns.update(dict.fromkeys(row.values))
-            records.append(_record(part, where, row))
-    bad.check(rows)
-    table = Table(records, tuple(columns), rows)
+    table = Table(given, dataset.format, tuple(columns), usable)
+    bad.check(table.rows)
     for field, column in (("stratifyBy", dataset.split.stratify_by), ("groupBy", dataset.split.group_by)):
         if column is not None and column not in columns:
             raise StageError(
@@ -115,82 +179,86 @@ def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> T
     return table
 
 
-def _record(part: Part, where: str, row: Row) -> Record:
-    return Record(part, row.number, where, row.values)
-
-
-def project_records(table: Table, template: PromptTemplate, bad: BadRowLog) -> list[Record]:
-    """Take a named template's fields from every row; an inline template's records stay as they are.
-
-    Raises
-    ------
-    StageError
-        TemplateInvalid: a field's column is in no row; DatasetInvalid: too many rows lack what the template needs.
-    """
-    if not template.fields:
-        return table.records
-    for field in template.fields:
-        if field.column not in table.columns and not (field.optional and field.column == field.name):
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                f"dataset.template {template.name} needs column {field.column!r}, which no row has; "
-                f"map it with template.columns: {{{field.name}: YOUR_COLUMN}}; {shown_columns(table.columns)}",
-            )
-    good = []
-    for record in table.records:
-        try:
-            fields = project(template, record.values)
-        except ValueError as e:
-            bad.add(record.where, str(e))
-        else:
-            good.append(Record(record.part, record.number, record.where, record.values, fields))
-    bad.check(table.rows)
-    return good
-
-
 def key_records(
-    records: Sequence[Record], dataset: Dataset, uses: tuple[Uses, Uses] | None, columns: Sequence[str]
-) -> list[Keyed]:
-    """Make the split's keys.
+    table: Table, template: PromptTemplate, dataset: Dataset, uses: tuple[Uses, Uses] | None, bad: BadRowLog
+) -> KeyedTable:
+    """Read all rows once more and make the split's keys.
 
     Parameters
     ----------
-    records
-        From :func:`project_records`.
+    table
+        From :func:`read_table`; rows that lack what the template needs are marked as not usable.
+    template
+        Named or inline.
     dataset
         Names the columns of the split.
     uses
         What an inline template's prompt and completion read; None for a named one, whose fields say it.
-    columns
-        All columns.
+    bad
+        Takes the rows that lack what a named template needs.
 
     Raises
     ------
     StageError
-        TemplateInvalid: an inline prompt or completion reads no column, so that it would be the same for every row.
+        TemplateInvalid: a field's column is in no row, or an inline prompt or completion reads no column, so that it
+        would be the same for every row; DatasetInvalid: too many bad rows.
     """
-    read: list[list[str]] = []
-    if uses is not None:
-        for part, use in zip(("prompt", "completion"), uses, strict=True):
-            read.append([c for c in columns if use.whole_row or c in use.names])
-            if not read[-1]:
-                unknown = sorted(use.names - {"choices", "row"})
-                raise StageError(
-                    Reason.TEMPLATE_INVALID,
-                    f"dataset.template.inline.{part} "
-                    + (f"uses {unknown[0]!r}, which no row has" if unknown else "uses no column of the data")
-                    + f"; {shown_columns(columns)}",
-                )
-    split = dataset.split
-    keyed = []
-    for record in records:
-        if record.projected is not None:
-            key, output = input_key(record.projected.inputs), exact_key({"answer": record.projected.answer})
+    _check_fields(template, table.columns)
+    read = _columns_read(uses, table.columns)
+    keys, answers = RowKeys(), array("Q")
+    for place, record in table.records():
+        if template.fields:
+            try:
+                projected = project(template, record.values)
+            except ValueError as e:
+                bad.add(record.where, str(e))
+                table.usable[place] = 0
+                continue
+            key, output = input_key(projected.inputs), exact_key({"answer": projected.answer})
+            if template.choice_source == "labels":
+                answers.append(_hash(projected.answer))
         else:
             inputs, outputs = ({c: record.values.get(c) for c in names} for names in read)
             key, output = input_key(inputs), exact_key(outputs)
-        keyed.append(Keyed(key, output, _as_text(record, split.group_by), _as_text(record, split.stratify_by)))
-    return keyed
+        split = dataset.split
+        keys.add(Keyed(key, output, _as_text(record, split.group_by), _as_text(record, split.stratify_by)), record.part)
+    bad.check(table.rows)
+    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64))
+
+
+def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
+    for field in template.fields:
+        if field.column not in columns and not (field.optional and field.column == field.name):
+            raise StageError(
+                Reason.TEMPLATE_INVALID,
+                f"dataset.template {template.name} needs column {field.column!r}, which no row has; "
+                f"map it with template.columns: {{{field.name}: YOUR_COLUMN}}; {shown_columns(columns)}",
+            )
+
+
+def _columns_read(uses: tuple[Uses, Uses] | None, columns: Sequence[str]) -> list[list[str]]:
+    """Columns that an inline template's prompt and completion read."""
+    read: list[list[str]] = []
+    for part, use in zip(("prompt", "completion"), uses or (), strict=False):
+        read.append([c for c in columns if use.whole_row or c in use.names])
+        if not read[-1]:
+            unknown = sorted(use.names - {"choices", "row"})
+            raise StageError(
+                Reason.TEMPLATE_INVALID,
+                f"dataset.template.inline.{part} "
+                + (f"uses {unknown[0]!r}, which no row has" if unknown else "uses no column of the data")
+                + f"; {shown_columns(columns)}",
+            )
+    return read
+
+
+def _projected(record: Record, template: PromptTemplate) -> Record:
+    fields = project(template, record.values)
+    return Record(record.part, record.number, record.where, record.values, record.size, fields)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _as_text(record: Record, column: str | None) -> str | None:

@@ -1,70 +1,32 @@
-"""Rows of one part after the other through renderer and encoder, into arrays; the loop of ``prepare.py``."""
+"""Rows through renderer and encoder, chunk by chunk; the loop of ``prepare.py``."""
 
 from __future__ import annotations
 
-from array import array
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
-
-import numpy as np
+from typing import Any, Protocol
 
 from finetune_api.reasons import Reason
 from finetune_trainer.badrows import BadRowLog
 from finetune_trainer.encode import Encoded, Encoder, Example
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepared import PARTS, ChoiceSet, EncodedPart, Part, TextRow
+from finetune_trainer.prepared import ChoiceSet, Part, TextRow
 from finetune_trainer.records import Record, shown_columns
 from finetune_trainer.template.catalog import PromptTemplate
 from finetune_trainer.template.render import Renderer, Unrendered
 
-__all__ = ["PartBuilder", "RowEncoder"]
-
-_PREVIEW_ROWS: Final = 3
+__all__ = ["RowEncoder", "RowSink"]
 
 
-@dataclass(slots=True)
-class PartBuilder:
-    """Grows one part's arrays; compact while it grows.
+class RowSink(Protocol):
+    """Where encoded rows go."""
 
-    ``texts`` holds all rows of validation and test, and the first train rows as a preview.
-    """
+    def add_choices(self, choices: ChoiceSet) -> int:
+        """Take a choice set that has not come before and return its number."""
 
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    ends: array[int] = field(default_factory=lambda: array("q"))
-    prompt_lengths: array[int] = field(default_factory=lambda: array("i"))
-    rows: array[int] = field(default_factory=lambda: array("q"))
-    choice_set: array[int] = field(default_factory=lambda: array("i"))
-    answer: array[int] = field(default_factory=lambda: array("i"))
-    texts: list[TextRow] = field(default_factory=list)
-    truncated: int = 0
-    longest: int = 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def add(self, row: Encoded, number: int, choice_set: int, answer: int) -> None:
-        """Append a row; ``choice_set`` and ``answer`` are -1 without choices."""
-        self.tokens.extend(row.prompt)
-        self.tokens.extend(row.completion)
-        self.ends.append(len(self.tokens))
-        self.prompt_lengths.append(len(row.prompt))
-        self.rows.append(number)
-        self.choice_set.append(choice_set)
-        self.answer.append(answer)
-        self.truncated += row.truncated
-        self.longest = max(self.longest, len(row.completion))
-
-    def build(self) -> EncodedPart:
-        """Return what was added."""
-        return EncodedPart(
-            tokens=np.array(self.tokens, dtype=np.int32),
-            offsets=np.array([0, *self.ends], dtype=np.int64),
-            prompt_lengths=np.array(self.prompt_lengths, dtype=np.int32),
-            rows=np.array(self.rows, dtype=np.int64),
-            choice_set=np.array(self.choice_set, dtype=np.int32),
-            answer=np.array(self.answer, dtype=np.int32),
-        )
+    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
+        """Take a row; ``choice_set`` and ``answer`` are -1 without choices."""
 
 
 class RowEncoder:
@@ -72,6 +34,8 @@ class RowEncoder:
 
     Parameters
     ----------
+    sink
+        Takes the encoded rows.
     template, renderer, encoder
         What makes tokens of a row; no renderer for ``messages``.
     bad
@@ -80,13 +44,6 @@ class RowEncoder:
         Of the data, to tell a column that this row lacks from one that no row has.
     choices
         The possible answers of every row; None where they are open or each row has its own.
-
-    Attributes
-    ----------
-    parts
-        What came of the rows of each part.
-    choice_sets
-        Distinct choice sets, in the order of their coming.
 
     Raises
     ------
@@ -97,6 +54,7 @@ class RowEncoder:
     def __init__(
         self,
         *,
+        sink: RowSink,
         template: PromptTemplate,
         renderer: Renderer | None,
         encoder: Encoder,
@@ -105,28 +63,25 @@ class RowEncoder:
         choices: tuple[str, ...] | None,
     ) -> None:
         self.template, self.renderer, self.encoder, self.bad, self.columns = template, renderer, encoder, bad, columns
-        self.choices = choices
-        self.parts: dict[Part, PartBuilder] = {p: PartBuilder() for p in PARTS}
-        self.choice_sets: list[ChoiceSet] = []
-        self._set_index: dict[tuple[str, ...], int] = {}
+        self.sink, self.choices = sink, choices
+        self._numbers: dict[bytes, int] = {}  # of choice sets, by a digest: there may be one a row
         if choices is not None:
             try:
                 self._choice_set(choices)
             except ValueError as e:
                 raise StageError(Reason.TEMPLATE_INVALID, f"dataset.template: {e}") from e
 
-    def encode(self, part: Part, records: Sequence[Record]) -> None:
-        """Render and encode rows of one part; rows that fail go to the bad ones.
+    def encode(self, rows: Sequence[tuple[Part, Record]]) -> None:
+        """Render and encode rows, each of the part that the split gave it; rows that fail go to the bad ones.
 
         Raises
         ------
         StageError
             TemplateInvalid or ModelInvalid: no row could be encoded; DatasetInvalid: a bad row where none may be.
         """
-        rendered = list(self._render(records))
-        results = self.encoder.encode([example for _, example in rendered])
-        builder = self.parts[part]
-        for (record, example), result in zip(rendered, results, strict=True):
+        rendered = list(self._render(rows))
+        results = self.encoder.encode([example for _, _, example in rendered])
+        for (part, record, example), result in zip(rendered, results, strict=True):
             if isinstance(result, str):
                 self.bad.add(record.where, result)
                 continue
@@ -138,28 +93,27 @@ class RowEncoder:
                     self.bad.add(record.where, str(e))
                     continue
                 answer = example.choices.index(example.completion)
-            builder.add(result, record.number, choice_set, answer)
-            if part != "train" or len(builder.texts) < _PREVIEW_ROWS:
-                builder.texts.append(TextRow(record.number, _prompt_text(example), example.completion))
+            text = TextRow(record.number, _prompt_text(example), example.completion)
+            self.sink.add(part, result, text, choice_set=choice_set, answer=answer)
 
-    def _render(self, records: Sequence[Record]) -> Iterator[tuple[Record, Example]]:
+    def _render(self, rows: Sequence[tuple[Part, Record]]) -> Iterator[tuple[Part, Record, Example]]:
         if self.renderer is None:
-            for record in records:
+            for part, record in rows:
                 assert record.projected is not None  # noqa: S101  # messages is a named template
                 example = Example(
                     record.where, record.projected.messages, record.projected.answer, self._choices_of(record)
                 )
                 if self._answer_is_known(record, example):
-                    yield record, example
+                    yield part, record, example
             return
-        results = self.renderer.render((r.where, self._context(r)) for r in records)
-        for record, result in zip(records, results, strict=True):
+        results = self.renderer.render((r.where, self._context(r)) for _, r in rows)
+        for (part, record), result in zip(rows, results, strict=True):
             if isinstance(result, Unrendered):
                 self._unrendered(record, result)
                 continue
             example = Example(record.where, result.prompt, result.completion, self._choices_of(record))
             if self._answer_is_known(record, example):
-                yield record, example
+                yield part, record, example
 
     def _context(self, record: Record) -> dict[str, Any]:
         choices = list(self._choices_of(record))
@@ -194,10 +148,11 @@ class RowEncoder:
         self.bad.add(record.where, result.why + (f" (null columns: {', '.join(nulls)})" if nulls else ""))
 
     def _choice_set(self, choices: tuple[str, ...]) -> int:
-        if choices not in self._set_index:
-            self.choice_sets.append(self.encoder.choices(choices))
-            self._set_index[choices] = len(self.choice_sets) - 1
-        return self._set_index[choices]
+        digest = hashlib.blake2b(json.dumps(choices).encode(), digest_size=16).digest()
+        number = self._numbers.get(digest)
+        if number is None:
+            number = self._numbers[digest] = self.sink.add_choices(self.encoder.choices(choices))
+        return number
 
 
 def _prompt_text(example: Example) -> str:

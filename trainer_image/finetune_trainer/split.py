@@ -12,17 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.job import Split
 from finetune_trainer.prepared import PARTS, Part
 
-__all__ = ["Keyed", "SplitResult", "exact_key", "input_key", "split_rows"]
+__all__ = ["Keyed", "RowKeys", "SplitResult", "exact_key", "input_key", "split_rows"]
 
-_SPAN = 2**64
+Ints = NDArray[np.int64]
+
+_SPAN: Final = 2**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +52,39 @@ class Keyed:
     stratum: str | None = None
 
 
+class RowKeys:
+    """What the split knows of all rows, column by column: 37 bytes a row, 24 more for one that is in a group."""
+
+    def __init__(self) -> None:
+        self.keys, self.outputs, self.given = bytearray(), bytearray(), bytearray()
+        self.strata = array("i")
+        self.marks: dict[str, int] = {}
+        self.grouped, self.groups = array("q"), bytearray()
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def add(self, row: Keyed, part: Part = "train") -> None:
+        """Append a row; ``part`` is the one that its own file stands for, ``train`` if there is one file."""
+        if row.group is not None:
+            self.grouped.append(len(self))
+            self.groups += _digest(row.group)
+        # None and text are told apart by the mark in front.
+        mark = "-" if row.stratum is None else f"={row.stratum}"
+        self.strata.append(self.marks.setdefault(mark, len(self.marks)))
+        self.keys += row.key
+        self.outputs += row.output
+        self.given.append(PARTS.index(part))
+
+
 @dataclass(frozen=True, slots=True)
 class SplitResult:
     """Where each row went.
 
     Attributes
     ----------
-    parts
-        Part to the indices of its rows in the given sequence, ascending.
+    sides
+        int8 (rows,): index into ``PARTS``, -1 for a row that is left out.
     duplicates
         Rows left out because the same input and output came before.
     conflicts
@@ -63,10 +93,14 @@ class SplitResult:
         Rows taken out because a given part that is more sealed holds the same input or group.
     """
 
-    parts: dict[Part, list[int]]
+    sides: NDArray[np.int8]
     duplicates: int
     conflicts: int
     leaked: int
+
+    def count(self, part: Part) -> int:
+        """Rows of a part."""
+        return int((self.sides == PARTS.index(part)).sum())
 
 
 def _digest(value: Any) -> bytes:
@@ -107,84 +141,102 @@ def exact_key(columns: Mapping[str, Any]) -> bytes:
     return _digest(_trim(dict(columns)))
 
 
-def split_rows(rows: Sequence[Keyed], split: Split, *, given: Sequence[Part] | None = None) -> SplitResult:
+def split_rows(rows: RowKeys, split: Split) -> SplitResult:
     """Give every row a part.
 
     Parameters
     ----------
     rows
-        All rows, in the order of their files.
+        All rows, in the order of their files. Those of a file that stands for ``train`` are cut by the percents, all
+        others keep their part.
     split
         Percents, seed, and whether there are strata. Percents of given parts are 0 (a rule of the API).
-    given
-        The part that each row's own file stands for; None for one file. Rows of ``train`` are cut by the percents, all
-        others keep their part.
 
     Returns
     -------
     SplitResult
         Parts may be empty; the caller knows which may be.
     """
-    given = given if given is not None else ["train"] * len(rows)
-    kept, duplicates = _drop_duplicates(rows, given)
-    component = _components(rows)
-    kept, leaked = _drop_leaks(kept, given, component)
-    outputs: dict[bytes, set[bytes]] = {}
-    for i in kept:
-        outputs.setdefault(rows[i].key, set()).add(rows[i].output)
-    conflicts = sum(len(outputs[rows[i].key]) > 1 for i in kept)
-    parts = _cut([i for i in kept if given[i] == "train"], rows, component, split)
-    for i in kept:
-        if given[i] != "train":
-            parts[given[i]].append(i)
-    return SplitResult({p: sorted(parts[p]) for p in PARTS}, duplicates, conflicts, leaked)
+    given = np.frombuffer(rows.given, dtype=np.int8)
+    key, first = _ranks(rows.keys)
+    kept = _first_of_each(given, key, _ranks(rows.outputs)[0])
+    component, names = _components(rows, key, first)
+    # Of two given parts that share a component the more sealed one keeps it: test wins, then validation.
+    most_sealed = np.full(len(names), -1, dtype=np.int8)
+    np.maximum.at(most_sealed, component[kept], given[kept])
+    clean = kept[given[kept] == most_sealed[component[kept]]]
+    # All rows of an input now stand in one part, each with another output.
+    outputs = np.bincount(key[clean], minlength=len(first))
+    sides = np.full(len(rows), -1, dtype=np.int8)
+    sides[clean] = given[clean]
+    train = clean[given[clean] == 0]
+    sides[train] = _cut(rows, train, component[train], names, split)
+    return SplitResult(sides, len(rows) - len(kept), int((outputs[key[clean]] > 1).sum()), len(kept) - len(clean))
 
 
-def _drop_duplicates(keyed: Sequence[Keyed], given: Sequence[Part]) -> tuple[list[int], int]:
-    """Keep the first row of the same input and output in each given part; between parts it is a leak instead."""
-    seen: set[tuple[Part, bytes, bytes]] = set()
-    kept = []
-    for i, row in enumerate(keyed):
-        mark = (given[i], row.key, row.output)
-        if mark not in seen:
-            seen.add(mark)
-            kept.append(i)
-    return kept, len(keyed) - len(kept)
+def _ranks(digests: bytearray) -> tuple[Ints, Ints]:
+    """Number 16-byte digests by their order: (number of each, place of the first of each number)."""
+    words = np.array(memoryview(digests).cast("B"), dtype=np.uint8).view(">u8").astype(np.uint64).reshape(-1, 2)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.cumsum(new) - 1
+    return ranks, order[new]
 
 
-def _components(rows: Sequence[Keyed]) -> list[bytes]:
-    """Join rows that share an input or a group, and name each such set.
+def _first_of_each(given: NDArray[np.int8], key: Ints, output: Ints) -> Ints:
+    """Places of the first row of the same input and output in each given part; between parts it is a leak instead."""
+    order = np.lexsort((output, key, given))  # stable: of equal rows the first stays first
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = np.logical_or.reduce([c[order[1:]] != c[order[:-1]] for c in (given, key, output)])
+    return np.sort(order[new])
 
-    The name is the least group digest in it, or the least key without groups: rows added to a set leave its name as it
-    is, so that the set stays in its part. Duplicates count here though they are left out: they tie their group to
-    their input, and the result doesn't depend on which of them came first.
+
+class _Names:
+    """Names of components by number; in the order of the numbers they are in order too."""
+
+    def __init__(self, rows: RowKeys, groups: Ints, keys: Ints) -> None:
+        self._rows, self._groups, self._keys = rows, groups, keys
+
+    def __len__(self) -> int:
+        return len(self._groups) + len(self._keys)
+
+    def __getitem__(self, number: int) -> bytes:
+        # The first byte keeps groups apart from keys and sorts them before.
+        if number < len(self._groups):
+            at = 16 * int(self._groups[number])
+            return b"g" + self._rows.groups[at : at + 16]
+        at = 16 * int(self._keys[number - len(self._groups)])
+        return b"k" + self._rows.keys[at : at + 16]
+
+
+def _components(rows: RowKeys, key: Ints, first: Ints) -> tuple[Ints, _Names]:
+    """Join rows that share an input or a group: (number of each row's set, names by number).
+
+    The name is the least group digest in a set, or its key without groups: rows added to a set leave its name as it is,
+    so that the set stays in its part. Duplicates count here though they are left out: they tie their group to their
+    input, and the result doesn't depend on which of them came first.
     """
-    parent: dict[bytes, bytes] = {}
-
-    def find(node: bytes) -> bytes:
-        while (above := parent.setdefault(node, node)) != node:
-            parent[node] = parent[above]
-            node = parent[node]
-        return node
-
-    for row in rows:
-        # The first byte keeps groups apart from keys and sorts them before, so that the least node is the name.
-        key = b"k" + row.key
-        if row.group is not None:
-            a, b = find(key), find(b"g" + _digest(row.group))
-            if a != b:
-                parent[max(a, b)] = min(a, b)
-    return [find(b"k" + row.key) for row in rows]
+    group, first_of_group = _ranks(rows.groups)
+    names = _Names(rows, first_of_group, first)
+    key = key + len(first_of_group)
+    least = np.arange(len(names), dtype=np.int64)
+    ties = _pairs(key[np.array(rows.grouped, dtype=np.int64)], group, len(first_of_group))
+    while True:
+        before = least.copy()
+        lower = np.minimum(before[ties[0]], before[ties[1]])
+        for end in ties:
+            np.minimum.at(least, end, lower)
+        least = least[least]
+        if (least == before).all():
+            return least[key], names
 
 
-def _drop_leaks(kept: list[int], given: Sequence[Part], component: Sequence[bytes]) -> tuple[list[int], int]:
-    """Take rows out of the less sealed of two given parts that share a component: test wins, then validation."""
-    most_sealed: dict[bytes, int] = {}
-    for i in kept:
-        rank = PARTS.index(given[i])
-        most_sealed[component[i]] = max(rank, most_sealed.get(component[i], 0))
-    clean = [i for i in kept if PARTS.index(given[i]) == most_sealed[component[i]]]
-    return clean, len(kept) - len(clean)
+def _pairs(one: Ints, other: Ints, others: int) -> tuple[Ints, Ints]:
+    """Distinct pairs, ``others`` being above any number of the second."""
+    distinct = np.unique(one * others + other)
+    return distinct // max(1, others), distinct % max(1, others)
 
 
 def _point(seed: int, name: bytes) -> int:
@@ -192,46 +244,57 @@ def _point(seed: int, name: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(name, digest_size=8, salt=seed.to_bytes(16, "big")).digest(), "big")
 
 
-def _cut(
-    train: Sequence[int], keyed: Sequence[Keyed], component: Sequence[bytes], split: Split
-) -> dict[Part, list[int]]:
-    """Cut the rows of the train file by the percents; test first, so that it stays when validation changes."""
-    members: dict[bytes, list[int]] = {}
-    for i in train:
-        members.setdefault(component[i], []).append(i)
-    points = {name: _point(split.seed, name) for name in members}
-    cut: dict[Part, list[int]] = {p: [] for p in PARTS}
+def _cut(rows: RowKeys, train: Ints, component: Ints, names: _Names, split: Split) -> NDArray[np.int8]:
+    """Cut rows, ``component`` being that of each; test first, so that it stays when validation changes."""
+    numbers, member = np.unique(component, return_inverse=True)
+    points = np.fromiter((_point(split.seed, names[n]) for n in numbers), dtype=np.uint64, count=len(numbers))
     if split.stratify_by is None:
-        for name, rows in members.items():
-            cut[_side(points[name], split)].extend(rows)
-        return cut
-    strata: dict[str, list[bytes]] = {}
-    for name, rows in members.items():
-        # None and text are told apart by the mark in front.
-        counts = Counter("-" if keyed[i].stratum is None else f"={keyed[i].stratum}" for i in rows)
-        strata.setdefault(min(counts, key=lambda s: (-counts[s], s)), []).append(name)
+        sides = np.zeros(len(numbers), dtype=np.int8)
+        for part, percent in (
+            ("validation", split.test_percent + split.validation_percent),
+            ("test", split.test_percent),
+        ):
+            # In whole numbers: point x 100 < percent x 2^64.
+            bound = -(-percent * _SPAN // 100) - 1
+            if bound >= 0:
+                sides[points <= np.uint64(bound)] = PARTS.index(part)
+        return sides[member]
+    return _cut_strata(_majority(rows, train, member), points, np.bincount(member), split)[member]
+
+
+def _majority(rows: RowKeys, train: Ints, member: Ints) -> Ints:
+    """Number of each component's most frequent stratum, in the order of the strata's names; the least of equals."""
+    order = {mark: number for number, mark in enumerate(sorted(rows.marks))}
+    ranks = np.array([order[mark] for mark in rows.marks], dtype=np.int64)
+    strata = ranks[np.frombuffer(rows.strata, dtype=np.int32)[train]]
+    distinct, counts = np.unique(member * len(ranks) + strata, return_counts=True)
+    component, stratum = distinct // len(ranks), distinct % len(ranks)
+    best = np.lexsort((stratum, -counts, component))
+    _, first = np.unique(component[best], return_index=True)
+    result: Ints = stratum[best][first]
+    return result
+
+
+def _cut_strata(strata: Ints, points: NDArray[np.uint64], sizes: Ints, split: Split) -> NDArray[np.int8]:
+    """Give every component a side: exact to one component in each stratum."""
+    sides = np.zeros(len(strata), dtype=np.int8)
+    order = np.lexsort((points, strata))
+    starts = np.flatnonzero(np.diff(strata[order], prepend=-1))
     owed = {"test": 0, "validation": 0}
     percents: dict[Part, int] = {"test": split.test_percent, "validation": split.validation_percent}
-    for stratum in sorted(strata):
-        names = sorted(strata[stratum], key=lambda name: (points[name], name))
-        size = sum(len(members[name]) for name in names)
+    for members in np.split(order, starts[1:]):
+        size, at = int(sizes[members].sum()), 0
         for part, percent in percents.items():
             # In hundredths of a row; what one stratum could not give exactly, the next makes up for, so that many
             # small strata don't all round down to nothing; no stratum gives more than its share and one group.
             owed[part] += size * percent
             share = size * percent
-            while names and 2 * owed[part] >= 100 * len(members[names[0]]) and min(owed[part], share) > 0:
-                rows = members[names.pop(0)]
-                cut[part].extend(rows)
-                owed[part] -= 100 * len(rows)
-                share -= 100 * len(rows)
-        cut["train"].extend(i for name in names for i in members[name])
-    return cut
-
-
-def _side(point: int, split: Split) -> Part:
-    if point * 100 < split.test_percent * _SPAN:
-        return "test"
-    if point * 100 < (split.test_percent + split.validation_percent) * _SPAN:
-        return "validation"
-    return "train"
+            while at < len(members) and min(owed[part], share) > 0:
+                rows = int(sizes[members[at]])
+                if 2 * owed[part] < 100 * rows:
+                    break
+                sides[members[at]] = PARTS.index(part)
+                owed[part] -= 100 * rows
+                share -= 100 * rows
+                at += 1
+    return sides

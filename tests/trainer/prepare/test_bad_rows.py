@@ -1,0 +1,122 @@
+"""Prepare: rows that can't be used, parts that must not be empty, the bound of an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import Reason
+from finetune_trainer.prepared import PARTS
+from tests.support.prepare_kit import Dataset, intents, spec_of
+
+
+def test_bad_rows_of_every_kind_are_dropped_and_counted(dataset: Dataset) -> None:
+    rows: list[dict[str, Any] | str] = [
+        *intents(200),
+        "no json",
+        "[]",
+        {"text": "", "label": "bug"},
+        {"label": "bug"},
+        {"text": "a", "label": "bug<|im_end|>"},
+    ]
+    prepared = dataset.prepare(rows, spec_of())
+    assert (prepared.summary.rows, prepared.summary.dropped) == (205, 5)
+    assert sum(len(prepared.parts[p]) for p in PARTS) == 200
+
+
+@pytest.mark.parametrize(("percent", "fine"), [(2, True), (1, False), (0, False)])
+def test_more_bad_rows_than_allowed_end_the_job(dataset: Dataset, percent: int, fine: bool) -> None:
+    rows: list[dict[str, Any] | str] = [*intents(98), "x", {"text": "a"}]
+    spec = spec_of(dataset={"badRows": {"maxPercent": percent}})
+    if fine:
+        assert dataset.prepare(rows, spec).summary.dropped == 2
+        return
+    error = dataset.refused(rows, spec)
+    assert error.reason is Reason.DATASET_INVALID
+    if percent == 1:
+        assert error.message == (
+            "2 of 100 rows can't be used, more than dataset.badRows.maxPercent 1: "
+            "line 99: not JSON: Expecting value at column 1; line 100: column 'label' is missing"
+        )
+    else:
+        assert "1 of 100 rows can't be used" in error.message
+
+
+def test_rows_that_fail_only_when_encoded_count_against_the_limit_too(dataset: Dataset) -> None:
+    rows = [{"prompt": f"p {i}", "completion": "long " * 100 if i % 10 == 0 else "c"} for i in range(100)]
+    error = dataset.refused(rows, spec_of({"name": "raw"}, training={"maxLength": 40}))
+    assert error.reason is Reason.DATASET_INVALID
+    assert "10 of 100 rows can't be used, more than dataset.badRows.maxPercent 5" in error.message
+
+
+def test_when_every_row_is_bad_the_rows_are_named_not_the_empty_parts(dataset: Dataset) -> None:
+    error = dataset.refused([{"text": " ", "label": "bug"}] * 30, spec_of())
+    assert error.message.startswith("30 of 30 rows can't be used")
+    assert "line 1: column 'text' is empty" in error.message
+
+
+def test_of_many_bad_rows_the_first_few_are_named(dataset: Dataset) -> None:
+    message = dataset.refused([*intents(10), *["x"] * 20], spec_of()).message
+    assert message.count("line 1") == 5
+    assert message.endswith("; and 15 more")
+    assert len(message) < 1000
+
+
+def test_policy_fail_ends_at_the_first_bad_row(dataset: Dataset) -> None:
+    spec = spec_of(dataset={"badRows": {"policy": "Fail", "maxPercent": 100}})
+    error = dataset.refused([*intents(50), "x", "y"], spec)
+    assert error.reason is Reason.DATASET_INVALID
+    assert error.message.startswith("line 51: not JSON")
+
+
+def test_a_completion_too_long_for_max_length_is_a_bad_row_and_a_prompt_is_cut(dataset: Dataset) -> None:
+    rows = [{"prompt": f"p {i}", "completion": "c"} for i in range(98)]
+    rows += [{"prompt": "long " * 100, "completion": "c"}, {"prompt": "p", "completion": "long " * 100}]
+    prepared = dataset.prepare(rows, spec_of({"name": "raw"}, training={"maxLength": 40}))
+    assert (prepared.summary.dropped, prepared.summary.truncated) == (1, 1)
+    assert max(int(prepared.parts[p].lengths.max()) for p in PARTS) == 40
+
+
+@pytest.mark.parametrize(
+    ("split", "part"),
+    [
+        ({"trainPercent": 98, "validationPercent": 1, "testPercent": 1}, "validation"),
+        ({"trainPercent": 99, "validationPercent": 0, "testPercent": 1}, "test"),
+        ({"trainPercent": 1, "validationPercent": 1, "testPercent": 98}, "train"),
+    ],
+)
+def test_an_empty_part_is_refused_with_what_to_change(dataset: Dataset, split: dict[str, Any], part: str) -> None:
+    error = dataset.refused(intents(3), spec_of(dataset={"split": split}))
+    assert error.reason is Reason.DATASET_INVALID
+    assert f"no row fell into {part} (train " in error.message
+    assert f"raise split.{part}Percent above {split[part + 'Percent']}" in error.message
+    assert "set split.stratifyBy for exact shares, or choose another split.seed" in error.message
+
+
+def test_validation_may_be_empty_if_asked_for(dataset: Dataset) -> None:
+    split = {"trainPercent": 80, "validationPercent": 0, "testPercent": 20}
+    prepared = dataset.prepare(intents(50), spec_of(dataset={"split": split}))
+    part = prepared.parts["validation"]
+    assert (len(part), prepared.summary.validation) == (0, 0)
+    assert list(part.offsets) == [0]
+
+
+def test_a_given_test_file_without_a_usable_row_is_refused(dataset: Dataset) -> None:
+    spec = spec_of(
+        dataset={
+            "files": {"train": "s3://data/train.jsonl", "test": "s3://data/test.jsonl"},
+            "split": {"trainPercent": 80, "validationPercent": 20, "testPercent": 0},
+        }
+    )
+    error = dataset.refused({"train": intents(60), "test": ["x"]}, spec)
+    assert error.reason is Reason.DATASET_INVALID
+    assert "dataset.files.test has no row that can be used (1 bad rows: test line 1: not JSON" in error.message
+
+
+def test_the_bound_of_a_generated_answer_is_the_longest_expected_one_plus_a_margin(dataset: Dataset) -> None:
+    rows = [{"prompt": f"p {i}", "completion": "x" if i != 7 else "z" * 99} for i in range(60)]
+    assert dataset.prepare(rows, spec_of({"name": "raw"})).max_new_tokens == 100 + 25
+    assert dataset.prepare(rows[10:], spec_of({"name": "raw"})).max_new_tokens == 2 + 8
+    asked = spec_of({"name": "raw"}, evaluation={"maxNewTokens": 5})
+    assert dataset.prepare(rows, asked).max_new_tokens == 5

@@ -1,0 +1,145 @@
+"""Prepare: label sets, choices, duplicates, groups and given files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import normalizers
+
+from finetune_api.reasons import Reason
+from finetune_trainer.prepared import PARTS
+from tests.support.prepare_kit import LABELS, Dataset, intents, spec_of
+from tests.support.tiny_tokenizer import make_tokenizer
+
+
+def test_the_label_set_comes_from_the_train_rows_alone(dataset: Dataset) -> None:
+    rows = {"train": intents(50), "test": [*intents(30, 100), {"text": "t", "label": "unseen"}]}
+    spec = spec_of(
+        dataset={
+            "files": {"train": "s3://data/train.jsonl", "test": "s3://data/test.jsonl"},
+            "split": {"trainPercent": 80, "validationPercent": 20, "testPercent": 0},
+        }
+    )
+    prepared = dataset.prepare(rows, spec)
+    assert prepared.choice_sets[0].texts == LABELS
+    assert (prepared.summary.test, prepared.summary.dropped) == (30, 1)
+
+
+def test_an_answer_that_is_no_choice_is_a_bad_row(dataset: Dataset) -> None:
+    rows = [*intents(99), {"text": "t", "label": "other"}]
+    strict = spec_of({"name": "intent", "choices": list(LABELS)}, dataset={"badRows": {"policy": "Fail"}})
+    assert "line 100: the answer 'other' is none of the choices" in dataset.refused(rows, strict).message
+    inline = {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}, "choices": list(LABELS)}
+    strict = spec_of(inline, dataset={"badRows": {"policy": "Fail"}})
+    assert "the answer 'other' is none of dataset.template.choices" in dataset.refused(rows, strict).message
+
+
+@pytest.mark.parametrize("choices", [None, ["billing", "bug"]])
+def test_a_classification_with_one_label_is_refused(dataset: Dataset, choices: list[str] | None) -> None:
+    rows = [{"text": f"t {i}", "label": "bug"} for i in range(50)]
+    error = dataset.refused(rows, spec_of({"name": "topic", **({"choices": choices} if choices else {})}))
+    assert error.reason is Reason.DATASET_INVALID
+    assert "train rows have the answer 'bug' in column 'label'" in error.message
+
+
+def test_a_column_of_free_text_is_no_label(dataset: Dataset) -> None:
+    rows = [{"text": f"t {i}", "label": f"l {i}"} for i in range(400)]
+    error = dataset.refused(rows, spec_of())
+    assert error.reason is Reason.DATASET_INVALID
+    assert "different values in the train rows, and template intent is for at most 256 labels" in error.message
+
+
+def test_choices_that_are_the_same_tokens_are_refused(dataset: Dataset) -> None:
+    dataset.tokenizer = make_tokenizer(dataset.folder / "nfc")
+    dataset.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    choices = ["caf\u00e9", "cafe\u0301"]
+    rows = [{"text": f"t {i}", "label": choices[i % 2]} for i in range(50)]
+    error = dataset.refused(rows, spec_of())
+    assert error.reason is Reason.TEMPLATE_INVALID
+    assert "are the same tokens to this model" in error.message
+    own = [{"question": f"q {i}", "choices": ["a", "b"], "answer": 0} for i in range(99)]
+    own.append({"question": "last", "choices": choices, "answer": 0})
+    assert dataset.prepare(own, spec_of({"name": "multiple-choice"})).summary.dropped == 1
+
+
+def test_end_tokens_are_scored_where_one_choice_begins_another(dataset: Dataset) -> None:
+    rows = [{"text": f"t {i}", "label": ("card", "card arrival")[i % 2]} for i in range(50)]
+    assert dataset.prepare(rows, spec_of()).score_end_tokens
+    assert not dataset.prepare(intents(50), spec_of()).score_end_tokens
+
+
+def test_choice_accuracy_without_choices_is_refused(dataset: Dataset) -> None:
+    rows = [{"prompt": f"p {i}", "completion": "c"} for i in range(50)]
+    error = dataset.refused(rows, spec_of({"name": "raw"}, evaluation={"metric": "ChoiceAccuracy"}))
+    assert error.reason is Reason.INVALID_SPEC
+    assert "set dataset.template.choices" in error.message
+
+
+def test_a_metric_in_the_spec_wins(dataset: Dataset) -> None:
+    prepared = dataset.prepare(intents(50), spec_of(evaluation={"metric": "ExactMatch"}))
+    assert prepared.metric == "ExactMatch"
+    assert prepared.choice_sets
+
+
+def test_duplicates_and_conflicts_are_counted_and_never_straddle_parts(dataset: Dataset) -> None:
+    rows = intents(200)
+    rows += [{"text": r["text"].upper(), "label": r["label"]} for r in rows[:20]]
+    rows += [{"text": r["text"], "label": "other"} for r in rows[100:110]]
+    prepared = dataset.prepare(rows, spec_of())
+    assert (prepared.summary.duplicates, prepared.summary.conflicts, prepared.summary.rows) == (20, 20, 230)
+    side = {int(r): p for p in PARTS for r in prepared.parts[p].rows}
+    assert all(side[101 + i] == side[221 + i] for i in range(10))
+
+
+def test_rows_that_differ_in_an_unused_column_only_are_duplicates(dataset: Dataset) -> None:
+    rows = [r | {"id": i} for i, r in enumerate([*intents(60), *intents(60)])]
+    for template in ({"name": "intent"}, {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}):
+        assert dataset.prepare(rows, spec_of(template)).summary.duplicates == 60
+    whole = {"inline": {"prompt": "{{ row | tojson }}", "completion": "{{ label }}"}}
+    assert dataset.prepare(rows, spec_of(whole)).summary.duplicates == 0
+
+
+def test_group_and_stratum_columns_shape_the_split(dataset: Dataset) -> None:
+    rows = [r | {"who": {"id": i // 4}} for i, r in enumerate(intents(400))]
+    prepared = dataset.prepare(rows, spec_of(dataset={"split": {"groupBy": "who"}}))
+    for part in PARTS:
+        lines = {int(r) for r in prepared.parts[part].rows}
+        assert all(4 * ((r - 1) // 4) + j + 1 in lines for r in lines for j in range(4))
+    prepared = dataset.prepare(intents(300), spec_of(dataset={"split": {"stratifyBy": "label"}}))
+    assert [getattr(prepared.summary, p) for p in PARTS] == [240, 30, 30]
+    assert list(np.bincount(prepared.parts["test"].answer)) == [10, 10, 10]
+
+
+@pytest.mark.parametrize("field", ["groupBy", "stratifyBy"])
+def test_a_split_column_that_no_row_has_is_refused(dataset: Dataset, field: str) -> None:
+    error = dataset.refused(intents(50), spec_of(dataset={"split": {field: "who"}}))
+    assert error.reason is Reason.INVALID_SPEC
+    assert f"dataset.split.{field} names column 'who', which no row has; columns: text, label" in error.message
+
+
+def test_given_files_keep_their_rows_and_leaks_leave_train(dataset: Dataset) -> None:
+    train, test = intents(200), intents(50, 190)
+    spec = spec_of(
+        dataset={
+            "files": {"train": "s3://data/train.jsonl", "test": "s3://data/test.jsonl"},
+            "split": {"trainPercent": 80, "validationPercent": 20, "testPercent": 0},
+        }
+    )
+    prepared = dataset.prepare({"train": train, "test": test}, spec)
+    assert (prepared.summary.test, prepared.summary.leaked) == (50, 10)
+    assert prepared.summary.train + prepared.summary.validation == 190
+    assert prepared.summary.rows == 250
+    assert max(int(r) for p in ("train", "validation") for r in prepared.parts[p].rows) == 190
+
+
+def test_a_bad_row_is_named_with_its_file(dataset: Dataset) -> None:
+    spec = spec_of(
+        dataset={
+            "files": {"train": "s3://data/train.jsonl", "test": "s3://data/test.jsonl"},
+            "split": {"trainPercent": 80, "validationPercent": 20, "testPercent": 0},
+            "badRows": {"policy": "Fail"},
+        }
+    )
+    error = dataset.refused({"train": intents(50), "test": [*intents(2, 90), "no json"]}, spec)
+    assert error.reason is Reason.DATASET_INVALID
+    assert error.message.startswith("test line 3: not JSON")
