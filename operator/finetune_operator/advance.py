@@ -7,6 +7,7 @@ Pure. ``reconcile`` comes here once the spec and the runtime's snapshot are sett
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -76,7 +77,7 @@ class StagePlanner:
         child = next((child for child in self.case.observed.children if child.name == name), None)
         if child is not None and child.owner_uid != self.case.uid:
             if not self.spec.suspend:
-                return self._going(status, child) if child.deleting else self._conflict(status, stage, child)
+                return self._wait_for_its_end(status, child) if child.deleting else self._conflict(status, stage, child)
             child = None  # it is in nobody's way before the stage goes on
         if child is not None:
             return self._with_child(status, stage, child)
@@ -92,7 +93,7 @@ class StagePlanner:
         if self.spec.suspend:
             return self._suspend(status, stage, child, pods)
         if child.deleting or given_up(stage, child):
-            return self._going(status, child)
+            return self._going(status, stage, child, pods)
         return self._active(status, stage, child, pods)
 
     def _all_done(self, status: FineTuneJobStatus) -> Plan:
@@ -116,8 +117,7 @@ class StagePlanner:
             # Somebody deleted it while the job was being suspended: the same is wanted now.
             stage = stage if stage.state == "Pending" else set_back(stage, None, now=self.case.now)
         elif not given_up(stage, child):
-            seen = running(stage, child, pods) if _has_started(stage, child, pods) else stage
-            stage = set_back(seen, child, now=self.case.now)
+            stage = self._given_up(stage, child, pods)
         status = self._with(status, stage)
         used_up = seconds_spent(status.stages or []) >= self.limit
         note = f" The job's {self.limit} s are used up: raise activeDeadlineSeconds before that." if used_up else ""
@@ -169,15 +169,14 @@ class StagePlanner:
         """Take note that a child is gone that had started; the next look creates it again."""
         if not self.case.observed.live:
             return Plan(needs_live=True)
-        message = f"Job {stage.job_name or stage.name} was deleted while it ran; stage {stage.name} starts anew."
-        return go_on(
-            self.case,
-            self._with(status, set_back(stage, None, now=self.case.now)),
-            reason="Restarting",
-            message=message,
-            events=[Event(reason="ChildDeleted", message=message, type="Warning")],
-            requeue_after=1.0,
-        )
+        plan = self._anew(status, set_back(stage, None, now=self.case.now), stage.job_name or stage.name)
+        return replace(plan, requeue_after=1.0)
+
+    def _anew(self, status: FineTuneJobStatus, stage: StageStatus, child_name: str) -> Plan:
+        """Tell that somebody else deleted the child, of which the stage is set back already."""
+        message = f"Job {child_name} was deleted while it ran; stage {stage.name} starts anew."
+        event = Event(reason="ChildDeleted", message=message, type="Warning")
+        return go_on(self.case, self._with(status, stage), reason="Restarting", message=message, events=[event])
 
     def _manifest(self, status: FineTuneJobStatus, stage: StageStatus, left: int) -> dict[str, Any]:
         prepared = next((s.digest for s in status.stages or [] if s.name == "prepare"), None)
@@ -201,18 +200,30 @@ class StagePlanner:
         )
         return fail(self.case, status, failure)
 
-    def _going(self, status: FineTuneJobStatus, child: JobView) -> Plan:
-        """Wait until a child is gone that the stage can't go on with; one that was given up is deleted first."""
-        reason = "Resuming" if self.case.reason in _STANDING_STILL else "Restarting"
-        message = f"Job {child.name} is being deleted; the stage goes on when it is gone."
-        if reason == "Restarting":
-            message = self._restarting(message)
-        if child.deleting:
-            return go_on(self.case, status, reason=reason, message=message)
-        if not self.case.observed.live:
+    def _going(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
+        """The stage can't go on with this child: give it up if somebody else deletes it, then wait until it is gone."""
+        if not (child.deleting and given_up(stage, child)) and not self.case.observed.live:
             return Plan(needs_live=True)
-        delete = DeleteChild(name=child.name, uid=child.uid)
-        return go_on(self.case, status, reason=reason, message=message, actions=[delete])
+        if not given_up(stage, child):
+            return self._anew(status, self._given_up(stage, child, pods), child.name)
+        return self._wait_for_its_end(status, child)
+
+    def _wait_for_its_end(self, status: FineTuneJobStatus, child: JobView) -> Plan:
+        message = f"Job {child.name} is being deleted; the stage goes on when it is gone."
+        resuming = self.case.reason in _STANDING_STILL
+        # A delete that was cut off is made now.
+        delete = [] if child.deleting else [DeleteChild(name=child.name, uid=child.uid)]
+        return go_on(
+            self.case,
+            status,
+            reason="Resuming" if resuming else "Restarting",
+            message=message if resuming else self._restarting(message),
+            actions=delete,
+        )
+
+    def _given_up(self, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> StageStatus:
+        seen = running(stage, child, pods) if _has_started(stage, child, pods) else stage
+        return set_back(seen, child, now=self.case.now)
 
     def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         """An unfinished child: runs, starts or is held up."""
@@ -274,7 +285,8 @@ class StagePlanner:
         if not case.observed.live:
             return Plan(needs_live=True)
         if child.deleting or given_up(stage, child):
-            return self._suspend(status, stage, child, pods) if self.spec.suspend else self._going(status, child)
+            taken_away = self._suspend if self.spec.suspend else self._going
+            return taken_away(status, stage, child, pods)
         return self._report_lost(status, stage, child, pods)
 
     def _report_lost(

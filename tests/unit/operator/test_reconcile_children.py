@@ -33,10 +33,44 @@ def test_a_child_that_only_the_cache_misses_is_not_told_as_deleted() -> None:
 
 def test_a_child_that_is_being_deleted_is_waited_for() -> None:
     life = running()
-    life.change_child("train", deleting=True).settle(5)
+    life.is_deleted("train").settle(5)
     assert life.writes.count("create") == 1
+    assert "delete" not in life.writes
     assert life.reason == "Restarting"
     assert life.condition("Succeeded")["status"] == "Unknown"
+
+
+def test_a_child_that_a_person_deletes_counts_until_it_was_noticed_and_is_followed_by_one_with_what_is_left() -> None:
+    life = running(b.cpu_spec(activeDeadlineSeconds=1000))
+    life.lingering = True
+    writes = len(life.writes)
+    life.is_deleted("train").settle(10).settle(170).goes("train").settle(300)
+    assert life.writes[writes:] == ["status", "create"]
+    assert [event.reason for event in life.events] == ["Started", "ChildDeleted"]
+    assert life.manifests[-1]["spec"]["activeDeadlineSeconds"] == 890
+    assert life.stage("train")["runSeconds"] == 110
+    assert "starts anew" in life.condition("Succeeded")["message"]
+
+
+def test_a_deletion_that_only_the_cache_shows_is_looked_at_live() -> None:
+    life = running().is_deleted("train")
+    assert reconcile(life.observe(live=False)).needs_live
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_child_that_fails_because_a_person_deleted_it_has_not_failed_the_job(noticed: bool) -> None:
+    life = running().is_deleted("train")
+    if noticed:
+        life.settle(1)
+    life.passes(5).pod_fails("train", 137).fails("train", "BackoffLimitExceeded").settle(1)
+    assert life.condition("Succeeded")["status"] == "Unknown"
+    life.goes("train").settle(1)
+    assert life.writes.count("create") == 2
+
+
+def test_a_child_that_had_failed_before_it_was_cleaned_up_has_failed_the_job() -> None:
+    life = running().pod_fails("train", 1).fails("train", "BackoffLimitExceeded").passes(3600).is_deleted("train")
+    assert ended_with(life.settle(1))[0] == "TrainerError"
 
 
 def test_a_stage_that_has_succeeded_is_never_run_again_though_its_child_is_gone() -> None:
