@@ -234,21 +234,50 @@ def test_prepared_rows_that_are_gone_are_named(full_on_s3: Finished, s3: S3Serve
     assert failed(report)[1] == 14
 
 
-def test_a_stored_model_that_is_damaged_before_it_is_read_back_fails(
+@pytest.mark.parametrize(
+    ("export", "path"),
+    [
+        ("Full Model", "model/model.safetensors"),
+        ("LoRA Model", "model/model.safetensors"),
+        ("LoRA Adapter", "adapter/adapter_model.safetensors"),
+        ("LoRA Both", "model/model.safetensors"),
+        ("LoRA Both", "adapter/adapter_model.safetensors"),
+        ("Full Model", "predictions.jsonl"),
+    ],
+)
+def test_a_bit_that_flips_in_storage_before_a_file_is_read_back_fails_the_job(
+    export: str, path: str, cheap: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaging(store: Any, files: Any, progress: Any) -> Any:
+        entries: object = publish(store, files, progress)
+        if path in files:
+            stored = tmp_path / "out" / path
+            data = bytearray(stored.read_bytes())
+            data[-1] ^= 1
+            stored.write_bytes(data)
+        return entries
+
+    monkeypatch.setattr("finetune_trainer.train_stage.publish", damaging)
+    cheap["training"]["method"], cheap["output"]["export"] = export.split()
+    report, _ = run(make_stage_input("train", cheap, includes_prepare=True), tmp_path)
+    reason, code, text = failed(report)
+    assert (reason, code) == (Reason.VERIFICATION_FAILED, 14)
+    assert f"{path} is not what was written there" in text
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_bit_that_flips_in_the_prepared_rows_before_they_are_read_back_fails_prepare(
     cheap: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaging(store: Any, files: Any, progress: Any) -> Any:
         entries: object = publish(store, files, progress)
-        weights = tmp_path / "out/model/model.safetensors"
-        data = bytearray(weights.read_bytes())
-        data[-1] ^= 1
-        weights.write_bytes(data)
+        (tmp_path / "out/prepared/prepared.json").write_bytes(b"{}")
         return entries
 
-    monkeypatch.setattr("finetune_trainer.train_stage.publish", damaging)
-    report, _ = run(make_stage_input("train", cheap, includes_prepare=True), tmp_path)
+    monkeypatch.setattr("finetune_trainer.handover.publish", damaging)
+    report, _ = run(make_stage_input("prepare", cheap), tmp_path)
     assert failed(report)[:2] == (Reason.VERIFICATION_FAILED, 14)
-    assert not (tmp_path / "out/manifest.json").exists()
+    assert not (tmp_path / "out/prepared/manifest.json").exists()
 
 
 def told(error: Exception) -> tuple[Reason, str, list[dict[str, Any]]]:

@@ -80,6 +80,7 @@ REPORT = _made(
     stage=st.sampled_from(["prepare", "train"]),
     spec_digest=st.just(DIGEST),
     digest=st.none() | st.just(DIGEST),
+    reused=st.sampled_from([None, True]),
     dataset=st.none() | SUMMARY,
     resolved=st.none() | RESOLVED,
     validation=st.none() | st.lists(POINT, max_size=10),
@@ -103,6 +104,7 @@ def _largest() -> StageReport:
         stage="prepare",
         spec_digest=DIGEST,
         digest=DIGEST,
+        reused=True,
         dataset=DatasetSummary(
             **{name: BIG for name in DatasetSummary.model_fields if name != "fingerprint"}, fingerprint=DIGEST
         ),
@@ -135,7 +137,8 @@ def _keeps_what_counts(report: StageReport) -> None:
     assert b"\n" not in data
     read = parse_report(data.decode())
     assert read is not None
-    assert (read.stage, read.spec_digest, read.digest) == (report.stage, report.spec_digest, report.digest)
+    identity = ("stage", "spec_digest", "digest", "reused")
+    assert [getattr(read, name) for name in identity] == [getattr(report, name) for name in identity]
     assert _without_secondary(read.results) == _without_secondary(report.results)
     assert read.artifacts == report.artifacts
     assert read.dataset == report.dataset
