@@ -54,13 +54,23 @@ def world(kube: Kube, images: Images, s3: S3Access, tiny_model_uri: str) -> Worl
     return World(kube=kube, s3=s3, images=images, model_uri=tiny_model_uri)
 
 
+@pytest.fixture(scope="session")
+def pair(world: World) -> Iterator[str]:
+    """A runtime of half the machine's size, so that two pods run at a time, each with one thread."""
+    half = {"cpu": "900m", "memory": "3Gi", "ephemeralStorage": "3Gi"}
+    with world.runtime("e2e-pair", resources={"prepare": half, "train": half}) as name:
+        yield name
+
+
 @pytest.fixture
 def tenant(world: World, request: pytest.FixtureRequest) -> Iterator[Tenant]:
-    """A namespace of its own; afterwards no pod may have been doubled and the operator may have logged no surprise."""
-    tenant = world.new_tenant(request.node.name)
-    with world.watching_pods() as pods:
+    """A namespace of its own for one test."""
+    with world.tenant(request.node.name) as tenant:
         yield tenant
-    expected = {name for mark in request.node.iter_markers("operator_may_log") for name in mark.args}
-    world.remove(tenant)
-    assert pods.doubled() == []
-    assert world.unexpected_log_lines(expected) == []
+
+
+@pytest.fixture(scope="module")
+def shared_tenant(world: World, request: pytest.FixtureRequest) -> Iterator[Tenant]:
+    """A namespace that the tests of a module share, whose jobs run at the same time."""
+    with world.tenant(request.node.name.rpartition("/")[2].removesuffix(".py")) as tenant:
+        yield tenant

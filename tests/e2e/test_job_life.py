@@ -1,21 +1,52 @@
-"""One job from kubectl apply to scores in status, on real pods with a tiny model."""
+"""Jobs from kubectl apply to scores in status, on real pods with a tiny model.
+
+Two run at the same time and are looked at by all tests: one of two stages, with a name and a life that are as awkward
+as they may be, and one of a single stage.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from typing import Any
 
 import pytest
 
 from tests.e2e.world import Tenant, World, until
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(600)
+
+TWO = "a-name-of-forty-characters-which-is-most"
+ONE = "one"
 
 
-def test_a_job_with_a_gpu_runs_two_stages_and_ends_with_both_scores_in_status(tenant: Tenant) -> None:
+@pytest.fixture(scope="module")
+def lives(world: World, pair: str, shared_tenant: Tenant) -> Tenant:
+    """Both jobs, running. The runtime of the one with two stages is spoilt and deleted before the second stage."""
+    assert len(TWO) == 40
+    tenant = shared_tenant
+    half = world.kube.get("finetuneruntime", pair)
+    assert half is not None
     tenant.put_rows()
-    tenant.apply(tenant.job(resources={"gpusPerNode": 1}))
-    status = tenant.wait_finished()["status"]
+    with world.runtime("e2e-fleeting", resources=half["spec"]["resources"]) as fleeting:
+        tenant.apply(
+            tenant.job(TWO, resources={"gpusPerNode": 1}, runtimeRef={"name": fleeting}),
+            tenant.job(ONE, resources={"gpusPerNode": 0}, runtimeRef={"name": pair}),
+        )
+        until("the first stage has a pod", lambda: tenant.pods(TWO), timeout=60)
+        world.add_runtime(fleeting, image="registry.invalid/none@sha256:" + "0" * 64)
+    return tenant
+
+
+def done(lives: Tenant, name: str) -> dict[str, Any]:
+    """Status of a job that has succeeded."""
+    status: dict[str, Any] = lives.wait_finished(name)["status"]
     assert status["phase"] == "Succeeded", status
+    return status
+
+
+def test_a_job_with_a_gpu_runs_two_stages_and_ends_with_both_scores_in_status(lives: Tenant) -> None:
+    status = done(lives, TWO)
     assert [stage["name"] for stage in status["stages"]] == ["prepare", "train"]
     assert [stage["state"] for stage in status["stages"]] == ["Succeeded", "Succeeded"]
     results = status["results"]
@@ -23,76 +54,88 @@ def test_a_job_with_a_gpu_runs_two_stages_and_ends_with_both_scores_in_status(te
     assert results["test"]["total"] == status["dataset"]["test"] > 0
     assert float(results["test"]["score"]) > float(results["baseline"]["score"])
     assert status["progress"]["percent"] == 100
-    stored = json.loads(tenant.read("tiny", "results.json"))
+    stored = json.loads(lives.read(TWO, "results.json"))
     assert stored["results"]["test"] == results["test"]
 
 
-def test_only_the_train_stage_asks_for_a_gpu(tenant: Tenant) -> None:
-    tenant.put_rows()
-    tenant.apply(tenant.job(resources={"gpusPerNode": 1}))
-    tenant.wait_finished()
+def test_a_runtime_that_is_edited_and_deleted_in_mid_run_changes_nothing_of_the_job(
+    lives: Tenant, world: World
+) -> None:
+    done(lives, TWO)
+    assert world.kube.get("finetuneruntime", "e2e-fleeting") is None
+    images = {pod["spec"]["containers"][0]["image"] for pod in lives.pods(TWO)}
+    assert images == {world.images.trainer}
+    assert len(lives.pods(TWO)) == 2
+
+
+def test_only_the_train_stage_asks_for_a_gpu(lives: Tenant) -> None:
+    done(lives, TWO)
     limits = {
         job["metadata"]["labels"]["finetune.dev/stage"]: job["spec"]["template"]["spec"]["containers"][0]["resources"][
             "limits"
         ]
-        for job in tenant.jobs()
+        for job in lives.jobs(TWO)
     }
     assert "nvidia.com/gpu" not in limits["prepare"]
     assert limits["train"]["nvidia.com/gpu"] == "1"
 
 
-def test_a_job_without_a_gpu_runs_one_stage_that_does_both(tenant: Tenant) -> None:
-    tenant.put_rows()
-    tenant.apply(tenant.job(resources={"gpusPerNode": 0}))
-    status = tenant.wait_finished()["status"]
-    assert status["phase"] == "Succeeded", status
-    assert [stage["name"] for stage in status["stages"]] == ["train"]
-    assert len(tenant.jobs()) == 1
+def test_a_job_without_a_gpu_runs_one_stage_that_does_both(lives: Tenant) -> None:
+    assert [stage["name"] for stage in done(lives, ONE)["stages"]] == ["train"]
+    assert len(lives.jobs(ONE)) == 1
 
 
-def test_kubectl_wait_returns_and_the_columns_show_both_scores(tenant: Tenant) -> None:
-    tenant.put_rows()
-    tenant.apply(tenant.job(resources={"gpusPerNode": 0}))
-    kube = tenant.world.kube
-    kube.kubectl("wait", "--for=condition=Finished", "ftj/tiny", "-n", tenant.namespace, "--timeout=300s")
-    results = tenant.status()["results"]
-    header, row = kube.kubectl("get", "ftj", "tiny", "-n", tenant.namespace).splitlines()
+def test_kubectl_wait_returns_and_the_columns_show_both_scores(lives: Tenant, world: World) -> None:
+    kube = world.kube
+    kube.kubectl("wait", "--for=condition=Finished", f"ftj/{ONE}", "-n", lives.namespace, "--timeout=300s")
+    results = lives.status(ONE)["results"]
+    header, row = kube.kubectl("get", "ftj", ONE, "-n", lives.namespace).splitlines()
     assert header.split() == ["NAME", "PHASE", "%", "BASE", "TEST", "AGE"]
-    assert row.split()[:5] == ["tiny", "Succeeded", "100", results["baseline"]["score"], results["test"]["score"]]
+    assert row.split()[:5] == [ONE, "Succeeded", "100", results["baseline"]["score"], results["test"]["score"]]
 
 
-def test_every_artifact_named_in_the_manifest_lies_in_the_bucket_with_its_digest(tenant: Tenant) -> None:
-    import hashlib
-
-    tenant.put_rows()
-    tenant.apply(tenant.job(resources={"gpusPerNode": 0}))
-    status = tenant.wait_finished()["status"]
-    manifest_text = tenant.read("tiny", "manifest.json")
+@pytest.mark.parametrize("name", [ONE, TWO])
+def test_every_artifact_named_in_the_manifest_lies_in_the_bucket_with_its_digest(name: str, lives: Tenant) -> None:
+    status = done(lives, name)
+    manifest_text = lives.read(name, "manifest.json")
     assert "sha256:" + hashlib.sha256(manifest_text.encode()).hexdigest() == status["manifestDigest"]
-    client = tenant.world.s3.client()
+    client = lives.world.s3.client()
     files = json.loads(manifest_text)["files"]
     assert {"results.json", "predictions.jsonl"} <= {f["path"] for f in files}
     for file in files:
-        key = f"{tenant.namespace}/tiny/{file['path']}"
+        key = f"{lives.namespace}/{name}/{file['path']}"
         body = client.get_object(Bucket="e2e-results", Key=key)["Body"].read()
         assert "sha256:" + hashlib.sha256(body).hexdigest() == file["sha256"], file["path"]
 
 
-def test_deleting_a_running_job_leaves_no_child_in_the_cluster(tenant: Tenant) -> None:
-    tenant.put_rows()
-    tenant.apply(tenant.job(training={"method": "Full", "epochs": 1000, "learningRate": "1e-3", "maxLength": 256}))
-    until("a pod runs", lambda: [p for p in tenant.pods() if p["status"]["phase"] == "Running"], timeout=120)
-    tenant.world.kube.kubectl("delete", "ftj", "tiny", "-n", tenant.namespace, "--wait=false")
-    until("jobs and pods are gone", lambda: not tenant.jobs() and not tenant.pods(), timeout=120)
-
-
-def test_pods_carry_no_api_token_and_pass_restricted_pod_security(tenant: Tenant, world: World) -> None:
-    tenant.put_rows()
-    tenant.apply(tenant.job(resources={"gpusPerNode": 0}))
-    tenant.wait_finished()
-    (pod,) = tenant.pods()
+def test_pods_carry_no_api_token_and_pass_restricted_pod_security(lives: Tenant, world: World) -> None:
+    done(lives, ONE)
+    (pod,) = lives.pods(ONE)
     mounts = [m["mountPath"] for m in pod["spec"]["containers"][0]["volumeMounts"]]
     assert not any("kubernetes.io/serviceaccount" in path for path in mounts)
-    labels = world.kube.get("namespace", tenant.namespace)
+    labels = world.kube.get("namespace", lives.namespace)
     assert labels is not None
     assert labels["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_a_time_to_live_that_is_set_to_zero_after_the_end_removes_the_children_only(lives: Tenant) -> None:
+    before = done(lives, TWO)
+    lives.patch(TWO, ttlSecondsAfterFinished=0)
+    until("the children are gone", lambda: not lives.jobs(TWO) and not lives.pods(TWO), timeout=60, pause=1)
+    after = lives.status(TWO)
+    assert after["results"] == before["results"]
+    assert after["phase"] == "Succeeded"
+
+
+def test_deleting_a_job_in_mid_training_leaves_no_child_in_the_cluster(lives: Tenant, pair: str) -> None:
+    training = {"method": "Full", "epochs": 1000, "learningRate": "1e-3", "maxLength": 256}
+    job = lives.job("endless", training=training, resources={"gpusPerNode": 0}, runtimeRef={"name": pair})
+    lives.apply(job)
+    lives.running_pod("endless")
+    lives.delete("ftj", "endless")
+    until(
+        "jobs and pods are gone",
+        lambda: not lives.jobs("endless") and not lives.pods("endless"),
+        timeout=120,
+        pause=1,
+    )

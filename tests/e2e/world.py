@@ -9,11 +9,11 @@ import subprocess
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from finetune_api.names import LABEL_JOB_UID, LABEL_STAGE
+from finetune_api.names import LABEL_JOB_NAME, LABEL_JOB_UID, LABEL_STAGE
 from hack.demo.follow import finished
 from hack.demo.install import OPERATOR_NAMESPACE, Images, S3Access, tenant_objects
 from hack.demo.kube import CommandError, Kube
@@ -42,6 +42,15 @@ def rows(count: int = 120) -> str:
         for word in WORDS
     ]
     return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of ``base`` with ``changes`` laid over it, mappings key by key."""
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
 
 
 class PodWatch:
@@ -97,6 +106,8 @@ class Tenant:
 
     world: World
     namespace: str
+    since: str
+    """When it was made; the operator's log from then on is the test's."""
 
     def put_rows(self, text: str | None = None, name: str = "rows.jsonl") -> str:
         """Upload rows and return their URI."""
@@ -125,8 +136,16 @@ class Tenant:
             "spec": {**base, **spec},
         }
 
-    def apply(self, manifest: dict[str, Any]) -> None:
-        self.world.kube.apply(manifest)
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        self.world.kube.apply(*manifests)
+
+    def patch(self, name: str, **spec: Any) -> None:
+        """Edit a job's spec, as ``kubectl patch`` does."""
+        patch = json.dumps({"spec": spec})
+        self.world.kube.kubectl("patch", "ftj", name, "-n", self.namespace, "--type=merge", "-p", patch)
+
+    def delete(self, kind: str, name: str, *options: str) -> None:
+        self.world.kube.kubectl("delete", kind, name, "-n", self.namespace, *(options or ["--wait=false"]))
 
     def get(self, name: str = "tiny") -> dict[str, Any]:
         found = self.world.kube.get("finetunejob", name, self.namespace)
@@ -151,14 +170,37 @@ class Tenant:
         key = f"{self.namespace}/{name}/{file}"
         return self.world.s3.client().get_object(Bucket="e2e-results", Key=key)["Body"].read().decode()
 
-    def pods(self) -> list[dict[str, Any]]:
-        return self.world.kube.list("pods", self.namespace, LABEL_JOB_UID)
+    def holds(self, name: str, file: str) -> bool:
+        """Tell whether a file of the job's output exists."""
+        found = self.world.s3.client().list_objects_v2(Bucket="e2e-results", Prefix=f"{self.namespace}/{name}/{file}")
+        return bool(found.get("KeyCount"))
 
-    def jobs(self) -> list[dict[str, Any]]:
-        return self.world.kube.list("jobs", self.namespace)
+    def pods(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Pods of all FineTuneJobs here, or of one."""
+        return self.world.kube.list("pods", self.namespace, _selector(name))
 
-    def add_secret(self) -> None:
-        self.world.kube.apply(tenant_objects(self.namespace, self.world.s3, secret=SECRET)[1])
+    def jobs(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Child Jobs of all FineTuneJobs here, or of one."""
+        return self.world.kube.list("jobs", self.namespace, _selector(name))
+
+    def running_pod(self, name: str = "tiny", timeout: float = 120) -> dict[str, Any]:
+        """Wait until a pod of the job runs and return it."""
+
+        def running() -> dict[str, Any] | None:
+            alive = [p for p in self.pods(name) if "deletionTimestamp" not in p["metadata"]]
+            return next((pod for pod in alive if pod["status"]["phase"] == "Running"), None)
+
+        return until(f"a pod of {name} runs", running, timeout=timeout, pause=1)
+
+    def add_secret(self, name: str = SECRET, **keys: str) -> None:
+        """Create the Secret with the S3 credentials, some of them replaced."""
+        secret = tenant_objects(self.namespace, self.world.s3, secret=name)[1]
+        secret["stringData"] |= keys
+        self.world.kube.apply(secret)
+
+
+def _selector(name: str | None) -> str:
+    return LABEL_JOB_UID if name is None else f"{LABEL_JOB_NAME}={name}"
 
 
 @dataclass
@@ -169,7 +211,6 @@ class World:
     s3: S3Access
     images: Images
     model_uri: str
-    _log_since: str = field(default="")
 
     def new_tenant(self, test_name: str, *, secret: bool = True) -> Tenant:
         """A fresh namespace named after the test."""
@@ -177,11 +218,36 @@ class World:
         name = f"{stem}-{int(time.time()) % 100000}"
         objects = tenant_objects(name, self.s3, secret=SECRET)
         self.kube.apply(*(objects if secret else objects[:1]))
-        self._log_since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return Tenant(self, name)
+        return Tenant(self, name, since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
     def remove(self, tenant: Tenant) -> None:
         self.kube.kubectl("delete", "namespace", tenant.namespace, "--wait=false")
+
+    @contextlib.contextmanager
+    def tenant(self, name: str) -> Iterator[Tenant]:
+        """A tenant; afterwards no pod may have been doubled and the operator may have logged no surprise."""
+        tenant = self.new_tenant(name)
+        with self.watching_pods() as pods:
+            yield tenant
+        self.remove(tenant)
+        assert pods.doubled() == []
+        assert self.unexpected_log_lines(tenant) == []
+
+    @contextlib.contextmanager
+    def runtime(self, name: str, **changes: Any) -> Iterator[str]:
+        """A FineTuneRuntime like the default one but for ``changes``, laid over its spec; removed afterwards."""
+        self.add_runtime(name, **changes)
+        try:
+            yield name
+        finally:
+            self.kube.kubectl("delete", "finetuneruntime", name, "--ignore-not-found")
+
+    def add_runtime(self, name: str, **changes: Any) -> None:
+        """The same without the removal."""
+        default = self.kube.get("finetuneruntime", "default")
+        assert default is not None
+        runtime = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneRuntime", "metadata": {"name": name}}
+        self.kube.apply({**runtime, "spec": merged(default["spec"], changes)})
 
     @contextlib.contextmanager
     def watching_pods(self) -> Iterator[PodWatch]:
@@ -209,22 +275,22 @@ class World:
             self.kube.kubectl("delete", "pod", name, "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
         self.kube.kubectl("rollout", "status", OPERATOR, "-n", OPERATOR_NAMESPACE, "--timeout=120s")
 
-    def operator_log(self) -> list[dict[str, Any]]:
-        """The operator's log since the current test began, every line of it JSON."""
+    def operator_log(self, since: str) -> list[dict[str, Any]]:
+        """The operator's log since then, every line of it JSON."""
         lines: list[dict[str, Any]] = []
         for pod in self.operator_pods():
             name = pod["metadata"]["name"]
             with contextlib.suppress(CommandError, subprocess.SubprocessError):
-                text = self.kube.kubectl("logs", name, "-n", OPERATOR_NAMESPACE, f"--since-time={self._log_since}")
+                text = self.kube.kubectl("logs", name, "-n", OPERATOR_NAMESPACE, f"--since-time={since}")
                 lines += [json.loads(line) for line in text.splitlines() if line.strip()]
         return lines
 
-    def unexpected_log_lines(self, expected: set[str]) -> list[dict[str, Any]]:
-        """Warnings and errors whose event the test did not name, and restarts that it didn't cause."""
+    def unexpected_log_lines(self, tenant: Tenant) -> list[dict[str, Any]]:
+        """Warnings and errors since the tenant was made, and restarts that no test caused."""
         bad = [
             line
-            for line in self.operator_log()
-            if str(line.get("level", "")).upper() not in ("DEBUG", "INFO") and line.get("event") not in expected
+            for line in self.operator_log(tenant.since)
+            if str(line.get("level", "")).upper() not in ("DEBUG", "INFO")
         ]
         for pod in self.operator_pods():
             for container in pod["status"].get("containerStatuses", []):
