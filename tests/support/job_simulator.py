@@ -23,7 +23,7 @@ from finetune_operator.cluster import Raw
 from tests.support.builders import prepare_report, train_report
 from tests.support.memory_gateway import MemoryCluster
 
-__all__ = ["Backend", "End", "JobSimulator", "MemoryBackend", "report_success"]
+__all__ = ["Backend", "End", "JobSimulator", "MemoryBackend", "report_found", "report_success"]
 
 
 class Backend(Protocol):
@@ -65,8 +65,21 @@ def report_success(document: StageInput, _attempt: int) -> End:
     return End(message=encode_report(report).decode())
 
 
+def report_found(document: StageInput, _attempt: int) -> End:
+    """The first stage finds the result of an earlier job."""
+    report: StageReport = train_report(stage=document.stage, reused=True)
+    return End(message=encode_report(report.model_copy(update={"spec_digest": spec_digest(document.spec)})).decode())
+
+
 class JobSimulator:
     """The control plane and one node.
+
+    Parameters
+    ----------
+    end
+        How a pod ends, by its input and how many pods of its Job have failed before it.
+    lasts
+        How many ticks a pod runs, by its stage and how many pods of that stage there have been, itself included.
 
     Attributes
     ----------
@@ -82,10 +95,13 @@ class JobSimulator:
         *,
         now: Callable[[], datetime],
         end: Callable[[StageInput, int], End] = report_success,
+        lasts: Callable[[str, int], int] = lambda _stage, _number: 1,
     ) -> None:
         self._backend = backend
         self._now = now
         self._end = end
+        self._lasts = lasts
+        self._ticks_left: dict[str, int] = {}
         self.pods_made: Counter[str] = Counter()
         self.violations: list[str] = []
 
@@ -123,6 +139,12 @@ class JobSimulator:
                 "pods", pod, {"phase": "Running", "containerStatuses": [_container(running=self._stamp())]}
             )
             return
+        left = self._ticks_left.setdefault(
+            _uid(pod), self._lasts(stage := _label(pod, LABEL_STAGE), self.pods_made[stage])
+        )
+        if left > 1:
+            self._ticks_left[_uid(pod)] = left - 1
+            return
         end = self._end(_document(pod), attempt)
         terminated = {
             "exitCode": end.exit_code,
@@ -140,7 +162,7 @@ class JobSimulator:
         codes = [p["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] for p in pods]
         failed = [code for code in codes if code not in (0, EXIT_RESUMABLE)]
         started = (job.get("status") or {}).get("startTime") or self._stamp()
-        status: dict[str, Any] = {"startTime": started, "active": 0, "ready": 0, "failed": len([c for c in codes if c])}
+        status: dict[str, Any] = {"startTime": started, "active": 0, "ready": 0, "failed": len(failed)}
         if 0 in codes:
             status |= {"succeeded": 1, "completionTime": self._stamp()}
             status["conditions"] = [self._true("SuccessCriteriaMet"), self._true("Complete", "CompletionsReached")]
@@ -235,11 +257,11 @@ def _document(pod: Raw) -> StageInput:
 
 
 def _label(raw: Raw, name: str) -> str:
-    return (raw["metadata"].get("labels") or {}).get(name, "")
+    return str((raw["metadata"].get("labels") or {}).get(name, ""))
 
 
 def _uid(raw: Raw) -> str:
-    return raw["metadata"]["uid"]
+    return str(raw["metadata"]["uid"])
 
 
 def _owner(raw: Raw) -> str | None:
@@ -247,4 +269,4 @@ def _owner(raw: Raw) -> str | None:
 
 
 def _phase(pod: Raw) -> str:
-    return (pod.get("status") or {}).get("phase", "Pending")
+    return str((pod.get("status") or {}).get("phase", "Pending"))

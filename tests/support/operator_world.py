@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from finetune_api.names import LABEL_JOB_UID
 from finetune_operator.cluster import JobKey, Kind, Raw
 from finetune_operator.engine import Engine
 from finetune_operator.metrics import Metrics
@@ -23,6 +24,7 @@ from finetune_operator.settings import Settings
 from finetune_operator.views import is_finished
 from tests.support.builders import job_spec, runtime_spec
 from tests.support.job_simulator import End, JobSimulator, MemoryBackend, report_success
+from tests.support.lives import Life
 from tests.support.memory_gateway import Crash, FaultyGateway, MemoryCluster, MemoryGateway
 from tests.support.virtual_time import virtual_now
 
@@ -34,12 +36,33 @@ VARYING = frozenset({"startTime", "completionTime", "lastTransitionTime", "runSe
 class World:
     """A cluster, its control plane, and operators that come and go."""
 
-    def __init__(self, *, end: Callable[[Any, int], End] = report_success) -> None:
+    def __init__(
+        self,
+        *,
+        end: Callable[[Any, int], End] = report_success,
+        lasts: Callable[[str, int], int] = lambda _stage, _number: 1,
+    ) -> None:
         self.cluster = MemoryCluster(now=virtual_now)
-        self.simulator = JobSimulator(MemoryBackend(self.cluster), now=virtual_now, end=end)
+        self.simulator = JobSimulator(MemoryBackend(self.cluster), now=virtual_now, end=end, lasts=lasts)
         self.gateways: list[FaultyGateway] = []
+        self.people: list[Callable[[], None]] = []
+        """What people do each second, whatever becomes of the operator."""
 
     # --- what users and administrators do -----------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, life: Life) -> tuple[World, JobKey]:
+        """A world in which one job is submitted and lives so."""
+        world = cls(end=life.end, lasts=life.lasts)
+        world.add_runtime()
+        key = world.submit(life.spec)
+
+        def person() -> None:
+            if edit := life.person(world.job(key)):
+                world.edit(key, **edit)
+
+        world.people.append(person)
+        return world, key
 
     def add_runtime(self, name: str = "default") -> None:
         """Create a FineTuneRuntime."""
@@ -62,9 +85,13 @@ class World:
         """The FineTuneJob as stored."""
         return self.cluster.get("jobs", *key)
 
+    def edit(self, key: JobKey, **spec: Any) -> None:
+        """Change fields of its spec."""
+        self.cluster.patch("jobs", *key, {"spec": spec})
+
     def status(self, key: JobKey) -> Raw:
         """Its status."""
-        return self.job(key)["status"]
+        return dict(self.job(key)["status"])
 
     # --- operators ----------------------------------------------------------------------------------------------------
 
@@ -141,16 +168,30 @@ class World:
         await self.until(lambda: engine.queue.idle, engine)
 
     async def second(self) -> None:
-        """One second: the control plane moves everything by a step, the operator does what follows."""
+        """One second: the control plane moves everything by a step, people act, the operator does what follows."""
         self.simulator.tick()
+        for act in self.people:
+            act()
         self.cluster.collect()
         await asyncio.sleep(1.0)
+        self._check_suspended()
+
+    def _check_suspended(self) -> None:
+        for job in self.cluster.all("jobs"):
+            if job["status"].get("phase") == "Suspended":
+                live = [pod["metadata"]["name"] for pod in self.cluster.all("pods") if _lives(pod, job)]
+                assert live == [], "a job that is said to be suspended has a pod"
 
     # --- what happened ------------------------------------------------------------------------------------------------
 
     def calls(self) -> Counter[str]:
         """Requests of all operators so far, by method."""
         return sum((gateway.calls for gateway in self.gateways), Counter())
+
+
+def _lives(pod: Raw, job: Raw) -> bool:
+    ours = pod["metadata"]["labels"].get(LABEL_JOB_UID) == job["metadata"]["uid"]
+    return ours and pod["status"]["phase"] not in ("Succeeded", "Failed")
 
 
 def timeless(value: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import StageName
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.plan import CreateChild, JobView, Observed, Plan, PodView, RuntimeView
+from finetune_operator.plan import CreateChild, DeleteChild, JobView, Observed, Plan, PodView, RuntimeView
 from finetune_operator.reconcile import reconcile
 from finetune_operator.status import is_terminal
 from tests.support import builders as b
@@ -32,13 +32,27 @@ def _stored_jobs() -> list[dict[str, Any]]:
     jobs.append(life.pod_runs("train").settle(5).job)
     lost = Simulation(b.job(b.cpu_spec()), runtime=b.runtime()).settle().pod_runs("train").settle(5)
     jobs.append(lost.completes("train", None).settle(1).job)
+    jobs += _suspended_jobs()
+    reused = Simulation(b.job(), runtime=b.runtime()).settle().pod_runs("prepare").settle(5)
+    jobs.append(reused.completes("prepare", b.train_report(stage="prepare", reused=True)).settle(1).job)
     jobs.append(life.completes("train", b.train_report()).settle(5).job)
     failed = Simulation(b.job(b.cpu_spec()), runtime=b.runtime()).settle().pod_runs("train").settle(5)
     jobs.append(failed.pod_fails("train", 11).fails("train").settle(1).job)
     return jobs
 
 
+def _suspended_jobs() -> list[dict[str, Any]]:
+    life = Simulation(b.job(), runtime=b.runtime(), lingering=True).settle().pod_runs("prepare").settle(5)
+    jobs = [Simulation(b.job(b.job_spec(suspend=True))).settle().job, life.edit(suspend=True).job]
+    jobs.append(life.settle(1).job)
+    jobs.append(life.goes("prepare").settle(1).job)
+    jobs.append(life.edit(suspend=False).job)
+    jobs.append(life.settle(1).job)
+    return jobs
+
+
 JOBS = _stored_jobs()
+ENDED = [job for job in JOBS if is_terminal(job["status"])]
 _TEXTS = st.sampled_from([*HOSTILE, "", "Succeeded", "True", "\ud800", "x" * 5000]) | st.text(max_size=20)
 _JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _TEXTS,
@@ -105,6 +119,7 @@ def children(draw: st.DrawFn) -> JobView:
         uid=draw(st.sampled_from([f"job-{stage}", "child-1", "child-2"])),
         owner_uid=draw(st.sampled_from([b.UID, b.UID, b.UID, None, "other"])),
         deleting=draw(st.booleans()),
+        deleted_at=draw(_moments),
         active=draw(st.integers(0, 2)),
         succeeded=draw(st.integers(0, 1)),
         failed=draw(st.integers(0, 5)),
@@ -193,7 +208,7 @@ def test_live_reads_are_asked_for_at_most_once(observed: Observed) -> None:
 
 
 @many
-@given(observations(st.sampled_from(JOBS[-2:])))
+@given(observations(st.sampled_from(ENDED)))
 def test_a_job_that_has_ended_never_gets_a_child_nor_another_end(observed: Observed) -> None:
     plan = reconcile(observed)
     assert plan.status is None
@@ -209,10 +224,29 @@ def test_phases_never_run_backwards_and_kstatus_never_takes_an_end_back(observed
     if plan.status is None:
         return
     phases = [status.get("phase", "Pending") for status in (before, plan.status)]
-    assert PHASES.index(phases[0]) <= PHASES.index(phases[1])
+    if "Suspended" not in phases:
+        assert PHASES.index(phases[0]) <= PHASES.index(phases[1])
     verdict = kstatus({**observed.job, "status": plan.status})
     ended = {"Succeeded": "Current", "Failed": "Failed"}
     assert verdict == ended.get(plan.status["phase"], "InProgress")
+
+
+@many
+@given(observations(st.sampled_from(JOBS)))
+def test_a_job_is_said_to_be_suspended_only_where_a_live_read_shows_no_pod(observed: Observed) -> None:
+    plan = reconcile(observed)
+    if plan.status is not None and plan.status["phase"] == "Suspended":
+        assert observed.live
+        assert all(pod.phase in ("Succeeded", "Failed") for pod in observed.pods)
+    if observed.job["spec"].get("suspend"):
+        assert not any(isinstance(action, CreateChild) for action in plan.actions)
+
+
+@many
+@given(observations(st.sampled_from(JOBS)))
+def test_deletes_are_planned_on_live_reads_only(observed: Observed) -> None:
+    deletes = [action for action in reconcile(observed).actions if isinstance(action, DeleteChild)]
+    assert observed.live or deletes == []
 
 
 @many

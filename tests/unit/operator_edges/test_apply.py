@@ -95,6 +95,10 @@ def _ended_meanwhile(bench: Bench) -> None:
     bench.cluster.patch("jobs", *KEY, {"status": {"phase": "Succeeded"}})
 
 
+def _suspended_meanwhile(bench: Bench) -> None:
+    bench.cluster.patch("jobs", *KEY, {"spec": {"suspend": True}})
+
+
 def _child_is_there(bench: Bench) -> None:
     bench.cluster.create("children", child_manifest(bench.uid))
 
@@ -122,6 +126,7 @@ BLOCKED = {
     "the job is being deleted": (_going, "being deleted"),
     "the name was taken by another job": (_replaced, "taken the name"),
     "the job has ended": (_ended_meanwhile, "status has changed"),
+    "the job has been suspended": (_suspended_meanwhile, "spec has changed"),
     "the child is there": (_child_is_there, "is there already"),
     "the child is being deleted": (_child_is_going, "still being deleted"),
     "the child belongs to someone else": (_child_is_foreign, "belongs to someone else"),
@@ -292,6 +297,17 @@ def test_the_same_event_is_recorded_once_however_often_it_is_tried() -> None:
 
     events = run_virtual(scenario())
     assert sorted(event["message"] for event in events) == ["x", "y"]
+
+
+def test_the_same_event_about_another_generation_is_recorded_again() -> None:
+    async def scenario() -> list[Any]:
+        bench = Bench.new()
+        for suspend in (True, True, False):
+            bench.cluster.patch("jobs", *KEY, {"spec": {"suspend": suspend}})
+            await bench.apply(events=(Event(reason="Suspended", message="x"),))
+        return bench.cluster.all("events")
+
+    assert len(run_virtual(scenario())) == 2
 
 
 def test_an_event_that_can_not_be_recorded_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:

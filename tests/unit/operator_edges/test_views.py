@@ -103,6 +103,7 @@ def test_a_marked_child_is_deleting() -> None:
     view = child_view(child({}, deletionTimestamp="2026-03-01T12:00:00Z"), stage="train")
     assert view is not None
     assert view.deleting
+    assert view.deleted_at == datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def test_the_limits_of_a_child_are_read_from_its_spec() -> None:
