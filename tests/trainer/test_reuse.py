@@ -287,12 +287,14 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyError("stopped")
 
-    monkeypatch.setattr("finetune_trainer.train_stage.train", stop)
+    monkeypatch.setattr("finetune_trainer.train_stage.load_model", stop)
 
 
 @pytest.fixture
 def half_done(cheap: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """A job with one stage that was stopped in training and left a checkpoint; its rows lie in ``rows.jsonl``."""
+    """A job with one stage that is always stopped after it has its rows; they lie in ``rows.jsonl``, and there is a
+    checkpoint.
+    """
     write_rows(tmp_path / "rows.jsonl")
     cheap["dataset"]["uri"] = f"file://{tmp_path}/rows.jsonl"
     stage_input = make_stage_input("train", cheap, includes_prepare=True)

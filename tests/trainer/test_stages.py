@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -185,18 +186,25 @@ def test_a_job_whose_report_was_lost_reports_again_without_training(cheap: dict[
     first, _ = run(stage_input, tmp_path)
     second, log = run(stage_input, tmp_path)
     assert second == first
+    assert second.reused is None
     assert "already_complete" in {line["event"] for line in log}
     assert "train" not in {line["event"] for line in log}
 
 
-@pytest.mark.parametrize("damage", ["a file is gone", "the manifest is another document"])
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a file is gone": lambda out: (out / "model/config.json").unlink(),
+    "a file has other content": lambda out: (out / "model/config.json").write_bytes(
+        (out / "model/config.json").read_bytes().swapcase()
+    ),
+    "the manifest is another document": lambda out: (out / "manifest.json").write_text('{"report": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_result_is_made_again(damage: str, cheap: dict[str, Any], tmp_path: Path) -> None:
     stage_input = make_stage_input("train", cheap, includes_prepare=True)
     first, _ = run(stage_input, tmp_path)
-    if damage == "a file is gone":
-        (tmp_path / "out/model/config.json").unlink()
-    else:
-        (tmp_path / "out/manifest.json").write_text('{"report": {}}')
+    DAMAGES[damage](tmp_path / "out")
     second, log = run(stage_input, tmp_path)
     assert "train" in {line["event"] for line in log}
     # The same rows, order and arithmetic: the same model.
@@ -220,6 +228,6 @@ def test_the_manifest_is_gone_while_a_result_is_replaced(
     def crash(*_: object, **__: object) -> None:
         raise KeyError("boom")
 
-    monkeypatch.setattr("finetune_trainer.train_stage.train", crash)
+    monkeypatch.setattr("finetune_trainer.train_stage.load_model", crash)
     run(stage_input, tmp_path, fresh=True)
     assert not (tmp_path / "out/manifest.json").exists()
