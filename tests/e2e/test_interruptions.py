@@ -80,7 +80,7 @@ def suspend_and_resume(tenant: Tenant, name: str, _pod: Entry, _log: PodLog) -> 
 
     def suspended() -> bool:
         # Condition first, pods second: if it is true by then, no pod may be found after it.
-        truth = tenant.condition("Suspended", name).get("status", "")
+        truth: str = tenant.condition("Suspended", name).get("status", "")
         said.append((truth, len(tenant.pods(name))))
         return truth == "True"
 
