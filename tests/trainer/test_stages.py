@@ -196,6 +196,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a file has other content": lambda out: (out / "model/config.json").write_bytes(
         (out / "model/config.json").read_bytes().swapcase()
     ),
+    "the manifest is another job's": lambda out: (out / "manifest.json").write_bytes(
+        (out / "manifest.json").read_bytes().replace(b"uid-1", b"uid-2")
+    ),
     "the manifest is another document": lambda out: (out / "manifest.json").write_text('{"report": {}}'),
 }
 

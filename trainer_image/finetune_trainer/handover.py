@@ -7,6 +7,7 @@ attempt of the preparing stage finds them by the job's uid, so the rows of a job
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -97,7 +98,9 @@ def prepare_once(work: Work) -> Handover:
         check_owner(work.output, work.stage_input.job)
         clear(work.output)
         entries = publish(work.output, files, progress)
-        read_back(work.output, entries, work.folder / "prepared_back", progress)
+        back = work.folder / "prepared_back"
+        read_back(work.output, entries, back, progress)
+        shutil.rmtree(back)
         work.output.put_bytes(PREPARED_MANIFEST, data)
     return _handover(prepared, document, data, entries)
 
