@@ -3,7 +3,7 @@
 ``owner.json`` decides. It is written with If-None-Match, so of several jobs that come at once exactly one gets an empty
 folder. Taking it over is not conditional, since not every store can replace a file only if it is still the one that was
 read; of two jobs that overwrite at once, the later write wins, and the loser finds out at its next check: before train
-begins, before each upload of results, before and after ``manifest.json`` is written.
+begins, before each checkpoint and each upload of results, before and after ``manifest.json`` is written.
 
 What remains open: an upload that is under way when the folder is taken can't be called back, so for as long as it lasts
 it may replace a file of the new owner. Whoever takes a result is safe all the same, by the digests in manifest and
