@@ -27,8 +27,8 @@ __all__ = ["Encoded", "Encoder", "Example", "score_end_tokens", "tokenizer_diges
 
 Ids = tuple[int, ...]
 
-_CACHED: Final = 20_000
-"""Completions that are remembered: any label set, but not a data set of summaries."""
+_CACHED_TOKENS: Final = 2**18
+"""Tokens of completions that are remembered, some 10 MB: any label set, but not a data set of summaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ class Encoder:
         self.end_ids = self._find_end()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_ids[-1])
         self._cache: dict[str, Ids] = {}
+        self._cached_tokens = 0
         self._frames: dict[tuple[Message, ...], tuple[Ids, Ids]] = {}
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
@@ -116,8 +117,9 @@ class Encoder:
         StageError
             ModelInvalid: the chat template or the tokenizer does what would make training differ from use.
         """
-        if len(self._cache) > _CACHED:
+        if self._cached_tokens > _CACHED_TOKENS:
             self._cache.clear()
+            self._cached_tokens = 0
         completions = self._continuations([e.completion for e in examples])
         self._continuations([c for e in examples for c in e.choices])
         prompts = self._prompts(examples)
@@ -222,7 +224,9 @@ class Encoder:
         """Tokens of completions, without end tokens; kept, since labels come again and again."""
         wanted = list(texts)
         new = list(dict.fromkeys(t for t in wanted if t not in self._cache))
-        self._cache.update(zip(new, self._continued([self._before + t for t in new]), strict=True))
+        for text, ids in zip(new, self._continued([self._before + t for t in new]), strict=True):
+            self._cache[text] = ids
+            self._cached_tokens += len(ids)
         return [self._cache[t] for t in wanted]
 
     def _continued(self, texts: Sequence[str]) -> list[Ids]:

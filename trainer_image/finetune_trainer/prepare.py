@@ -39,7 +39,7 @@ MAX_LABELS: Final = 256
 """As many as ``dataset.template.choices`` may hold; a column with more values is no label."""
 
 _CHUNK_ROWS: Final = 1024
-_CHUNK_BYTES: Final = 2**21
+_CHUNK_BYTES: Final = 2**19
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +106,8 @@ def prepare(
             choices=label_set(keyed, split),
         )
         done, total = 0, sum(split.count(part) for part in PARTS)
-        for chunk in _chunks(placed_rows(keyed, split)):
-            encoder_of_rows.encode(chunk)
-            done += len(chunk)
+        for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split))):
+            done += rows
             if progress is not None:
                 progress(done, total)
         bad.check(table.rows)

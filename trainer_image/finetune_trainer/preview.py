@@ -63,8 +63,8 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
             choices=label_set(keyed, split),
         )
         train = (row for row in placed_rows(keyed, split) if row[0] == "train")
-        encoder.encode(list(itertools.islice(train, rows)))
-        yield from texts.shown
+        for _ in encoder.encode([list(itertools.islice(train, rows))]):
+            yield from texts.shown
         if bad.count:
             yield f"--- rows that can't be used: {bad.examples()}\n"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from finetune_api.reasons import Reason
@@ -23,7 +24,7 @@ class RowSink(Protocol):
     """Where encoded rows go."""
 
     def add_choices(self, choices: ChoiceSet) -> int:
-        """Take a choice set that has not come before and return its number."""
+        """Take a choice set that has not come before and return its number; called from another thread than ``add``."""
 
     def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
         """Take a row; ``choice_set`` and ``answer`` are -1 without choices."""
@@ -71,30 +72,65 @@ class RowEncoder:
             except ValueError as e:
                 raise StageError(Reason.TEMPLATE_INVALID, f"dataset.template: {e}") from e
 
-    def encode(self, rows: Sequence[tuple[Part, Record]]) -> None:
+    def encode(self, chunks: Iterable[Sequence[tuple[Part, Record]]]) -> Iterator[int]:
         """Render and encode rows, each of the part that the split gave it; rows that fail go to the bad ones.
+
+        One chunk is tokenised while the next one is read and rendered.
+
+        Parameters
+        ----------
+        chunks
+            Rows in the order of their files; two chunks are held at once.
+
+        Yields
+        ------
+        int
+            Rows of each chunk that is done.
 
         Raises
         ------
         StageError
             TemplateInvalid or ModelInvalid: no row could be encoded; DatasetInvalid: a bad row where none may be.
         """
-        rendered = list(self._render(rows))
-        results = self.encoder.encode([example for _, _, example in rendered])
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            tokenised: Future[list[tuple[Encoded, int] | str]] | None = None
+            rendered: list[tuple[Part, Record, Example]] = []
+            size = 0
+            for chunk in chunks:
+                following = list(self._render(chunk))
+                next_one = thread.submit(self._tokenise, [example for _, _, example in following])
+                if tokenised is not None:
+                    self._store(rendered, tokenised.result())
+                    yield size
+                tokenised, rendered, size = next_one, following, len(chunk)
+            if tokenised is not None:
+                self._store(rendered, tokenised.result())
+                yield size
+
+    def _tokenise(self, examples: Sequence[Example]) -> list[tuple[Encoded, int] | str]:
+        """Encode rows, with the number of each one's choice set; in one thread, as tokenizers serve one at a time."""
+        results: list[tuple[Encoded, int] | str] = []
+        for example, result in zip(examples, self.encoder.encode(examples), strict=True):
+            if isinstance(result, str):
+                results.append(result)
+                continue
+            try:
+                results.append((result, self._choice_set(example.choices) if example.choices else -1))
+            except ValueError as e:
+                results.append(str(e))
+        return results
+
+    def _store(
+        self, rendered: Sequence[tuple[Part, Record, Example]], results: Sequence[tuple[Encoded, int] | str]
+    ) -> None:
         for (part, record, example), result in zip(rendered, results, strict=True):
             if isinstance(result, str):
                 self.bad.add(record.where, result)
                 continue
-            choice_set = answer = -1
-            if example.choices:
-                try:
-                    choice_set = self._choice_set(example.choices)
-                except ValueError as e:
-                    self.bad.add(record.where, str(e))
-                    continue
-                answer = example.choices.index(example.completion)
+            encoded, choice_set = result
+            answer = example.choices.index(example.completion) if example.choices else -1
             text = TextRow(record.number, _prompt_text(example), example.completion)
-            self.sink.add(part, result, text, choice_set=choice_set, answer=answer)
+            self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer)
 
     def _render(self, rows: Sequence[tuple[Part, Record]]) -> Iterator[tuple[Part, Record, Example]]:
         if self.renderer is None:

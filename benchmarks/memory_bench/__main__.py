@@ -1,0 +1,149 @@
+"""Memory and speed of the prepare stage on a large dataset.
+
+    python -m benchmarks.memory_bench [--megabytes 1000]
+
+Makes a JSON Lines file, runs the stage on it as a process of its own, and reports the peak of its resident memory:
+``peak_mib`` is the process itself as the kernel counted it, ``worker_peak_mib`` the child that renders templates.
+Resident memory counts mapped file pages too, which the kernel takes back when a container runs short;
+``private_peak_mib`` is what it can't take back, sampled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.common import ROOT, finish, machine, table, versions
+
+__all__ = ["Watched", "run", "status_mib"]
+
+SAMPLE_SECONDS: Final = 0.2
+THREADS: Final = "2"
+
+
+@dataclass
+class Watched:
+    """Peaks of a process and of its children, in MiB."""
+
+    peak: float = 0.0
+    private: float = 0.0
+    children: float = 0.0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def status_mib(text: str, name: str) -> float:
+    """Return a line of ``/proc/PID/status`` in MiB; 0 for a process that has just ended."""
+    found = re.search(rf"^{name}:\s*(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+def _status(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def run(command: list[str], log: Path) -> Watched:
+    """Run a command to its end and watch its memory.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        It failed; its output stands in ``log``.
+    """
+    watched = Watched()
+    environment = {**os.environ, "OMP_NUM_THREADS": THREADS, "OMP_WAIT_POLICY": "PASSIVE"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, env=environment)
+        while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            status = _status(process.pid)
+            watched.peak = max(watched.peak, status_mib(status, "VmHWM"))
+            watched.private = max(watched.private, status_mib(status, "RssAnon"))
+            for child in _children(process.pid):
+                watched.children = max(watched.children, status_mib(_status(child), "VmHWM"))
+            time.sleep(SAMPLE_SECONDS)
+        _, code, usage = os.wait4(process.pid, 0)
+    # The kernel's own maximum over the process and its children: nothing can hide between two samples.
+    watched.peak = max(watched.peak, usage.ru_maxrss / 1024)
+    watched.log = [json.loads(line) for line in log.read_text().splitlines()]
+    if code:
+        raise subprocess.CalledProcessError(
+            os.waitstatus_to_exitcode(code), command, output=json.dumps(watched.log[-1:])
+        )
+    return watched
+
+
+def step_seconds(log: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each step of the stage's log."""
+    return {entry["event"]: float(entry["seconds"]) for entry in log if "seconds" in entry}
+
+
+def main() -> None:
+    """Measure and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=1000, help="size of the dataset (default: 1000)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-memory-") as scratch:
+        folder = Path(scratch)
+        # In a process of its own: a process begins with the memory mark of the one that starts it.
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.memory_bench.rows", str(folder), str(arguments.megabytes)],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        size = (folder / "rows.jsonl").stat().st_size
+        begin = time.monotonic()
+        watched = run([sys.executable, "-m", "benchmarks.memory_bench.stage", str(folder)], folder / "log")
+        seconds = time.monotonic() - begin
+    dataset = next(entry for entry in watched.log if entry["event"] == "dataset")
+    steps = step_seconds(watched.log)
+    rows = int(dataset["rows"])
+    figures = {
+        "peak_mib": round(watched.peak),
+        "private_peak_mib": round(watched.private),
+        "worker_peak_mib": round(watched.children),
+        "file_mib": round(size / 2**20),
+        "rows": rows,
+        "train_tokens": dataset["tokens"],
+        "seconds": round(seconds, 1),
+        "prepare_seconds": steps.get("prepare"),
+        "rows_per_second": round(rows / steps["prepare"]),
+        "fingerprint": dataset["fingerprint"],
+        "machine": machine(),
+        "versions": versions("tokenizers", "transformers", "numpy"),
+    }
+    text = table(
+        ["prepare stage", "value"],
+        [
+            ["dataset", f"{figures['file_mib']} MiB, {rows} rows"],
+            ["peak resident memory", f"{figures['peak_mib']} MiB"],
+            ["  of it private (sampled)", f"{figures['private_peak_mib']} MiB"],
+            ["peak of the template worker", f"{figures['worker_peak_mib']} MiB"],
+            ["whole stage", f"{figures['seconds']} s"],
+            *([f"  {name}", f"{value} s"] for name, value in steps.items()),
+            ["rows a second, while preparing", figures["rows_per_second"]],
+        ],
+    )
+    finish("memory", figures, text)
+
+
+if __name__ == "__main__":
+    main()
