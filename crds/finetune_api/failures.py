@@ -23,17 +23,19 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.INVALID_SPEC: "output.uri is needed, because FineTuneRuntime default has no outputPrefix; set it to a "
     "folder such as s3://bucket/name/",
     Reason.DATASET_INVALID: "1 of 12 rows can't be used, more than dataset.badRows.maxPercent 5: line 7: not JSON: "
-    "Expecting value at column 10.",
+    "Expecting property name enclosed in double quotes at column 14.",
     Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset) was refused: 403.",
     Reason.UNSAFE_MODEL: "model.uri: config.json asks for code of its own (auto_map), which is never run.",
     Reason.VERIFICATION_FAILED: "s3://team-a-models/support-intent/model/model.safetensors is not what was written "
     "there.",
-    Reason.DATASET_NOT_FOUND: "reading s3://team-a-data/rows.jsonl (dataset): there is no such file.",
-    Reason.TEMPLATE_INVALID: "dataset.template: the rows have no column 'utterance' for text; they have label, text.",
+    Reason.DATASET_NOT_FOUND: "dataset.uri: there is no file at s3://team-a-data/rows.jsonl.",
+    Reason.TEMPLATE_INVALID: "dataset.template topic needs column 'utterance', which no row has; map it with "
+    "template.columns: {text: YOUR_COLUMN}; columns: text, label.",
     Reason.MODEL_NOT_FOUND: "model.uri: there are no files at s3://models/smollm2/.",
     Reason.MODEL_INVALID: "model.uri: t5 is an encoder-decoder model.",
-    Reason.OUTPUT_EXISTS: "output.uri: s3://team-a-models/support-intent/ holds the complete result of another job "
-    "(team-a/first, 0f3c9a1b-7d0c-4e0a-9b1c-2d3e4f5a6b7c).",
+    Reason.OUTPUT_EXISTS: "output.uri: s3://team-a-models/support-intent/ holds a result of another job (team-a/first, "
+    "0f3c9a1b-7d0c-4e0a-9b1c-2d3e4f5a6b7c) of another spec: training.seed; set output.ifExists: Overwrite to replace "
+    "it.",
     Reason.DIVERGED: "training diverged at step 3 of 120: the loss is nan and the gradient's norm nan, with "
     "training.learningRate 1.",
     Reason.CREDENTIALS_NOT_FOUND: 'Secret "team-a-s3" does not exist in the namespace of the job. Create it with the '
@@ -42,7 +44,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     "GiB.",
     Reason.STORAGE_UNAVAILABLE: "reading s3://team-a-data/rows.jsonl failed: EndpointConnectionError.",
     Reason.ARTIFACT_UPLOAD_FAILED: "writing s3://team-a-models/support-intent/model/model.safetensors failed: "
-    "SlowDown.",
+    "InsufficientStorage.",
     Reason.TRAINER_ERROR: "resources.gpusPerNode asks for a GPU, but the container finds none that works: check the "
     "node's driver, and runtimeClass and gpuResource of the FineTuneRuntime.",
     Reason.OUT_OF_MEMORY: "The trainer used more memory than its limit (exit code 137).",
