@@ -7,6 +7,7 @@ a log can be read by a machine line by line.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -124,7 +125,7 @@ class Console:
             To be called with how far the step is.
         """
         begin = time.perf_counter()
-        progress = _Bar(text, self._stream) if self.interactive else _Lines(self, name, begin)
+        progress = _Bar(text, self._stream) if self.interactive else _Lines(self, name)
         if not self.interactive:
             self.event("step_started", step=name)
         try:
@@ -171,12 +172,12 @@ class _Bar:
 
 
 class _Lines:
-    """Progress in a JSON log: a line now and then."""
+    """Progress in a JSON log: the first sign of it at once, then a line now and then."""
 
-    def __init__(self, console: Console, name: str, begin: float) -> None:
+    def __init__(self, console: Console, name: str) -> None:
         self._console = console
         self._name = name
-        self._last = begin
+        self._last = -math.inf
 
     def __call__(self, done: int, total: int, /) -> None:
         now = time.perf_counter()
