@@ -5,19 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune_api.names import child_name
 from finetune_operator.cluster import Raw
 from tests.support.apiserver import ApiServer
-from tests.support.builders import cpu_spec, job_spec, runtime_spec
+from tests.support.builders import cpu_spec, job_spec
 from tests.support.job_simulator import End, JobSimulator
 from tests.support.operator_process import OPERATOR_RULES, OperatorProcess, ServerBackend, eventually
+from tests.support.tenant import Tenant
 
 _numbers = itertools.count(1)
 
@@ -33,46 +33,6 @@ def server() -> Iterator[ApiServer]:
 def kubeconfig(server: ApiServer) -> Path:
     server.create_namespace("finetune-system")
     return server.service_account("operator", namespace="finetune-system", rules=OPERATOR_RULES)
-
-
-class Tenant:
-    """A namespace with a runtime of its own, and the control plane that serves it."""
-
-    def __init__(self, api: ApiServer) -> None:
-        self.api = api
-        self.namespace = api.create_namespace(f"tenant-{next(_numbers)}")
-        self.simulator = JobSimulator(ServerBackend(api, self.namespace), now=lambda: datetime.now(UTC))
-
-    def add_runtime(self) -> None:
-        self._post("finetuneruntimes", "FineTuneRuntime", self.namespace, runtime_spec())
-
-    def submit(self, spec: Raw, name: str = "support-intent") -> Raw:
-        spec = {**spec, "runtimeRef": {"name": self.namespace}}
-        return self._post(f"namespaces/{self.namespace}/finetunejobs", "FineTuneJob", name, spec)
-
-    def _post(self, path: str, kind: str, name: str, spec: Raw) -> Raw:
-        body = {"apiVersion": "finetune.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-        status, answer = self.api.request("POST", f"/apis/finetune.dev/v1alpha1/{path}", body)
-        assert status == 201, answer
-        return answer
-
-    def status(self, name: str = "support-intent") -> Raw:
-        path = f"/apis/finetune.dev/v1alpha1/namespaces/{self.namespace}/finetunejobs/{name}"
-        return self.api.request("GET", path)[1]["status"]
-
-    def reason(self) -> str | None:
-        conditions = self.status().get("conditions", [])
-        return next((c["reason"] for c in conditions if c["type"] == "Succeeded"), None)
-
-    def finished(self) -> bool:
-        conditions = self.status().get("conditions", [])
-        return any(c["type"] == "Finished" and c["status"] == "True" for c in conditions)
-
-    def until(self, met: Callable[[], Any], within: float = 60.0) -> Any:
-        return eventually(met, within=within, during=self.simulator.tick)
-
-    def events(self) -> list[Raw]:
-        return self.api.request("GET", f"/api/v1/namespaces/{self.namespace}/events")[1]["items"]
 
 
 @pytest.fixture
