@@ -79,7 +79,18 @@ def _ends() -> dict[str, Callable[[], Simulation]]:
         report = "Traceback\n\x1b[31mboom \u202e" + "é" * 3000
         return training().pod_fails("train", 1, report).fails("train", "BackoffLimitExceeded").settle(5)
 
-    return {made.__name__: made for made in (waiting, preparing, training, succeeded, failed)}
+    def suspended() -> Simulation:
+        return training().edit(suspend=True).settle(5)
+
+    def resumed() -> Simulation:
+        return suspended().edit(suspend=False).settle(5)
+
+    def reused() -> Simulation:
+        life = Simulation(b.job(), runtime=b.runtime()).settle().pod_runs("prepare").settle(5)
+        return life.completes("prepare", b.train_report(stage="prepare", reused=True)).settle(5)
+
+    lives = (waiting, preparing, training, succeeded, failed, suspended, resumed, reused)
+    return {made.__name__: made for made in lives}
 
 
 @pytest.mark.parametrize("end", list(_ends()))

@@ -190,3 +190,11 @@ def test_the_time_to_live_may_change(objects: Objects, patch: dict[str, Any]) ->
     assert objects.create(edited(MINIMAL["FineTuneJob"], {"ttlSecondsAfterFinished": 100}))[0] == 201
     status, body = objects.patch("case", {"spec": patch})
     assert status == 200, body
+
+
+def test_a_job_may_be_suspended_and_resumed(objects: Objects) -> None:
+    assert objects.create(MINIMAL["FineTuneJob"])[0] == 201
+    for generation, suspend in enumerate([True, False, True], start=2):
+        status, body = objects.patch("case", {"spec": {"suspend": suspend}})
+        assert status == 200, body
+        assert body["metadata"]["generation"] == generation

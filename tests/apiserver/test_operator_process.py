@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from finetune_operator.cluster import Raw
 from tests.support.apiserver import ApiServer
 from tests.support.builders import cpu_spec, job_spec
 from tests.support.job_simulator import End, JobSimulator
+from tests.support.lives import LIVES
 from tests.support.operator_process import OPERATOR_RULES, OperatorProcess, ServerBackend, eventually
 from tests.support.tenant import Tenant
 
@@ -162,6 +164,80 @@ def test_an_operator_that_is_killed_again_and_again_still_runs_each_stage_once(
     assert tenant.status()["phase"] == "Succeeded"
     assert tenant.simulator.pods_made == {"prepare": 1, "train": 1}
     assert tenant.simulator.violations == []
+
+
+def in_mid_run(server: ApiServer) -> Tenant:
+    """A tenant whose train pod never ends by itself."""
+    return Tenant(server, replace(LIVES["resumed at once"], person=lambda _job: None))
+
+
+def the_child(tenant: Tenant) -> Raw:
+    (child,) = tenant.backend.jobs()
+    return child
+
+
+def trains(tenant: Tenant) -> bool:
+    return bool(tenant.status().get("phase") == "Training")
+
+
+@pytest.mark.parametrize(("before", "after"), [(3600, 7200), (None, 3600)], ids=["raised", "set"])
+def test_a_deadline_that_is_edited_in_mid_run_reaches_the_running_child(
+    server: ApiServer, kubeconfig: Path, before: int | None, after: int
+) -> None:
+    tenant = in_mid_run(server)
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(cpu_spec(activeDeadlineSeconds=before))
+        tenant.until(lambda: trains(tenant))
+        child = the_child(tenant)
+        assert child["status"]["active"] == 1
+        assert child["spec"]["activeDeadlineSeconds"] == (before or 86400)
+        tenant.edit(activeDeadlineSeconds=after)
+        tenant.until(lambda: the_child(tenant)["spec"]["activeDeadlineSeconds"] == after)
+        tenant.until(lambda: tenant.status()["observedGeneration"] == 2)
+        assert the_child(tenant)["metadata"]["uid"] == child["metadata"]["uid"]
+        assert operator.unexpected() == []
+
+
+def test_a_job_that_is_suspended_leaves_no_pod_and_when_it_is_deleted_then_nothing(
+    server: ApiServer, kubeconfig: Path
+) -> None:
+    tenant = in_mid_run(server)
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit()
+        tenant.until(lambda: trains(tenant))
+        tenant.edit(suspend=True)
+        tenant.until(lambda: tenant.condition("Suspended") == ("True", "SpecSuspended"))
+        assert tenant.status()["phase"] == "Suspended"
+        assert tenant.condition("Reconciling") == ("True", "Suspended")
+        assert (tenant.backend.jobs(), tenant.backend.pods()) == ([], [])
+        eventually(lambda: {event["reason"] for event in tenant.events()} == {"Started", "Suspended"})
+        tenant.delete()
+        tenant.simulator.tick()
+        assert (tenant.backend.jobs(), tenant.backend.pods()) == ([], [])
+        assert operator.unexpected() == []
+
+
+def test_a_job_with_the_longest_name_and_no_time_to_live_keeps_its_result_when_its_child_goes(
+    tenant: Tenant, kubeconfig: Path
+) -> None:
+    name = "a" * 40
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(job_spec(ttlSecondsAfterFinished=0), name=name)
+        eventually(lambda: tenant.status(name).get("phase") == "Succeeded", during=tenant.simulator.tick)
+        eventually(lambda: {job["spec"]["ttlSecondsAfterFinished"] for job in tenant.backend.jobs()} == {0})
+        for pod in tenant.backend.pods():
+            tenant.backend.remove("pods", pod)
+        for job in tenant.backend.jobs():  # as the TTL controller does
+            path = f"/apis/batch/v1/namespaces/{tenant.namespace}/jobs/{job['metadata']['name']}"
+            assert tenant.api.request("DELETE", path, {"propagationPolicy": "Background"})[0] == 200
+        tenant.edit(name, ttlSecondsAfterFinished=60)
+        eventually(lambda: tenant.status(name)["observedGeneration"] == 2)
+        assert tenant.status(name)["phase"] == "Succeeded"
+        assert tenant.backend.jobs() == []
+        assert operator.unexpected() == []
 
 
 def test_health_and_metrics_answer_and_sigterm_ends_it_within_five_seconds(tenant: Tenant, kubeconfig: Path) -> None:
