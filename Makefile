@@ -58,11 +58,21 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	$(PY) -m finetune_api.crd --check
 	$(PY) -m finetune_api.failures --check
 
-.PHONY: bench-operator bench-start
+.PHONY: bench-operator bench-start bench-trainer bench-memory
 bench-operator: $(VENV) ## The operator under 200 jobs on simulated nodes (N=…, STAGES="1 2")
 	@$(PY) -m benchmarks.operator_bench --jobs $(or $(N),200) --stages $(or $(STAGES),1 2)
 bench-start: $(VENV) ## From apply to the first forward pass on the development cluster (ROUNDS=3)
 	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3)
+bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Tokens a second of the training loop against TRL (ROUNDS=3, METHOD=LoRA, TUNE=1)
+	@$(PY) -m benchmarks.trainer_bench --rounds $(or $(ROUNDS),3) --method $(or $(METHOD),Full) $(if $(TUNE),--tune)
+bench-memory: $(VENV) ## Memory and speed of preparing a dataset of 1 GB (MB=1000)
+	@$(PY) -m benchmarks.memory_bench --megabytes $(or $(MB),1000)
+
+# TRL never enters the product's environment.
+benchmarks/.venv-trl/.complete: $(VENV) benchmarks/requirements-trl.txt
+	.venv/bin/uv venv --quiet --clear --python $(PY) benchmarks/.venv-trl
+	.venv/bin/uv pip install --quiet --require-hashes --python benchmarks/.venv-trl/bin/python -r benchmarks/requirements-trl.txt
+	@touch $@
 
 .PHONY: generate
 generate: $(VENV) ## Writes the CRDs and docs/failures.md from the API types

@@ -92,7 +92,7 @@ def run(command: list[str], log: Path) -> Watched:
 
 def step_seconds(log: list[dict[str, Any]]) -> dict[str, float]:
     """Return the seconds of each step of the stage's log."""
-    return {entry["event"]: float(entry["seconds"]) for entry in log if "seconds" in entry}
+    return {entry["step"]: float(entry["seconds"]) for entry in log if entry["event"] == "step_finished"}
 
 
 def main() -> None:

@@ -1,0 +1,89 @@
+"""One run of this repository's training loop, as a job runs it; started by ``__main__.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.trainer_bench.rows import TokenRows, load_rows
+from benchmarks.trainer_bench.worker import BATCH_SIZE, LEARNING_RATE, SEED, Order, Timer
+from finetune_api.job import LoRA
+from finetune_api.status import DatasetSummary
+from finetune_trainer.hardware import configure_threads, resolve_precision
+from finetune_trainer.model import add_lora, load_model
+from finetune_trainer.observer import LogEntry, Silent
+from finetune_trainer.plan import Hyperparameters, steps
+from finetune_trainer.prepared import PARTS, EncodedPart, Part, Prepared
+from finetune_trainer.train import train
+
+
+class _Watch(Silent):
+    """Notes every optimizer step; on a CPU there is an entry for each."""
+
+    def __init__(self, timer: Timer, tokens: list[int]) -> None:
+        self.timer, self.tokens = timer, tokens
+        self.losses: list[float] = []
+
+    def on_log(self, entry: LogEntry) -> None:
+        """Note a step."""
+        self.losses.append(entry.loss)
+        self.timer.step(self.tokens[entry.step - 1])
+
+
+def _part(rows: TokenRows) -> EncodedPart:
+    nothing = np.full(len(rows), -1, dtype=np.int32)
+    numbers = np.arange(1, len(rows) + 1, dtype=np.int64)
+    return EncodedPart(rows.tokens, rows.offsets, rows.prompt_lengths, numbers, nothing, nothing)
+
+
+def _prepared(rows: TokenRows) -> Prepared:
+    none = _part(rows.first(0))
+    parts: dict[Part, EncodedPart] = {**dict.fromkeys(PARTS, none), "train": _part(rows)}
+    return Prepared(
+        parts=parts,
+        texts=dict.fromkeys(PARTS, ()),
+        choice_sets=(),
+        score_end_tokens=False,
+        end_ids=(int(rows.tokens[-1]),),
+        pad_id=0,
+        max_new_tokens=8,
+        metric="ExactMatch",
+        template_digest="",
+        tokenizer_digest="",
+        summary=DatasetSummary(rows=len(rows), train=len(rows)),
+    )
+
+
+def main() -> None:
+    """Train and report."""
+    order = Order.from_arguments()
+    threads = configure_threads()
+    device = torch.device("cpu")
+    precision = resolve_precision("Auto", device)
+    loaded = load_model(Path(order.model), device=device, precision=precision)
+    lora = LoRA() if order.method == "LoRA" else None
+    if lora is not None:
+        add_lora(loaded, lora, seed=SEED)
+    rows = load_rows(Path(order.rows))
+    if order.epochs == 0:
+        rows = rows.first(BATCH_SIZE)
+    parameters = Hyperparameters(
+        method="Full" if lora is None else "LoRA",
+        epochs=max(1, order.epochs),
+        batch_size=BATCH_SIZE,
+        learning_rate=str(LEARNING_RATE),
+        seed=SEED,
+        lora=lora,
+    )
+    lengths = np.diff(rows.offsets)
+    # The plan that the loop follows.
+    plan = [step for epoch in range(parameters.epochs) for step in steps(SEED, epoch, len(rows), BATCH_SIZE)]
+    watch = _Watch(Timer(len(rows.tokens)), [int(lengths[step].sum()) for step in plan])
+    train(loaded, _prepared(rows), parameters, observer=watch)
+    watch.timer.report(loss=watch.losses[0], precision=precision, threads=threads)
+
+
+if __name__ == "__main__":
+    main()
