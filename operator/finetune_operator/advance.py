@@ -228,6 +228,9 @@ class StagePlanner:
     def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         """An unfinished child: runs, starts or is held up."""
         case = self.case
+        if child.ending and not any(pod.node for pod in pods):
+            # Its end comes next. What held it up stays told: the counts of a Job that ends look like a start.
+            return Plan()
         started = _has_started(stage, child, pods)
         if started:
             status = self._with(status, running(stage, child, pods))

@@ -88,6 +88,19 @@ def test_a_job_that_never_found_a_node_says_so_at_its_deadline() -> None:
     assert "No node took its pod" in message
 
 
+def test_what_held_a_job_up_is_not_forgotten_while_its_child_ends() -> None:
+    """The job controller takes the pod away and counts it as failed some moments before the Job has failed."""
+    life = Simulation(b.job(SPEC), runtime=b.runtime()).settle()
+    life.pod_waits("train", unschedulable="no GPU").settle(20)
+    before = dict(life.status)
+    life.pod_waits("train", deleting=True).change_child("train", ending=True, failed=1).settle(86400)
+    assert life.status == before
+    life.pods.clear()
+    assert life.settle(1).status == before
+    life.fails("train", "DeadlineExceeded").settle(1)
+    assert "No node took its pod" in ended_with(life)[1]
+
+
 def test_the_job_controllers_words_name_the_exit_code_when_the_pods_are_gone() -> None:
     life = running()
     life.pods.clear()
