@@ -14,6 +14,7 @@ import torch
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
+from finetune_trainer import beginning
 from finetune_trainer import train as train_module
 from finetune_trainer.batch import collate, common_beginning, completion_lengths
 from finetune_trainer.errors import StageError
@@ -156,7 +157,7 @@ def test_sharing_what_all_prompts_begin_with_changes_no_gradient(
 ) -> None:
     make_model(tmp_path, architecture=architecture)
     shared = first_gradient(tmp_path, monkeypatch)
-    monkeypatch.setattr(train_module, "SHARED_SHARE", 2)  # never worth it
+    monkeypatch.setattr(beginning, "SHARED_SHARE", 2)  # never worth it
     apart = first_gradient(tmp_path, monkeypatch)
     torch.testing.assert_close(shared, apart, rtol=1e-4, atol=1e-5)
 

@@ -4,19 +4,18 @@
     finetune-trainer stage prepare|train   one stage, in a pod of the operator
     finetune-trainer render job.yaml       what the template makes of the first rows
 
-The exit code is 0 or that of the reason (finetune_api.reasons).
+The exit code is 0 or that of the reason (finetune_api.reasons); 75 after SIGTERM: run the same again, and it goes on
+from the state that was saved.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import get_args
 
 from finetune_api.names import StageName
@@ -24,12 +23,17 @@ from finetune_api.report import ReportedFailure, StageReport
 from finetune_trainer.console import Console
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import StageError
+from finetune_trainer.interrupt import Interrupt, Interrupted
+from finetune_trainer.notorch import hide_torch
 from finetune_trainer.spec import local_input, stage_input_from_environment
 from finetune_trainer.stages import exit_code, failure_of, run_stage, write_report
+from finetune_trainer.uptime import seconds_since_start
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
+TERMINATED = b'{"level":"warning","event":"interrupted","message":"SIGTERM: stopped; run again, it is done anew"}\n'
+TERMINATED_TEXT = b"! stopped by SIGTERM; run the same file again\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read when torch is loaded, which happens later. On a busy node, threads that spin at each barrier cost a training
     # several times its time; on a quiet one, sleeping costs it a few percent.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if options.command == "stage":
-        return _stage(options.stage)
     try:
+        if options.command == "stage":
+            interrupt = Interrupt(TERMINATED)
+            with interrupt.installed():
+                return _stage(options.stage, interrupt)
         if options.command == "run":
             interactive = False if options.json else None
             return _run(options.job, work_dir=options.work_dir, cpu=options.cpu, interactive=interactive)
@@ -64,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
+    except Interrupted as stopped:
+        return stopped.exit_code
 
 
 def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | None) -> int:
@@ -77,7 +85,9 @@ def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | No
         failure_of(error, console)
         return error.exit_code
     console = Console(job=stage_input.job.name, stage=None, interactive=interactive)
-    report = run_stage(stage_input, environment=environment, console=console, fresh=True)
+    interrupt = Interrupt(TERMINATED_TEXT if console.interactive else TERMINATED)
+    with interrupt.installed():
+        report = run_stage(stage_input, environment=environment, console=console, fresh=True, interrupt=interrupt)
     _summarise(console, report, stage_input.output_uri)
     return exit_code(report)
 
@@ -100,9 +110,9 @@ def _summarise(console: Console, report: StageReport, output_uri: str) -> None:
     console.table(rows)
 
 
-def _stage(stage: StageName) -> int:
-    # PID 1 has no default for SIGTERM; and a thread in a transfer or a product of matrices can't be waited for.
-    signal.signal(signal.SIGTERM, _terminate)
+def _stage(stage: StageName, interrupt: Interrupt) -> int:
+    if stage == "prepare":
+        hide_torch()
     environment = Environment.of_pod()
     console = Console(job="", stage=stage)
     try:
@@ -111,7 +121,9 @@ def _stage(stage: StageName) -> int:
         return _end_without_input(environment, console, failure_of(error, console))
     job = stage_input.job
     console = Console(job=f"{job.namespace}/{job.name}", stage=stage)
-    report = run_stage(stage_input, environment=environment, console=console)
+    console.event("started", seconds=seconds_since_start())
+    interrupt.grace_seconds = stage_input.grace_seconds
+    report = run_stage(stage_input, environment=environment, console=console, interrupt=interrupt)
     console.event("report", **{key: value for key, value in report.to_wire().items() if key not in {"v", "stage"}})
     if environment.termination_log is not None:
         write_report(report, environment.termination_log)
@@ -125,11 +137,6 @@ def _end_without_input(environment: Environment, console: Console, failure: Repo
         write_report(report, environment.termination_log)
     console.event("report", level="error", failure=failure.to_wire())
     return exit_code(report)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    os.write(2, b'{"level":"warning","event":"terminated","message":"SIGTERM: the pod is being stopped"}\n')
-    os._exit(128 + signal.SIGTERM)
 
 
 def _render(path: Path, *, rows: int) -> int:

@@ -30,6 +30,11 @@ class TrainingWatcher:
         self.progress: Progress = no_progress
         self._training = False
 
+    def resume(self, metrics: str) -> None:
+        """Begin with what an earlier attempt wrote to ``metrics.jsonl`` up to the state that this one goes on from."""
+        self._metrics.write(metrics)
+        self._metrics.flush()
+
     def training(self, progress: Progress) -> None:
         """Show optimizer steps from now on; evaluations during training don't move the bar."""
         self.progress, self._training = progress, True

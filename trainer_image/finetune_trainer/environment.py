@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from finetune_api.names import CREDENTIALS_DIR, ENV_WORK_DIR, TERMINATION_LOG
+from finetune_api.names import CREDENTIALS_DIR, ENV_POD_UID, ENV_WORK_DIR, TERMINATION_LOG
 
 __all__ = ["ENV_CREDENTIALS_DIR", "ENV_TERMINATION_LOG", "Environment"]
 
@@ -32,11 +32,14 @@ class Environment:
         Exists and is writable; model, rows and artifacts lie below it while a stage runs.
     termination_log
         Where the report goes; None in a local run.
+    pod_uid
+        UID of the pod; None in a local run.
     """
 
     credentials_dir: Path
     work_dir: Path
     termination_log: Path | None = None
+    pod_uid: str | None = None
 
     @staticmethod
     def of_pod(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -45,6 +48,7 @@ class Environment:
             credentials_dir=Path(variables.get(ENV_CREDENTIALS_DIR, CREDENTIALS_DIR)),
             work_dir=Path(variables.get(ENV_WORK_DIR) or tempfile.gettempdir()),
             termination_log=Path(variables.get(ENV_TERMINATION_LOG, TERMINATION_LOG)),
+            pod_uid=variables.get(ENV_POD_UID),
         )
 
     def secrets(self) -> list[str]:

@@ -92,7 +92,14 @@ class LocalStore(Store):
     @override
     def delete(self, key: str) -> None:
         with self._errors("writing", key):
-            self._path(key).unlink(missing_ok=True)
+            path = self._path(key)
+            path.unlink(missing_ok=True)
+            # A folder is no more than the beginning of keys, so the last one takes it along.
+            for folder in path.relative_to(self.folder).parents[:-1]:
+                try:
+                    (self.folder / folder).rmdir()
+                except OSError:
+                    break
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)

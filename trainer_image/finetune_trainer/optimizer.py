@@ -7,10 +7,35 @@ the rounded result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MasterAdamW"]
+__all__ = ["MasterAdamW", "OptimizerState"]
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerState:
+    """Everything that decides the next step besides its gradient, by parameter name, on the CPU.
+
+    Attributes
+    ----------
+    masters
+        32-bit weights.
+    exp_avg, exp_avg_sq
+        First and second moments; a parameter that never had a gradient has none.
+    steps
+        Steps that each parameter with moments has taken.
+    """
+
+    masters: Mapping[str, Tensor]
+    exp_avg: Mapping[str, Tensor]
+    exp_avg_sq: Mapping[str, Tensor]
+    steps: Mapping[str, int]
 
 
 class MasterAdamW:
@@ -63,3 +88,46 @@ class MasterAdamW:
     def snapshot(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Copy the trained weights to the CPU, rounded once to ``dtype``."""
         return {n: m.detach().to("cpu", dtype, copy=True) for n, m in self._masters.items()}
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of every trained parameter."""
+        return {name: master.shape for name, master in self._masters.items()}
+
+    def state(self) -> OptimizerState:
+        """Copy the state to the CPU; the training may go on while the copy is stored."""
+        states = {n: s for n, m in self._masters.items() if (s := self._adamw.state.get(m))}
+        first, second = ({n: _copy(s[key]) for n, s in states.items()} for key in _MOMENTS)
+        return OptimizerState(
+            masters={n: _copy(m) for n, m in self._masters.items()},
+            exp_avg=first,
+            exp_avg_sq=second,
+            steps={n: int(s["step"]) for n, s in states.items()},
+        )
+
+    @torch.no_grad()
+    def restore(self, state: OptimizerState) -> None:
+        """Put a state back, and its weights into the model; it is copied.
+
+        Raises
+        ------
+        ValueError
+            The state is that of other parameters; nothing has been changed then.
+        """
+        if {n: m.shape for n, m in state.masters.items()} != self.shapes:
+            raise ValueError("the optimizer state belongs to other parameters")
+        for name, master in self._masters.items():
+            master.copy_(state.masters[name])
+            self._adamw.state.pop(master, None)
+            if name in state.steps:
+                kept = (state.exp_avg[name], state.exp_avg_sq[name])
+                # In the parameter's own memory layout, as AdamW itself makes them.
+                moments = [torch.zeros_like(master, memory_format=torch.preserve_format).copy_(m) for m in kept]
+                step = torch.tensor(float(state.steps[name]), dtype=torch.float32, device=master.device)
+                self._adamw.state[master] = {"step": step, **dict(zip(_MOMENTS, moments, strict=True))}
+        for weight, master in self._short:
+            weight.copy_(master)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -15,6 +15,7 @@ from finetune_trainer.access import Access
 from finetune_trainer.console import Console
 from finetune_trainer.environment import Environment
 from finetune_trainer.errors import StageError
+from finetune_trainer.interrupt import Interrupt
 from finetune_trainer.logs import logging_to
 from finetune_trainer.work import Work
 
@@ -24,7 +25,12 @@ MAX_MESSAGE: Final = 1024
 
 
 def run_stage(
-    stage_input: StageInput, *, environment: Environment, console: Console, fresh: bool = False
+    stage_input: StageInput,
+    *,
+    environment: Environment,
+    console: Console,
+    fresh: bool = False,
+    interrupt: Interrupt | None = None,
 ) -> StageReport:
     """Run a stage.
 
@@ -32,11 +38,18 @@ def run_stage(
     ----------
     fresh
         Train again even if an earlier attempt of this job has completed the result.
+    interrupt
+        Whoever handles SIGTERM; without one the stage is never told to stop.
 
     Returns
     -------
     StageReport
         Results, or the failure; ordinary exceptions don't leave this function.
+
+    Raises
+    ------
+    Interrupted
+        The process was told to stop, and the state of the training is saved.
     """
     digest = stage_input.spec_digest or spec_digest(stage_input.spec)
     console.hide(environment.secrets())
@@ -54,6 +67,7 @@ def run_stage(
                 folder=Path(scratch),
                 output=access.open("output", stage_input.output_uri),
                 fresh=fresh,
+                interrupt=interrupt or Interrupt(),
             )
             return _run(work)
     except Exception as error:  # whatever it is, it has to reach the report

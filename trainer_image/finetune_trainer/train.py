@@ -4,7 +4,8 @@ The loss of an optimizer step is the sum over all its completion tokens divided 
 beforehand; so it does not depend on how the step is cut into micro-batches. What all prompts begin with (system prompt,
 instruction, list of choices) is run once a micro-batch, not once a row: its keys and values serve all rows, and their
 gradients add up there, which is the same sum. The host reads the device once per log
-interval. Randomness (dropout) is seeded anew for every step.
+interval. Randomness (dropout) is seeded anew for every step, so a training that goes on from a state of
+``training_state.py`` ends with the same bits as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
-from finetune_trainer.batch import collate, common_beginning, completion_lengths, input_lengths, to_device
+from finetune_trainer.batch import collate, completion_lengths, input_lengths, to_device
+from finetune_trainer.beginning import shared_beginning
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.hardware import gpu_memory_errors, peak_memory_bytes
@@ -33,19 +36,23 @@ from finetune_trainer.observer import LogEntry, Observer, Silent
 from finetune_trainer.optimizer import MasterAdamW
 from finetune_trainer.outcome import TrainOutcome
 from finetune_trainer.plan import BatchLimits, Hyperparameters, learning_rate_factor, micro_batches, step_seed, steps
-from finetune_trainer.prepared import EncodedPart, Prepared
-from finetune_trainer.score import supports_branches
+from finetune_trainer.prepared import Prepared
 from finetune_trainer.stats import decimal
+from finetune_trainer.training_state import (
+    Checkpointer,
+    NoCheckpoints,
+    TrainingProgress,
+    TrainingState,
+    TrainingStopped,
+)
 
 __all__ = ["train"]
 
 MAX_NORM: Final = 1.0
 LIMITS: Final = {
-    "cpu": BatchLimits(tokens=2048, labels=2048, overhead=32),
+    "cpu": BatchLimits(tokens=2048, labels=2048, overhead=256),
     "cuda": BatchLimits(tokens=16384, labels=8192, overhead=1024),
 }
-SHARED_SHARE: Final = 0.2
-"""Least share of a mean row that a common beginning must have to be worth a pass of its own."""
 LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
 """Steps between two looks at the device; on a CPU looking is free."""
 
@@ -57,6 +64,8 @@ def train(
     *,
     observer: Observer | None = None,
     limits: BatchLimits | None = None,
+    checkpointer: Checkpointer | None = None,
+    state: TrainingState | None = None,
 ) -> TrainOutcome:
     """Fine-tune in place; afterwards the model holds the weights with the lowest validation loss.
 
@@ -64,14 +73,56 @@ def train(
     :func:`~finetune_trainer.model.add_lora`. The weights end as they will be stored, rounded to ``stored_dtype``
     (adapters stay 32-bit), and stand in ``loaded.weights``.
 
+    Parameters
+    ----------
+    checkpointer
+        Is asked when to keep a state and whether to stop; without one the loop does neither.
+    state
+        Where an earlier run of the same training came to; None starts at the beginning.
+
     Raises
     ------
     StageError
         Diverged, naming the step; GPUOutOfMemory.
+    TrainingStopped
+        The checkpointer told the loop to stop; holds the state after the last whole step.
+    ValueError
+        The state is that of another training.
     """
-    loop = _Loop(loaded, prepared, parameters, observer or Silent(), limits or LIMITS[loaded.device.type])
+    if state is not None:
+        loaded.branching = state.progress.branching
+    loop = _Loop(
+        loaded,
+        prepared,
+        parameters,
+        observer=observer or Silent(),
+        limits=limits or LIMITS[loaded.device.type],
+        checkpointer=checkpointer or NoCheckpoints(),
+    )
+    if state is not None:
+        loop.restore(state)
     with gpu_memory_errors("training"):
-        return loop.run()
+        try:
+            return loop.run()
+        except _StopNow:
+            raise TrainingStopped(loop.state()) from None
+
+
+class _StopNow(BaseException):
+    """Unwinds the loop from wherever it noticed that it shall stop."""
+
+
+class _Interruptible:
+    """Passes on what the evaluator tells, and stops between its batches."""
+
+    def __init__(self, observer: Observer, checkpointer: Checkpointer) -> None:
+        self.on_log, self.on_validation = observer.on_log, observer.on_validation
+        self._observer, self._checkpointer = observer, checkpointer
+
+    def on_evaluated(self, done: int, total: int) -> None:
+        if self._checkpointer.stopping:
+            raise _StopNow
+        self._observer.on_evaluated(done, total)
 
 
 @dataclass
@@ -91,72 +142,121 @@ class _Loop:
         loaded: LoadedModel,
         prepared: Prepared,
         parameters: Hyperparameters,
+        *,
         observer: Observer,
         limits: BatchLimits,
+        checkpointer: Checkpointer,
     ) -> None:
         self.loaded, self.prepared, self.parameters = loaded, prepared, parameters
-        self.observer, self.limits = observer, limits
+        self.observer, self.limits, self.checkpointer = observer, limits, checkpointer
         self.part = prepared.parts["train"]
-        self.shared = _shared_beginning(loaded, prepared.parts["train"])
+        self.shared = shared_beginning(loaded, prepared.parts["train"])
         if self.shared:
             self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
         self.lengths, self.labels = input_lengths(self.part) - self.shared, completion_lengths(self.part)
         self.optimizer = MasterAdamW({n: p for n, p in loaded.model.named_parameters() if p.requires_grad})
         self.per_epoch = math.ceil(len(self.part) / parameters.batch_size)
         self.total = self.per_epoch * parameters.epochs
+        self.step = 0
         self.pending = _Pending()
         self.losses: list[float] = []
-        self.tokens = self.seconds = 0.0
+        self.points: list[ValidationPoint] = []
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.best: Mapping[str, Tensor] | None = None
+        self.seconds = 0.0
+        self.peak_memory = 0
+        self.stored = torch.float32 if loaded.adapter is not None else loaded.stored_dtype
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from ``state``."""
+        progress = state.progress
+        if progress.step > self.total:
+            raise ValueError(f"the state is at step {progress.step} of a training with {self.total}")
+        self.optimizer.restore(state.optimizer)
+        self.step, self.pending = progress.step, _Pending(first_step=progress.step)
+        self.losses, self.points = list(progress.losses), list(progress.validation)
+        self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
+        self.best_epoch, self.best = progress.best_epoch, state.best
+        self.seconds, self.peak_memory = progress.seconds, progress.peak_memory_bytes
+
+    def state(self) -> TrainingState:
+        """Copy the state after the last whole step."""
+        self._look()
+        return TrainingState(
+            progress=TrainingProgress(
+                step=self.step,
+                losses=tuple(self.losses),
+                validation=tuple(self.points),
+                best_loss=self.best_loss if self.best_epoch else None,
+                best_epoch=self.best_epoch,
+                seconds=self.seconds,
+                peak_memory_bytes=self._peak_memory(),
+                branching=self.loaded.branching,
+            ),
+            optimizer=self.optimizer.state(),
+            best=self.best,
+        )
+
+    @property
+    def epochs_done(self) -> int:
+        return self.step // self.per_epoch
 
     def run(self) -> TrainOutcome:
-        stored = torch.float32 if self.loaded.adapter is not None else self.loaded.stored_dtype
-        points: list[ValidationPoint] = []
-        best_loss, best_epoch, best = math.inf, 0, None
-        epoch = 0
-        while epoch < self.parameters.epochs:
-            self._epoch(epoch)
-            epoch += 1
-            if len(self.prepared.parts["validation"]) == 0:
-                continue
-            loss, point = self._validate(epoch)
-            points.append(point)
-            self.observer.on_validation(point)
-            if loss < best_loss:
-                best_loss, best_epoch = loss, epoch
-                best = self.optimizer.snapshot(stored)
-            elif self.parameters.patience is not None and epoch - best_epoch >= self.parameters.patience:
-                break
-        self.loaded.weights = best or self.optimizer.snapshot(stored)
+        # An earlier run may have been stopped between an epoch's last step and the end of its validation.
+        while not self._end_epoch():
+            self._epoch()
+        epochs = self.epochs_done
+        weights = dict(self.best) if self.best else self.optimizer.snapshot(self.stored)
+        self.loaded.weights = weights
         with torch.no_grad():
             for name, parameter in self.loaded.model.named_parameters():
-                if name in self.loaded.weights:
-                    parameter.copy_(self.loaded.weights[name])
+                if name in weights:
+                    parameter.copy_(weights[name])
         self.loaded.model.eval()
         return TrainOutcome(
             losses=tuple(self.losses),
-            validation=tuple(points),
-            best_epoch=best_epoch or epoch,
-            stopped_early=epoch < self.parameters.epochs,
-            tokens=int(self.part.lengths.sum()) * epoch,
-            supervised_tokens=int(self.labels.sum()) * epoch,
-            attention_pairs=int((self.part.lengths.astype(np.int64) ** 2).sum()) * epoch,
+            validation=tuple(self.points),
+            best_epoch=self.best_epoch or epochs,
+            stopped_early=epochs < self.parameters.epochs,
+            tokens=int(self.part.lengths.sum()) * epochs,
+            supervised_tokens=int(self.labels.sum()) * epochs,
+            attention_pairs=int((self.part.lengths.astype(np.int64) ** 2).sum()) * epochs,
             seconds=self.seconds,
-            peak_memory_bytes=peak_memory_bytes(self.loaded.device),
+            peak_memory_bytes=self._peak_memory(),
         )
 
-    def _epoch(self, epoch: int) -> None:
+    def _end_epoch(self) -> bool:
+        """Validate and save what is due where an epoch ended; return whether it was the last."""
+        if self.step % self.per_epoch:
+            return False
+        epoch, patience = self.epochs_done, self.parameters.patience
+        if len(self.prepared.parts["validation"]) and len(self.points) < epoch:
+            self._validate(epoch)
+        waited = patience is not None and self.best_epoch > 0 and epoch - self.best_epoch >= patience
+        last = waited or epoch >= self.parameters.epochs
+        if self.checkpointer.stopping:
+            raise _StopNow
+        if self.checkpointer.due("end" if last else "epoch"):
+            self.checkpointer.save(self.state())
+        return last
+
+    def _epoch(self) -> None:
+        """Train to the epoch's end from wherever in it the training stands."""
         self.loaded.model.train()
-        for i, rows in enumerate(steps(self.parameters.seed, epoch, len(self.part), self.parameters.batch_size)):
+        epoch = self.epochs_done
+        rows_of = steps(self.parameters.seed, epoch, len(self.part), self.parameters.batch_size)
+        for rows in rows_of[self.step - epoch * self.per_epoch :]:
             start = time.perf_counter()
-            step = epoch * self.per_epoch + i
-            self.pending.sums.append(self._step(step, rows))
+            self.pending.sums.append(self._step(self.step, rows))
             self.pending.labels.append(int(self.labels[rows].sum()))
             self.pending.tokens += int(self.part.lengths[rows].sum())
-            look = (step + 1) % LOG_STEPS[self.loaded.device.type] == 0 or i + 1 == self.per_epoch
-            host = torch.stack(self.pending.sums).tolist() if look else None
+            self.step += 1
             self.pending.seconds += time.perf_counter() - start
-            if host is not None:
-                self._log(step, host)
+            if self.step % LOG_STEPS[self.loaded.device.type] == 0 or self.step % self.per_epoch == 0:
+                self._look()
+                # At an epoch's end its validation comes first.
+                if self.step % self.per_epoch and self.checkpointer.due("step"):
+                    self.checkpointer.save(self.state())
 
     def _step(self, step: int, rows: NDArray[np.int64]) -> Tensor:
         """One optimizer step; returns (summed loss, tokens right, gradient norm) on the device, unread."""
@@ -164,6 +264,8 @@ class _Loop:
         labels = int(self.labels[rows].sum())
         sums = torch.zeros(2, device=self.loaded.device)
         for micro in micro_batches(rows, self.lengths, self.labels, self.limits):
+            if self.checkpointer.stopping:
+                raise _StopNow  # the step doesn't count, and its gradients go with this process
             batch = collate(self.part, micro, device=self.loaded.device, skip=self.shared)
             cache = self._beginning(len(micro))
             logits, _ = self.loaded.head(
@@ -191,9 +293,17 @@ class _Loop:
     def _learning_rate(self, step: int) -> float:
         return float(self.parameters.learning_rate) * learning_rate_factor(step, self.total)
 
-    def _log(self, step: int, host: list[list[float]]) -> None:
-        """Take the metrics that have arrived on the host; ``step`` is the last one, from 0."""
-        pending, self.pending = self.pending, _Pending(first_step=step + 1)
+    def _peak_memory(self) -> int:
+        return max(self.peak_memory, peak_memory_bytes(self.loaded.device))
+
+    def _look(self) -> None:
+        """Fetch the metrics that are still on the device and tell them."""
+        if not self.pending.sums:
+            return
+        start = time.perf_counter()
+        host: list[list[float]] = torch.stack(self.pending.sums).tolist()
+        self.pending.seconds += time.perf_counter() - start
+        pending, self.pending = self.pending, _Pending(first_step=self.step)
         for i, ((loss, _, norm), labels) in enumerate(zip(host, pending.labels, strict=True)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise StageError(
@@ -207,25 +317,25 @@ class _Loop:
         self.seconds += pending.seconds
         self.observer.on_log(
             LogEntry(
-                step=step + 1,
+                step=self.step,
                 total_steps=self.total,
-                epoch=(step + 1) / self.per_epoch,
+                epoch=self.step / self.per_epoch,
                 loss=math.fsum(row[0] for row in host) / labels,
                 token_accuracy=sum(row[1] for row in host) / labels,
                 tokens_per_second=pending.tokens / pending.seconds,
-                learning_rate=self._learning_rate(step),
+                learning_rate=self._learning_rate(self.step - 1),
                 grad_norm=host[-1][2],
             )
         )
 
-    def _validate(self, epoch: int) -> tuple[float, ValidationPoint]:
+    def _validate(self, epoch: int) -> None:
         evaluation = evaluate(
             self.loaded,
             self.prepared.parts["validation"],
             self.prepared,
             texts=(),
             generate=False,
-            observer=self.observer,
+            observer=_Interruptible(self.observer, self.checkpointer),
         )
         if not math.isfinite(evaluation.loss):
             raise StageError(
@@ -239,24 +349,8 @@ class _Loop:
             loss=decimal(evaluation.loss),
             score=decimal(evaluation.accuracy),
         )
-        return evaluation.loss, point
-
-
-def _shared_beginning(loaded: LoadedModel, part: EncodedPart) -> int:
-    """Tokens that all rows can share in training; 0 where sharing is not exact or not worth it.
-
-    Dropout draws a mask for each row, also in the common beginning; so a model that has any does not share.
-    """
-    length = common_beginning(part)
-    longest = int(part.lengths.max())
-    if length < SHARED_SHARE * float(part.lengths.mean()) or _has_dropout(loaded.model):
-        return 0
-    return length if supports_branches(loaded, longest) else 0
-
-
-def _has_dropout(model: nn.Module) -> bool:
-    if any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules()):
-        return True
-    config = getattr(model, "config", None)
-    values = config.get_text_config().to_dict() if config is not None else {}
-    return any(("dropout" in k or k.endswith("_pdrop")) and isinstance(v, float) and v > 0 for k, v in values.items())
+        self.points.append(point)
+        self.observer.on_validation(point)
+        if evaluation.loss < self.best_loss:
+            self.best_loss, self.best_epoch = evaluation.loss, epoch
+            self.best = self.optimizer.snapshot(self.stored)

@@ -16,28 +16,31 @@ import torch
 from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
 from finetune_trainer.artifacts import TrainingWatcher, model_card, write_predictions, write_results
+from finetune_trainer.baseline import Baseline, load_baseline, store_baseline
+from finetune_trainer.checkpoint import Checkpoints, Identity, clear_checkpoints
 from finetune_trainer.compute import compute
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.export import ExportKind, export, reload_and_compare
 from finetune_trainer.fetch import fetch_model
 from finetune_trainer.handover import StoredPrepared, prepare_once, receive_prepared
-from finetune_trainer.hardware import configure_threads, pick_device, resolve_precision
+from finetune_trainer.hardware import Precision, configure_threads, pick_device, resolve_precision
 from finetune_trainer.manifest import build_manifest
 from finetune_trainer.model import LoadedModel, add_lora, load_model, shape_of
 from finetune_trainer.outcome import Evaluation, results
 from finetune_trainer.output import FileEntry, artifact_of, files_of, publish, read_back
 from finetune_trainer.ownership import check_owner, publish_manifest
 from finetune_trainer.page import html_page
-from finetune_trainer.plan import resolve
+from finetune_trainer.plan import resolve, row_sample
 from finetune_trainer.prepared import Prepared
+from finetune_trainer.resume import ResumableTraining
 from finetune_trainer.reuse import own_result, take_or_reuse
 from finetune_trainer.rows import resolved_of
-from finetune_trainer.train import train
 from finetune_trainer.work import Work
 
 __all__ = ["run_train"]
 
 NEWEST_POINTS: Final = 10
+METRICS: Final = "metrics.jsonl"
 
 
 def run_train(work: Work) -> StageReport:
@@ -55,9 +58,10 @@ def run_train(work: Work) -> StageReport:
         # Prepare has claimed the folder; it may have been taken since.
         check_owner(work.output, work.stage_input.job)
     if (done := own_result(work)) is not None:
+        clear_checkpoints(work.output)  # that attempt may have been stopped before it came to that
         return done
     inputs = _inputs(work)
-    with (work.folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
+    with (work.folder / METRICS).open("w", encoding="utf-8") as metrics:
         return _Run(work, inputs, TrainingWatcher(work.console, metrics)).report()
 
 
@@ -91,13 +95,35 @@ class _Run:
         self.prepared = inputs.prepared
         self.export_folder = work.folder / "export"
         self.threads = configure_threads()
+        self.device = self._device()
+        self.identity = Identity(
+            spec_digest=work.spec_digest,
+            fingerprint=self.prepared.summary.fingerprint,
+            model_revision=inputs.model_revision,
+            method=work.spec.training.method,
+            device=self.device.type,
+        )
 
     def report(self) -> StageReport:
         """Do everything and return the report."""
+        work = self.work
+        checkpoints = Checkpoints(work.output, self.identity, folder=work.folder, pod=work.environment.pod_uid)
+        training = ResumableTraining(
+            work, checkpoints, watcher=self.watcher, metrics=work.folder / METRICS, threads=self.threads
+        )
+        try:
+            report = self._report(training, checkpoints.precision)
+        finally:
+            training.close()
+        clear_checkpoints(work.output)
+        return report
+
+    def _report(self, training: ResumableTraining, precision: Precision | None) -> StageReport:
         work, console, spec = self.work, self.work.console, self.work.spec
-        loaded = self._load()
+        kept = load_baseline(work.output, self.identity)
+        loaded = self._load(precision or (kept.precision if kept else None))
         resolved = resolved_of(work, self.prepared, model_revision=self.inputs.model_revision)
-        baseline = self._evaluate("baseline", "score the untouched model on the test rows", loaded)
+        baseline = self._baseline(loaded, kept)
 
         parameters = resolve(spec.training, rows=len(self.prepared.parts["train"]), parameters=loaded.parameters)
         resolved = resolved.model_copy(
@@ -110,9 +136,7 @@ class _Run:
         if parameters.lora is not None:
             add_lora(loaded, parameters.lora, seed=parameters.seed)
         shape = shape_of(loaded)
-        with console.step("train", f"train with {parameters.method}") as progress:
-            self.watcher.training(progress)
-            outcome = train(loaded, self.prepared, parameters, observer=self.watcher)
+        outcome = training.run(loaded, self.prepared, parameters)
         kind: ExportKind = spec.output.export or ("Model" if parameters.lora is None else "Adapter")
         with console.step("export", "write the model"):
             exported = export(
@@ -137,15 +161,18 @@ class _Run:
         )
         return self._complete(report, entries, baseline, test, chat=chat)
 
-    def _load(self) -> LoadedModel:
-        work, spec = self.work, self.work.spec
+    def _device(self) -> torch.device:
+        gpus = self.work.spec.resources.gpus_per_node
+        if gpus and self.work.stage_input.simulated_gpus and not torch.cuda.is_available():
+            self.work.console.event("simulated_gpu", "no GPU here; the CPU computes in its place", level="warning")
+            gpus = 0
+        return pick_device(gpus)
+
+    def _load(self, precision: Precision | None) -> LoadedModel:
+        """Load the base; an earlier attempt's precision stays that of the job, however fast it is here."""
+        work, device = self.work, self.device
         with work.console.step("load_model", "load the model"):
-            gpus = spec.resources.gpus_per_node
-            if gpus and work.stage_input.simulated_gpus and not torch.cuda.is_available():
-                work.console.event("simulated_gpu", "no GPU here; the CPU computes in its place", level="warning")
-                gpus = 0
-            device = pick_device(gpus)
-            precision = resolve_precision(spec.training.precision, device)
+            precision = precision or resolve_precision(work.spec.training.precision, device)
             loaded = load_model(self.inputs.model_folder, device=device, precision=precision)
         work.console.event(
             "model",
@@ -158,6 +185,29 @@ class _Run:
             threads=self.threads,
         )
         return loaded
+
+    def _baseline(self, loaded: LoadedModel, kept: Baseline | None) -> Evaluation:
+        """Score the untouched model, or take the scores that an earlier attempt stored."""
+        rows = row_sample(len(self.prepared.parts["test"]), self.work.spec.evaluation.limit).tolist()
+        if kept and kept.precision == loaded.precision and [row.index for row in kept.evaluation.rows] == rows:
+            loaded.branching = kept.branching
+            self._tell_score("baseline", kept.evaluation, measured=False)
+            return kept.evaluation
+        evaluation = self._evaluate("baseline", "score the untouched model on the test rows", loaded)
+        store_baseline(
+            self.work.output,
+            self.identity,
+            Baseline(evaluation=evaluation, precision=loaded.precision, branching=loaded.branching),
+        )
+        return evaluation
+
+    def _tell_score(self, name: str, evaluation: Evaluation, *, measured: bool = True) -> None:
+        console, score = self.work.console, evaluation.score()
+        console.event(
+            f"{name}_score",
+            f"{name}: {score.score} ({score.correct} of {score.total})" if console.interactive else None,
+            **{**score.to_wire(), "measured": measured},
+        )
 
     def _evaluate(self, name: str, text: str, loaded: LoadedModel) -> Evaluation:
         console = self.work.console
@@ -172,12 +222,7 @@ class _Run:
                 limit=self.work.spec.evaluation.limit,
                 observer=self.watcher,
             )
-        score = evaluation.score()
-        console.event(
-            f"{name}_score",
-            f"{name}: {score.score} ({score.correct} of {score.total})" if console.interactive else None,
-            **score.to_wire(),
-        )
+        self._tell_score(name, evaluation)
         return evaluation
 
     def _store(self, name: str, text: str, files: Mapping[str, Path], back: Path) -> list[FileEntry]:
@@ -211,7 +256,7 @@ class _Run:
             html_page(work.stage_input, report, texts=self.prepared.texts["test"], baseline=baseline, test=test),
             encoding="utf-8",
         )
-        beside = {**files_of(folder), "metrics.jsonl": work.folder / "metrics.jsonl"}
+        beside = {**files_of(folder), METRICS: work.folder / METRICS}
         entries = entries + self._store("upload_report", "store the report", beside, work.folder / "beside_back")
         report = report.model_copy(
             update={

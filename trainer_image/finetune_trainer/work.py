@@ -14,6 +14,7 @@ from finetune_api.stage import StageInput
 from finetune_trainer.access import Access
 from finetune_trainer.console import Console
 from finetune_trainer.environment import Environment
+from finetune_trainer.interrupt import Interrupt
 from finetune_trainer.store import Store
 
 __all__ = ["PREPARED", "Work"]
@@ -36,6 +37,8 @@ class Work:
         The folder at output.uri.
     fresh
         Do the work even if the result of an earlier attempt is complete.
+    interrupt
+        What SIGTERM does to it.
     """
 
     stage_input: StageInput
@@ -46,6 +49,7 @@ class Work:
     folder: Path
     output: Store
     fresh: bool
+    interrupt: Interrupt
 
     @property
     def spec(self) -> FineTuneJobSpec:
