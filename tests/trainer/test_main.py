@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from finetune_api.names import ENV_STAGE_INPUT
+from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import parse_report
 from finetune_trainer.__main__ import main
 from finetune_trainer.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
@@ -203,6 +204,7 @@ def test_a_stage_in_a_pod_ends_at_once_when_it_is_told_to(tmp_path: Path) -> Non
             begin = time.monotonic()
             running.terminate()
             _, err = running.communicate(timeout=60)
-    assert running.returncode == 143
+    assert running.returncode == EXIT_RESUMABLE
     assert time.monotonic() - begin < 20
-    assert json.loads(err.splitlines()[-1])["event"] == "terminated"
+    assert json.loads(err.splitlines()[-1])["event"] == "interrupted"
+    assert not (tmp_path / "termination-log").exists()

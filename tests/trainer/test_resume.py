@@ -165,7 +165,8 @@ def test_a_training_that_is_stopped_after_every_step_ends_with_the_same_bits(
     undisturbed = go(base, case)
     assert undisturbed.outcome.steps == case.steps
     assert undisturbed.outcome.stopped_early is case.contrary
-    state, reached = None, []
+    state: TrainingState | None = None
+    reached: list[int] = []
     while len(reached) < 50:
         try:
             resumed = go(base, case, Stop(extra=len(reached) % 2), state)
