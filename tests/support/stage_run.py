@@ -11,10 +11,11 @@ from typing import Any
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_trainer.console import Console
+from finetune_trainer.interrupt import Interrupt
 from finetune_trainer.stages import run_stage
 from tests.support.tiny_job import environment
 
-__all__ = ["Finished", "run"]
+__all__ = ["Finished", "events", "run"]
 
 
 @dataclass
@@ -29,9 +30,27 @@ class Finished:
 
 
 def run(
-    stage_input: StageInput, folder: Path, *, fresh: bool = False, credentials: Path | None = None
+    stage_input: StageInput,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    credentials: Path | None = None,
+    interrupt: Interrupt | None = None,
+    stream: io.StringIO | None = None,
 ) -> tuple[StageReport, list[dict[str, Any]]]:
-    stream = io.StringIO()
+    """Run a stage to its report; ``stream`` keeps the log of one that ends without."""
+    stream = stream or io.StringIO()
     console = Console(job="team-a/tiny", stage=stage_input.stage, stream=stream, interactive=False)
-    report = run_stage(stage_input, environment=environment(folder, credentials), console=console, fresh=fresh)
-    return report, [json.loads(line) for line in stream.getvalue().splitlines()]
+    report = run_stage(
+        stage_input,
+        environment=environment(folder, credentials),
+        console=console,
+        fresh=fresh,
+        interrupt=interrupt,
+    )
+    return report, events(stream)
+
+
+def events(stream: io.StringIO) -> list[dict[str, Any]]:
+    """Parse the log."""
+    return [json.loads(line) for line in stream.getvalue().splitlines()]

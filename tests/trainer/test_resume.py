@@ -12,6 +12,7 @@ import torch
 from typing_extensions import override
 
 from finetune_api.job import LoRA
+from finetune_trainer import train as train_module
 from finetune_trainer.checkpoint import Checkpoints, Identity
 from finetune_trainer.console import no_progress
 from finetune_trainer.evaluate import evaluate
@@ -19,6 +20,7 @@ from finetune_trainer.hardware import Precision
 from finetune_trainer.localstore import LocalStore
 from finetune_trainer.model import LoadedModel, add_lora, load_model
 from finetune_trainer.observer import LogEntry, Silent
+from finetune_trainer.optimizer import MasterAdamW
 from finetune_trainer.outcome import TrainOutcome
 from finetune_trainer.plan import BatchLimits, Hyperparameters
 from finetune_trainer.prepared import Prepared
@@ -177,3 +179,90 @@ def test_a_training_that_is_stopped_after_every_step_ends_with_the_same_bits(
             break
     assert set(reached) == set(range(1, case.steps + 1))
     assert_same(resumed, undisturbed)
+
+
+def test_a_state_that_is_kept_while_the_training_goes_on_does_not_change_with_it(base: Path) -> None:
+    case = CASES["adapters with dropout"]
+    kept = Stop(save_at=(2, 3, 7))
+    undisturbed = go(base, case, kept)
+    assert [state.progress.step for state in kept.saved] == [2, 3, 7]
+    for state in kept.saved:
+        assert_same(go(base, case, state=state), undisturbed)
+
+
+def test_a_checkpoint_is_asked_for_after_each_step_and_after_the_validation_of_each_epoch(base: Path) -> None:
+    stop = Stop(save_at=(3,))
+    go(base, CASES["full"], stop)
+    assert stop.moments == [
+        (0, "epoch"),
+        *[(1, "step"), (2, "step"), (3, "epoch")],
+        *[(4, "step"), (5, "step"), (6, "epoch")],
+        *[(7, "step"), (8, "step"), (9, "end")],
+    ]
+    assert len(stop.saved[0].progress.validation) == 1
+
+
+def test_a_training_that_had_ended_is_not_repeated(base: Path) -> None:
+    case, kept = CASES["full"], Stop(save_at=(9,))
+    undisturbed = go(base, case, kept)
+    again = Stop()
+    assert_same(go(base, case, again, kept.saved[0]), undisturbed)
+    assert again.step == 0
+
+
+def test_a_validation_that_was_not_finished_is_done_first(base: Path) -> None:
+    with pytest.raises(TrainingStopped) as stopped:
+        go(base, CASES["full"], Stop(extra=2 * 8))
+    state = stopped.value.state
+    assert (state.progress.step, len(state.progress.validation)) == (3, 0)
+    resumed = go(base, CASES["full"], state=state)
+    assert [(point.epoch, point.step) for point in resumed.outcome.validation] == [(1, 3), (2, 6), (3, 9)]
+
+
+def test_on_a_device_that_is_read_rarely_no_loss_is_lost(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["full"]
+    undisturbed = go(base, case)
+    monkeypatch.setattr(train_module, "LOG_STEPS", {"cpu": 100})
+    with pytest.raises(TrainingStopped) as stopped:
+        go(base, case, Late(after=2 * 8))
+    assert stopped.value.state.progress.step == 2
+    assert stopped.value.state.progress.losses == undisturbed.outcome.losses[:2]
+    assert_same(go(base, case, state=stopped.value.state), undisturbed)
+
+
+class Late(Stop):
+    """Stops when it was asked so often."""
+
+    def __init__(self, *, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    @property
+    @override
+    def stopping(self) -> bool:
+        self.asked += 1
+        return self.asked > self.after + 1  # once before the first epoch
+
+
+def test_a_state_of_another_model_is_refused_before_anything_is_changed(base: Path) -> None:
+    optimizer = MasterAdamW({"w": torch.nn.Parameter(torch.zeros(2))})
+    other = MasterAdamW({"w": torch.nn.Parameter(torch.ones(3))})
+    with pytest.raises(ValueError, match="other parameters"):
+        optimizer.restore(other.state())
+    assert optimizer.state().masters["w"].tolist() == [0, 0]
+
+
+def test_a_parameter_that_never_had_a_gradient_goes_through_a_checkpoint() -> None:
+    def make() -> tuple[torch.nn.Parameter, MasterAdamW]:
+        used = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+        return used, MasterAdamW({"used": used, "unused": torch.nn.Parameter(torch.ones(3))})
+
+    (used, one), (again, other) = make(), make()
+    for _ in range(2):
+        used.grad = torch.tensor([1.0, -2.0], dtype=torch.bfloat16)
+        one.collect()
+        one.step(0.1, max_norm=1.0)
+        other.restore(one.state())
+        assert torch.equal(again, used)
+        assert other.state().steps == one.state().steps
+        assert set(other.state().exp_avg) == {"used"}
