@@ -21,7 +21,7 @@ def kill_trainer(pod: dict[str, Any]) -> None:
     killed = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # a process that has just ended
-            if uid in (folder / "cgroup").read_text() and b"finetune-trainer" in (folder / "cmdline").read_bytes():
+            if uid in (folder / "cgroup").read_text() and b"finetune" in (folder / "cmdline").read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)
                 killed += 1
     assert killed, f"no process of the trainer in pod {uid}"

@@ -229,9 +229,10 @@ class World:
         tenant = self.new_tenant(name)
         with self.watching_pods() as pods:
             yield tenant
+        surprises = self.unexpected_log_lines(tenant)
         self.remove(tenant)
         assert pods.doubled() == []
-        assert self.unexpected_log_lines(tenant) == []
+        assert surprises == []
 
     @contextlib.contextmanager
     def runtime(self, name: str, **changes: Any) -> Iterator[str]:
