@@ -194,7 +194,6 @@ def test_a_checkpoint_is_asked_for_after_each_step_and_after_the_validation_of_e
     stop = Stop(save_at=(3,))
     go(base, CASES["full"], stop)
     assert stop.moments == [
-        (0, "epoch"),
         *[(1, "step"), (2, "step"), (3, "epoch")],
         *[(4, "step"), (5, "step"), (6, "epoch")],
         *[(7, "step"), (8, "step"), (9, "end")],

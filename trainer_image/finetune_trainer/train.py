@@ -236,7 +236,7 @@ class _Loop:
         last = waited or epoch >= self.parameters.epochs
         if self.checkpointer.stopping:
             raise _StopNow
-        if self.checkpointer.due("end" if last else "epoch"):
+        if self.step and self.checkpointer.due("end" if last else "epoch"):
             self.checkpointer.save(self.state())
         return last
 
