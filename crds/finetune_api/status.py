@@ -57,6 +57,7 @@ class StageStatus(ApiModel):
     job_name: str | None = Field(None, max_length=63, description="Name of the child Job.")
     job_uid: str | None = Field(None, max_length=64, description="UID of the child Job.")
     attempts: int = Field(0, ge=0, description="Pods that were started for this stage.")
+    last_attempt_time: Timestamp | None = Field(None, description="When the newest of these pods was created.")
     recreated: int = Field(0, ge=0, description="How often the child Job was made anew because its report was lost.")
     start_time: Timestamp | None = Field(None, description="When the child Job started.")
     completion_time: Timestamp | None = Field(None, description="When the child Job ended.")

@@ -123,12 +123,25 @@ def set_back(stage: StageStatus, child: JobView | None, *, now: datetime, report
 
 
 def _facts(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> dict[str, Any]:
-    seen = max(1, child.active + child.succeeded + child.failed, sum(1 for _ in pods))
-    # A first look at the child that took another one's place: its pods come on top of those of before.
-    follows = stage.job_uid is not None and stage.job_uid != child.uid
+    created = sorted(pod.created for pod in pods)
     return {
         "job_name": child.name,
         "job_uid": child.uid,
-        "attempts": stage.attempts + seen if follows else max(stage.attempts, seen),
+        "attempts": _attempts(stage, child, created),
+        "last_attempt_time": rfc3339(created[-1]) if created else stage.last_attempt_time,
         "start_time": rfc3339(child.start_time) if child.start_time else stage.start_time,
     }
+
+
+def _attempts(stage: StageStatus, child: JobView, created: list[datetime]) -> int:
+    """Count the pods; one that saved its state and was deleted is in no list any more, nor in the Job's numbers."""
+    counted = child.active + child.succeeded + child.failed
+    if stage.job_uid is not None and stage.job_uid != child.uid:
+        # A first look at the child that took another one's place: its pods come on top of those of before.
+        return stage.attempts + max(1, counted, len(created))
+    last = parse_time(stage.last_attempt_time)
+    if last is None:
+        return max(1, stage.attempts, counted, len(created))
+    fresh = sum(1 for moment in created if moment > last)
+    # A pod that the Job counts and nobody has seen yet is counted when it is seen.
+    return max(stage.attempts + fresh, counted if child.outcome else 0)

@@ -30,7 +30,12 @@ from tests.support.virtual_time import virtual_now
 
 __all__ = ["World", "timeless"]
 
-VARYING = frozenset({"startTime", "completionTime", "lastTransitionTime", "runSeconds", "waitingSince", "jobUid"})
+VARYING = frozenset(
+    {
+        *("startTime", "completionTime", "lastTransitionTime", "lastAttemptTime", "runSeconds", "waitingSince"),
+        "jobUid",
+    }
+)
 
 
 class World:

@@ -129,12 +129,13 @@ def test_a_job_that_is_preempted_costs_one_write_each_time_and_goes_on(times: in
     assert life.stage("train")["runSeconds"] == 100 + 102 * times
 
 
-def test_a_pod_that_is_evicted_and_removed_costs_no_write_at_all() -> None:
+def test_a_pod_that_is_evicted_and_removed_costs_one_write_about_the_next_attempt() -> None:
     life = running()
-    writes = list(life.writes)
+    writes = len(life.writes)
     life.pods.clear()
     life.change_child("train", active=0).settle(1).pod_waits("train").settle(1).pod_runs("train").settle(100)
-    assert life.writes == writes
+    assert life.writes[writes:] == ["status"]
+    assert life.stage("train")["attempts"] == 2
 
 
 def test_a_preempted_pod_that_finds_no_node_says_so() -> None:

@@ -20,6 +20,7 @@ from finetune_operator.stages import (
     stage_list,
     stage_names,
 )
+from finetune_operator.text import rfc3339
 from tests.support import builders as b
 
 TRAIN = StageStatus(name="train", state="Pending")
@@ -146,6 +147,27 @@ def test_the_pods_of_the_next_child_count_on_top_of_those_before() -> None:
     first = running(before, b.child(), [b.pod()])
     assert first.attempts == 3
     assert running(first, b.child(), [b.pod()]).attempts == 3
+
+
+def test_a_pod_in_place_of_one_that_is_gone_is_another_attempt() -> None:
+    """A pod that is deleted and has saved its state is not counted by the Job, and soon not found any more."""
+    first = running(TRAIN, b.child(active=1), [b.pod()])
+    assert (first.attempts, first.last_attempt_time) == (1, rfc3339(b.pod().created))
+    second = running(first, b.child(active=1), [b.pod(created=b.at(60))])
+    assert (second.attempts, second.last_attempt_time) == (2, rfc3339(b.at(60)))
+    assert running(second, b.child(active=1), [b.pod(created=b.at(60))]) == second
+
+
+def test_a_pod_that_stays_is_counted_once_and_so_is_one_that_the_job_counts_before_it_is_seen() -> None:
+    first = running(TRAIN, b.child(active=1), [b.pod()])
+    early = running(first, b.child(active=1, failed=1), [b.pod(phase="Failed")])
+    assert early.attempts == 1
+    assert running(early, b.child(active=1, failed=1), [b.pod(), b.pod(created=b.at(60))]).attempts == 2
+
+
+def test_pods_of_an_ended_child_that_nobody_saw_are_counted_by_the_job() -> None:
+    first = running(TRAIN, b.child(active=1), [b.pod()])
+    assert running(first, b.failed(failed=3), []).attempts == 3
 
 
 def test_the_seconds_of_a_child_that_was_given_up_are_counted_once() -> None:
