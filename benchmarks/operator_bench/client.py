@@ -9,7 +9,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -77,6 +77,7 @@ class Client:
         self._session = session
         self._jobs = f"{url}/apis/{API_VERSION}/namespaces/{namespace}/{JOB_PLURAL}"
         self._children = f"{url}/apis/batch/v1/namespaces/{namespace}/jobs"
+        self._watches: list[asyncio.Task[None]] = []
         self.timeline = Timeline()
 
     @classmethod
@@ -90,34 +91,37 @@ class Client:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
         ) as session:
             client = cls(session, api.url, namespace)
-            watches = [
+            client._watches = [
                 asyncio.create_task(client._watch(client._jobs, client.timeline.saw_job)),
                 asyncio.create_task(client._watch(client._children, client.timeline.saw_child)),
             ]
             try:
                 yield client
-                for watch in watches:
-                    if watch.done():
-                        await watch  # raises what ended it
             finally:
-                for watch in watches:
+                for watch in client._watches:
                     watch.cancel()
-                await asyncio.wait(watches)
+                await asyncio.wait(client._watches)
 
-    async def _watch(self, path: str, saw: Any) -> None:
-        async with self._session.get(path, params={"watch": "1", "timeoutSeconds": "3600"}) as response:
+    async def _watch(self, path: str, saw: Callable[[dict[str, Any], float], None]) -> None:
+        """Watch for ever: the API server ends a watch when it likes, at the latest when a CRD is served anew."""
+        async with self._session.get(path) as response:
             response.raise_for_status()
-            rest = b""
-            # Lines are cut by hand: aiohttp's own line reader refuses long ones.
-            async for chunk in response.content.iter_any():
-                when = time.monotonic()
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise RuntimeError(f"watch of {path}: {event['object']}")
-                    saw(event["object"], when)
-        raise RuntimeError(f"the watch of {path} has ended")
+            version = (await response.json())["metadata"]["resourceVersion"]
+        while True:
+            query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": "3600"}
+            async with self._session.get(path, params=query) as response:
+                response.raise_for_status()
+                rest = b""
+                # Lines are cut by hand: aiohttp's own line reader refuses long ones.
+                async for chunk in response.content.iter_any():
+                    when = time.monotonic()
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            raise RuntimeError(f"watch of {path}: {event['object']}")
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        saw(event["object"], when)
 
     async def apply(self, name: str, spec: dict[str, Any]) -> None:
         """Create one FineTuneJob."""
@@ -153,9 +157,14 @@ class Client:
         ------
         TimeoutError
             Some have not; the message names up to five with what they say.
+        Exception
+            What has ended a watch.
         """
         end = time.monotonic() + within
         while waiting := [name for name in names if name not in self.timeline.finished]:
+            for watch in self._watches:
+                if watch.done():
+                    await watch
             if time.monotonic() > end:
                 said = [f"{name}: {self.timeline.last.get(name, {}).get('status')}" for name in waiting[:5]]
                 raise TimeoutError(f"{len(waiting)} jobs have not ended after {within:.0f} s:\n" + "\n".join(said))

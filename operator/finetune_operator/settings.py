@@ -14,6 +14,7 @@ from typing import Final, Self
 import kopf
 
 from finetune_api.names import LABEL_JOB_UID
+from finetune_operator.stateless import NoDifferences, NoProgress
 
 __all__ = ["Backoffs", "Settings", "SettingsError", "configure_kopf"]
 
@@ -91,6 +92,8 @@ def configure_kopf(settings: kopf.OperatorSettings) -> None:
     """Set Kopf up for watching and nothing else."""
     settings.peering.standalone = True  # a stray peering object would pause the operator for ever
     settings.scanning.disabled = True  # no watch on CRDs and namespaces, no right to them needed
+    settings.persistence.diffbase_storage = NoDifferences()
+    settings.persistence.progress_storage = NoProgress()
     settings.posting.enabled = False  # apply.py records Events, under names that do not multiply
     settings.queueing.worker_limit = 256
     settings.queueing.idle_timeout = 0.5  # a worker holds its place for so long after its last event

@@ -75,6 +75,31 @@ def test_kopf_is_set_up_with_settings_that_it_has() -> None:
     assert settings.peering.standalone
 
 
+class Untouchable(dict[str, Any]):
+    """An object of the cluster that must not be looked at."""
+
+    def __deepcopy__(self, _: Any) -> Any:
+        raise AssertionError("copied")
+
+    def __iter__(self) -> Any:
+        raise AssertionError("read")
+
+
+def test_kopf_neither_copies_objects_nor_writes_to_them() -> None:
+    settings, body, patch = kopf.OperatorSettings(), kopf.Body(Untouchable()), kopf.Patch()
+    configure_kopf(settings)
+    differences, progress = settings.persistence.diffbase_storage, settings.persistence.progress_storage
+    essence = differences.build(body=body, extra_fields=[])
+    assert progress.clear(essence=essence) == differences.build(body=body) == {}
+    assert differences.fetch(body=body) is None
+    assert progress.fetch(key=kopf.HandlerId("x"), body=body) is None
+    differences.store(body=body, patch=patch, essence=essence)
+    progress.store(key=kopf.HandlerId("x"), record={}, body=body, patch=patch)
+    progress.purge(key=kopf.HandlerId("x"), body=body, patch=patch)
+    progress.touch(body=body, patch=patch, value="now")
+    assert not patch
+
+
 def test_kopf_lists_and_watches_only_jobs_and_pods_of_ours() -> None:
     settings = kopf.OperatorSettings()
     configure_kopf(settings)
@@ -111,7 +136,8 @@ def test_the_operator_has_no_right_to_read_secrets_or_to_write_pods() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "modules"), [("kubernetes", {"gateway"}), ("kopf", {"__main__", "handlers", "settings"})]
+    ("library", "modules"),
+    [("kubernetes", {"gateway"}), ("kopf", {"__main__", "handlers", "settings", "stateless"})],
 )
 def test_each_library_is_imported_only_where_it_belongs(library: str, modules: set[str]) -> None:
     importing = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
