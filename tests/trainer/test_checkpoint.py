@@ -17,7 +17,8 @@ from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
 from finetune_trainer.access import Access
 from finetune_trainer.baseline import BASELINE, Baseline, load_baseline, store_baseline
-from finetune_trainer.checkpoint import CHECKPOINTS, Checkpoints, Identity, Restored, clear_checkpoints
+from finetune_trainer.checkpoint import Checkpoints, clear_checkpoints
+from finetune_trainer.checkpoint_files import CHECKPOINTS, Identity, Restored
 from finetune_trainer.console import no_progress
 from finetune_trainer.errors import StageError
 from finetune_trainer.hardware import Precision

@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from finetune_api.job import LoRA
 from finetune_trainer import train as train_module
-from finetune_trainer.checkpoint import Checkpoints, Identity
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoint_files import Identity
 from finetune_trainer.console import no_progress
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.hardware import Precision

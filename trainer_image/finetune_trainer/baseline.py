@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from finetune_trainer.checkpoint import CHECKPOINTS, Identity
+from finetune_trainer.checkpoint_files import CHECKPOINTS, Identity
 from finetune_trainer.errors import StageError
 from finetune_trainer.hardware import Precision
 from finetune_trainer.outcome import Evaluation

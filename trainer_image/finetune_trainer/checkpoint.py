@@ -5,7 +5,7 @@
                                        exp_avg_sq.safetensors
                                        metrics.jsonl           the curve so far
                                        manifest.json           the rest of the state, and every file's digest; last
-    checkpoints/best/000000600-001-77ab03d1.safetensors        weights of the best epoch, while they are
+    checkpoints/best/000000600-001-77ab03d1.safetensors        weights of the best epoch, while a kept one names them
     checkpoints/baseline.json                                  see baseline.py
 
 A folder without manifest is none. Folders are named by step, attempt and pod, so a pod that lives on after it was given
@@ -20,37 +20,40 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from finetune_api.reasons import Reason
+from finetune_trainer.checkpoint_files import (
+    CHECKPOINTS,
+    Found,
+    Identity,
+    Manifest,
+    Restored,
+    encode,
+    parse,
+    read_files,
+    write_files,
+)
 from finetune_trainer.console import Progress, no_progress
 from finetune_trainer.errors import StageError
 from finetune_trainer.hardware import Precision
-from finetune_trainer.optimizer import OptimizerState
 from finetune_trainer.output import FileEntry, publish, read_back
-from finetune_trainer.sealed import seal, unseal
-from finetune_trainer.store import Store, checked_key
-from finetune_trainer.training_state import TrainingProgress, TrainingState
+from finetune_trainer.store import Store
+from finetune_trainer.training_state import TrainingState
 
-__all__ = ["CHECKPOINTS", "Checkpoints", "Found", "Identity", "Manifest", "Restored", "clear_checkpoints"]
+__all__ = ["Checkpoints", "clear_checkpoints"]
 
-CHECKPOINTS: Final = "checkpoints/"
 KEPT: Final = 2
 """Newest checkpoints that are kept, with the best weights that they name."""
 _BEST: Final = CHECKPOINTS + "best/"
 _NAME: Final = re.compile(CHECKPOINTS + r"(\d{9,})-(\d{3,})-([0-9a-z]{1,8})/")
 _ANY_ATTEMPT: Final = re.compile(CHECKPOINTS + r"(?:best/)?\d{9,}-(\d{3,})-[0-9a-z]{1,8}[./]")
 _MANIFEST: Final = "manifest.json"
-_METRICS: Final = "metrics.jsonl"
-_TENSORS: Final = ("masters", "exp_avg", "exp_avg_sq")
 _NOT_THE_CHECKPOINTS_FAULT: Final = {
     Reason.ACCESS_DENIED,
     Reason.CREDENTIALS_NOT_FOUND,
@@ -59,79 +62,6 @@ _NOT_THE_CHECKPOINTS_FAULT: Final = {
 """Reading fails for these reasons whatever was written; the job can't go on without its storage either way."""
 
 log = logging.getLogger(__name__)
-
-
-class Identity(BaseModel):
-    """What a training is a training of; state of another one is of no use.
-
-    Attributes
-    ----------
-    fingerprint
-        Digest of the encoded rows.
-    device
-        Kind of device; its arithmetic is another one's only in name.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    spec_digest: str
-    fingerprint: str | None
-    model_revision: str
-    method: str
-    device: str
-
-    def difference(self, other: Identity) -> str:
-        """Name the first field that differs, empty when none does."""
-        return next((n for n in type(self).model_fields if getattr(self, n) != getattr(other, n)), "")
-
-
-class Manifest(BaseModel):
-    """``manifest.json`` of a checkpoint.
-
-    Attributes
-    ----------
-    settings
-        The training with nothing left open; a later version of the trainer may choose otherwise.
-    machine
-        What the bits of the arithmetic depend on besides: threads, instruction set, torch.
-    steps
-        Steps that each parameter with moments has taken.
-    files
-        Everything that belongs to it, by key below output.uri.
-    best
-        Key of the best epoch's weights; None before the first validation.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    version: Literal[1] = 1
-    identity: Identity
-    precision: Precision
-    settings: dict[str, Any]
-    machine: dict[str, Any]
-    attempt: int
-    pod: str
-    progress: TrainingProgress
-    steps: dict[str, int]
-    files: tuple[FileEntry, ...]
-    best: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A complete checkpoint of this training; its files have not been read yet."""
-
-    key: str
-    manifest: Manifest
-
-
-@dataclass(frozen=True, kw_only=True)
-class Restored:
-    """A checkpoint that was read whole: its folder's key, the state, and metrics.jsonl as it was."""
-
-    found: Found
-    state: TrainingState
-    metrics: str
 
 
 class Checkpoints:
@@ -166,8 +96,7 @@ class Checkpoints:
         found = []
         for _, _, key in sorted(complete, reverse=True):
             try:
-                manifest = Manifest.model_validate(unseal(self._store.get_bytes(key + _MANIFEST)))
-                _check_keys(manifest)
+                manifest = parse(self._store.get_bytes(key + _MANIFEST))
             except (ValueError, StageError) as error:
                 _skip(self._store, key, error)
                 continue
@@ -210,7 +139,7 @@ class Checkpoints:
             place = self._folder / "restored"
             try:
                 read_back(self._store, manifest.files, place, progress)
-                restored = _read(found, place, shapes)
+                restored = read_files(found, place, shapes)
             except (OSError, KeyError, ValueError, SafetensorError, StageError) as error:
                 _skip(self._store, found.key, error)
                 del self._good[found.key]
@@ -250,17 +179,9 @@ class Checkpoints:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         try:
-            files = {}
-            for part in _TENSORS:
-                files[key + part + ".safetensors"] = path = place / f"{part}.safetensors"
-                save_file(dict(getattr(state.optimizer, part)), path)
-            files[key + _METRICS] = place / _METRICS
-            files[key + _METRICS].write_bytes(metrics)
             best = self._best[1] if self._best and self._best[0] is state.best else None
             best_key = f"{_BEST}{name}.safetensors"
-            if state.best is not None and best is None:
-                files[best_key] = place / "best.safetensors"
-                save_file(dict(state.best), files[best_key])
+            files = write_files(state, metrics, place, key=key, best_key=best_key if best is None else None)
             entries = publish(self._store, files, no_progress)
         finally:
             shutil.rmtree(place, ignore_errors=True)
@@ -292,11 +213,11 @@ class Checkpoints:
         return key, size
 
     def _put_manifest(self, key: str, manifest: Manifest) -> None:
-        if self._store.put_bytes(key, seal(manifest.model_dump(mode="json", by_alias=True)), if_none_match=True):
+        if self._store.put_bytes(key, encode(manifest), if_none_match=True):
             return
         # A request that was answered too late is sent again, and then meets what it wrote itself.
         try:
-            same = Manifest.model_validate(unseal(self._store.get_bytes(key))).files == manifest.files
+            same = parse(self._store.get_bytes(key)).files == manifest.files
         except ValueError:
             same = False
         if not same:
@@ -340,13 +261,6 @@ def _order(key: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _check_keys(manifest: Manifest) -> None:
-    """Refuse keys that lead elsewhere: what is listed here is read, and removed some day."""
-    for entry in manifest.files:
-        if not checked_key(entry.path).startswith(CHECKPOINTS):
-            raise ValueError(f"{entry.path[:200]!r} is no key of a checkpoint")
-
-
 def _skip(store: Store, key: str, error: Exception) -> None:
     """Warn of a damaged checkpoint; raise the error if it says nothing about the checkpoint."""
     if isinstance(error, StageError) and error.reason in _NOT_THE_CHECKPOINTS_FAULT:
@@ -356,26 +270,3 @@ def _skip(store: Store, key: str, error: Exception) -> None:
     else:
         words = " ".join(str(error).split())[:300]
     log.warning("the checkpoint %s%s can't be used and is skipped: %s", store.uri, key, words)
-
-
-def _read(found: Found, place: Path, shapes: Mapping[str, Any]) -> Restored:
-    manifest = found.manifest
-    # Copied out of the mapped files, which are about to go.
-    tensors = {part: _load(place / found.key / f"{part}.safetensors") for part in _TENSORS}
-    if {name: tensor.shape for name, tensor in tensors["masters"].items()} != shapes:
-        raise ValueError("its weights are those of another model")
-    if any(set(manifest.steps) != set(tensors[part]) for part in _TENSORS[1:]):
-        raise ValueError("its moments don't fit its weights")
-    return Restored(
-        found=found,
-        state=TrainingState(
-            progress=manifest.progress,
-            optimizer=OptimizerState(**tensors, steps=manifest.steps),
-            best=_load(place / manifest.best) if manifest.best else None,
-        ),
-        metrics=(place / found.key / _METRICS).read_text(encoding="utf-8"),
-    )
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    return {name: torch.clone(tensor) for name, tensor in load_file(path).items()}

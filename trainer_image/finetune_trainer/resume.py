@@ -12,7 +12,8 @@ from typing import Any
 from finetune_api.reasons import Reason
 from finetune_trainer import checkpointer as checkpointing
 from finetune_trainer.artifacts import TrainingWatcher
-from finetune_trainer.checkpoint import Checkpoints, Restored
+from finetune_trainer.checkpoint import Checkpoints
+from finetune_trainer.checkpoint_files import Restored
 from finetune_trainer.checkpointer import BackgroundCheckpointer, Schedule, machine_of, settings_of
 from finetune_trainer.errors import StageError
 from finetune_trainer.interrupt import Interrupted

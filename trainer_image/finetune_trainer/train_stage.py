@@ -17,7 +17,8 @@ from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
 from finetune_trainer.artifacts import TrainingWatcher, model_card, write_predictions, write_results
 from finetune_trainer.baseline import Baseline, load_baseline, store_baseline
-from finetune_trainer.checkpoint import Checkpoints, Identity, clear_checkpoints
+from finetune_trainer.checkpoint import Checkpoints, clear_checkpoints
+from finetune_trainer.checkpoint_files import Identity
 from finetune_trainer.compute import compute
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.export import ExportKind, export, reload_and_compare
