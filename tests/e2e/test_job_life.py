@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.podlog import PodLog
 from tests.e2e.world import Tenant, World, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -131,8 +132,10 @@ def test_deleting_a_job_in_mid_training_leaves_no_child_in_the_cluster(lives: Te
     training = {"method": "Full", "epochs": 1000, "learningRate": "1e-3", "maxLength": 256}
     job = lives.job("endless", training=training, resources={"gpusPerNode": 0}, runtimeRef={"name": pair})
     lives.apply(job)
-    lives.running_pod("endless")
+    log = PodLog(lives, lives.running_pod("endless"))
+    log.wait_for("it trains", lambda entry: entry.get("event") == "train", timeout=120)
     lives.delete("ftj", "endless")
+    log.close()
     until(
         "jobs and pods are gone",
         lambda: not lives.jobs("endless") and not lives.pods("endless"),
