@@ -208,3 +208,19 @@ def test_a_stage_in_a_pod_ends_at_once_when_it_is_told_to(tmp_path: Path) -> Non
     assert time.monotonic() - begin < 20
     assert json.loads(err.splitlines()[-1])["event"] == "interrupted"
     assert not (tmp_path / "termination-log").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, EXIT_RESUMABLE), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_stop_saves_its_state_and_one_that_a_person_breaks_off_does_not(
+    number: signal.Signals, code: int, job: Callable[..., Path], tmp_path: Path
+) -> None:
+    running = process("run", str(job(lambda spec: spec["training"].update(epochs=100))))
+    assert running.stderr is not None
+    for line in running.stderr:
+        if json.loads(line)["event"] == "train":
+            break
+    running.send_signal(number)
+    running.communicate(timeout=120)
+    assert running.returncode == code
+    saved = list((tmp_path / "out/checkpoints").glob("*-001-*/manifest.json"))
+    assert len(saved) == (number is signal.SIGTERM)
