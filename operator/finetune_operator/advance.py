@@ -228,14 +228,15 @@ class StagePlanner:
     def _active(self, status: FineTuneJobStatus, stage: StageStatus, child: JobView, pods: tuple[PodView, ...]) -> Plan:
         """An unfinished child: runs, starts or is held up."""
         case = self.case
-        if child.ending and not any(pod.node for pod in pods):
-            # Its end comes next. What held it up stays told: the counts of a Job that ends look like a start.
-            return Plan()
         started = _has_started(stage, child, pods)
         if started:
             status = self._with(status, running(stage, child, pods))
         actions = self._edited_deadline(status, child)
         poll = self._poll(child, pods)
+        if case.reason == "Unschedulable" and not child.pod_create_error and not any(_stays(pod) for pod in pods):
+            # Either the Job is ended by its deadline, which then can say why, or another pod comes in a moment. The pod
+            # goes before the Job says so, and is counted as failed, which looks like a start.
+            return Plan(actions=tuple(actions), requeue_after=poll)
         hold = hold_of(child, pods, now=case.now)
         if hold is not None:
             # The scheduler's verdict is part of the watched pod; there is no event to look for.
@@ -333,6 +334,11 @@ def _has_started(stage: StageStatus, child: JobView, pods: Iterable[PodView]) ->
     """Tell whether a pod of the stage's child has ever started."""
     counted = stage.state == "Running" or child.failed > 0 or child.succeeded > 0
     return counted or any(pod.phase != "Pending" for pod in pods)
+
+
+def _stays(pod: PodView) -> bool:
+    """Tell whether a pod waits, or has been placed; one that is deleted before that is as good as gone."""
+    return not pod.deleting or pod.node is not None
 
 
 def _rest_skipped(status: FineTuneJobStatus) -> FineTuneJobStatus:

@@ -47,8 +47,6 @@ class JobView:
     completion_time: datetime | None = None
     outcome: Literal["Complete", "Failed"] | None = None
     """From the Job's terminal conditions (Complete=True or Failed=True), not FailureTarget or SuccessCriteriaMet."""
-    ending: bool = False
-    """FailureTarget or SuccessCriteriaMet: decided, while its pods are still going."""
     failed_reason: str | None = None
     """PodFailurePolicy, BackoffLimitExceeded or DeadlineExceeded."""
     failed_message: str | None = None

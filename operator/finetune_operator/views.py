@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
-_DECIDED: Final = ("FailureTarget", "SuccessCriteriaMet")
 POD_PHASES: Final = get_args(PodPhase)
 DEFAULT_RUNTIME: Final = "default"
 
@@ -172,7 +171,6 @@ def child_view(raw: Raw, *, stage: StageName) -> JobView | None:
         start_time=parse_time(status.get("startTime")),
         completion_time=completion,
         outcome=outcome,
-        ending=outcome is None and any(condition(status, kind).get("status") == "True" for kind in _DECIDED),
         failed_reason=as_text(failed.get("reason")) if outcome == "Failed" else None,
         failed_message=as_text(failed.get("message")) if outcome == "Failed" else None,
         finished_at=(completion or parse_time(ended.get("lastTransitionTime"))) if outcome else None,

@@ -48,14 +48,11 @@ def test_a_fresh_child_is_unfinished_and_ours() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("kind", "ending"), [("FailureTarget", True), ("SuccessCriteriaMet", True), ("Suspended", False)]
-)
-def test_conditions_on_the_way_to_the_end_are_not_the_end(kind: str, ending: bool) -> None:
+@pytest.mark.parametrize("kind", ["FailureTarget", "SuccessCriteriaMet", "Suspended"])
+def test_conditions_on_the_way_to_the_end_are_not_the_end(kind: str) -> None:
     view = child_view(child({"conditions": [{"type": kind, "status": "True"}]}), stage="train")
     assert view is not None
     assert view.outcome is None
-    assert view.ending is ending
     assert view.finished_at is None
 
 
@@ -78,7 +75,6 @@ def test_a_complete_child_tells_when_it_ended() -> None:
     view = child_view(child(status), stage="train")
     assert view is not None
     assert (view.outcome, view.completion_time, view.finished_at) == ("Complete", NOON, NOON)
-    assert not view.ending
     assert (view.start_time, view.failed_reason) == (NOON - timedelta(hours=1), None)
 
 
