@@ -114,26 +114,6 @@ def test_a_pod_that_no_node_took_and_that_can_not_be_replaced_is_told() -> None:
     assert life.reason == "QuotaExceeded"
 
 
-def test_what_held_a_job_up_is_not_forgotten_when_its_pod_goes_before_the_child_says_why() -> None:
-    life = Simulation(b.job(SPEC), runtime=b.runtime()).settle()
-    life.pod_waits("train", unschedulable="no GPU").settle(20)
-    before = dict(life.status)
-    life.pod_waits("train", deleting=True).settle(1)
-    assert life.status == before
-    life.pods.clear()
-    assert life.settle(1).status == before
-    life.fails("train", "DeadlineExceeded").settle(1)
-    assert "No node took its pod" in ended_with(life)[1]
-
-
-def test_a_quota_that_keeps_the_next_pod_away_is_told_after_one_that_no_node_took() -> None:
-    life = Simulation(b.job(SPEC), runtime=b.runtime()).settle()
-    life.pod_waits("train", unschedulable="no GPU").settle(20)
-    life.pods.clear()
-    life.change_child("train", active=0, pod_create_error="pods is forbidden: exceeded quota: q").settle(1)
-    assert next(c["reason"] for c in life.status["conditions"] if c["type"] == "Succeeded") == "QuotaExceeded"
-
-
 def test_the_job_controllers_words_name_the_exit_code_when_the_pods_are_gone() -> None:
     life = running()
     life.pods.clear()
