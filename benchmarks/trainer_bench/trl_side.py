@@ -100,7 +100,9 @@ def config(order: Order, rows: TokenRows, folder: str) -> SFTConfig:
             train_sampling_strategy="group_by_length",
             max_length=rows.longest,
         )
-    length = max(rows.longest, int(order.settings.get("length", PACK_LENGTH)))
+    # For its loss alone the step must hold all rows, however they would fall into packs.
+    least = len(rows.tokens) if order.epochs == 0 else rows.longest
+    length = max(least, int(order.settings.get("length", PACK_LENGTH)))
     # As many packs as hold the rows of an optimizer step, on average.
     packs = max(1, round(BATCH_SIZE * len(rows.tokens) / len(rows) / length))
     micro = min(micro, packs)
