@@ -45,6 +45,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.STORAGE_UNAVAILABLE: "reading s3://team-a-data/rows.jsonl failed: EndpointConnectionError.",
     Reason.ARTIFACT_UPLOAD_FAILED: "writing s3://team-a-models/support-intent/model/model.safetensors failed: "
     "InsufficientStorage.",
+    Reason.STALLED: "no sign of progress for 3600 s, in step upload_model.",
     Reason.TRAINER_ERROR: "resources.gpusPerNode asks for a GPU, but the container finds none that works: check the "
     "node's driver, and runtimeClass and gpuResource of the FineTuneRuntime.",
     Reason.OUT_OF_MEMORY: "The trainer used more memory than its limit (exit code 137).",

@@ -84,7 +84,10 @@ class EarlyStopping(SpecModel):
 
 
 class Checkpoint(SpecModel):
-    """When training state is saved; at the end of an epoch and before the pod is stopped it is saved anyway."""
+    """When training state is saved.
+
+    It is also saved before the pod is stopped, and where an epoch ends 30 seconds or more after the last state.
+    """
 
     interval_seconds: int = Field(600, ge=30, le=86400, description="Most seconds of training between two checkpoints.")
 

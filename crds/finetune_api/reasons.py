@@ -168,11 +168,11 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         found_by=_TRAINER,
     ),
     Reason.STALLED: ReasonInfo(
-        meaning="A stage lived on without getting any further.",
-        mend="Look at the pod's log for what it waited for.",
+        meaning="A stage got no further for limits.stallTimeoutSeconds of the FineTuneRuntime.",
+        mend="The pod's log shows where its threads stood; if it was only slow, raise limits.stallTimeoutSeconds.",
         exit_code=33,
         retried=True,
-        found_by=(),
+        found_by=_TRAINER,
     ),
     Reason.TRAINER_ERROR: ReasonInfo(
         meaning="The trainer ended with an error that it can't explain or found no working GPU (tried again), or its "

@@ -115,6 +115,10 @@ class Storage(SpecModel):
     )
 
 
+STALL_TIMEOUT_SECONDS: Final = 3600
+"""An hour: longer than the longest step that shows no progress of its own, such as loading a large model."""
+
+
 class Limits(SpecModel):
     """Upper bounds for every job on this runtime."""
 
@@ -128,6 +132,12 @@ class Limits(SpecModel):
         ge=1,
         le=86400,
         description="How long a job waits for a runtime, a Secret, quota or an image before it fails.",
+    )
+    stall_timeout_seconds: int = Field(
+        STALL_TIMEOUT_SECONDS,
+        ge=60,
+        le=86400,
+        description="Time without any sign of progress after which a pod ends as Stalled and another is tried.",
     )
 
 
@@ -228,3 +238,6 @@ class ResolvedRuntime(ApiModel):
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     active_deadline_seconds: int = Field(ge=1, description="The runtime's largest activeDeadlineSeconds.")
     pending_timeout_seconds: int = Field(ge=1, description="How long the job waits for something missing.")
+    stall_timeout_seconds: int = Field(
+        STALL_TIMEOUT_SECONDS, ge=1, description="Time without progress after which a pod ends as Stalled."
+    )

@@ -43,5 +43,8 @@ class StageInput(ApiModel):
     grace_seconds: int | None = Field(
         None, ge=1, description="Seconds between SIGTERM and SIGKILL; state has to be saved in them."
     )
+    stall_seconds: int | None = Field(
+        None, ge=1, description="Seconds without any sign of progress after which the stage ends as Stalled."
+    )
     simulated_gpus: bool = Field(False, description="The CPU computes in place of a GPU that nothing backs.")
     image: str | None = Field(None, max_length=512, description="The image that runs, for the manifest.")

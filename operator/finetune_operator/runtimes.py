@@ -74,6 +74,7 @@ def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentit
             output_uri=output,
             active_deadline_seconds=runtime.limits.active_deadline_seconds,
             pending_timeout_seconds=runtime.limits.pending_timeout_seconds,
+            stall_timeout_seconds=runtime.limits.stall_timeout_seconds,
         )
     except _RefusedError as error:
         return error.refusal

@@ -155,6 +155,7 @@ def _rest_of_the_runtime() -> Iterator[Case]:
     yield from RUNTIME.integer("limits.nodes", 1, 1024)
     yield from RUNTIME.integer("limits.activeDeadlineSeconds", 60, 31536000)
     yield from RUNTIME.integer("limits.pendingTimeoutSeconds", 1, 86400)
+    yield from RUNTIME.integer("limits.stallTimeoutSeconds", 60, 86400)
     message = not_yet("prepareQueueName")
     yield RUNTIME.no("prepareQueueName", "prepareQueueName", {"prepareQueueName": "q"}, message)
     yield from RUNTIME.text("prepareQueueName", 63, lambda n: "q" * n, reachable=False)

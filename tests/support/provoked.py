@@ -30,7 +30,7 @@ _FAILS: Final = "e2e/test_failures.py"
 _WAITS: Final = "e2e/test_waiting.py"
 _NAMED: Final = "test_what_is_missing_is_named_while_it_is_waited_for"
 
-NOT_GIVEN: Final = frozenset({Reason.STALLED})
+NOT_GIVEN: Final[frozenset[Reason]] = frozenset()
 """Reasons that this version never gives: nothing to provoke. The documentation says so too."""
 
 PROVOKED: Final = tuple(
@@ -106,6 +106,12 @@ PROVOKED: Final = tuple(
             Reason.STORAGE_UNAVAILABLE,
             _FAILS,
             "test_an_endpoint_that_does_not_answer_is_tried_again_as_often_as_backofflimit_says",
+        ),
+        (
+            "the storage takes a request and never answers",
+            Reason.STALLED,
+            _TRAINER,
+            "test_a_stage_that_gets_no_further_ends_as_stalled_and_names_the_step",
         ),
         ("a wrong key", Reason.ACCESS_DENIED, _TRAINER, "test_a_wrong_key_is_access_denied"),
         (

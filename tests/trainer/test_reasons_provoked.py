@@ -7,8 +7,12 @@ and the mend. And what it must never get to see: a result, or a manifest in the 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +65,26 @@ class Pod:
 
     def fails(self, stage: StageName = "train") -> tuple[Reason, int, str]:
         """Run the stage, which does the rows too, and return reason, exit code and message of its failure."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self._variables(stage).items():
+                patch.setenv(name, value)
+            code = main(["stage", stage])
+        return self._failure(code)
+
+    def stalls(self, stage: StageName, *, seconds: int) -> tuple[Reason, int, str, list[dict[str, Any]]]:
+        """Run the stage as a process of its own, which may end without returning; and return its log too."""
+        variables = {"PYTHONPATH": os.pathsep.join(sys.path), **self._variables(stage, stall_seconds=seconds)}
+        done = subprocess.run(
+            [sys.executable, "-m", "finetune_trainer", "stage", stage],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return (*self._failure(done.returncode), [json.loads(line) for line in done.stderr.splitlines()])
+
+    def _variables(self, stage: StageName, **more: Any) -> dict[str, str]:
         storage = ResolvedStorage(
             **{
                 role: Storage(prefix="s3://", endpoint=self.endpoints.get(role, self.s3.endpoint))
@@ -68,12 +92,14 @@ class Pod:
             }
         )
         document = make_stage_input(stage, self.spec, storage=storage, includes_prepare=stage == "train")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(ENV_STAGE_INPUT, json.dumps(document.to_wire()))
-            patch.setenv(ENV_CREDENTIALS_DIR, str(self.folder / "keys"))
-            patch.setenv(ENV_TERMINATION_LOG, str(self.folder / "termination-log"))
-            patch.setenv(ENV_WORK_DIR, str(self.folder))
-            code = main(["stage", stage])
+        return {
+            ENV_STAGE_INPUT: json.dumps(document.model_copy(update=more).to_wire()),
+            ENV_CREDENTIALS_DIR: str(self.folder / "keys"),
+            ENV_TERMINATION_LOG: str(self.folder / "termination-log"),
+            ENV_WORK_DIR: str(self.folder),
+        }
+
+    def _failure(self, code: int) -> tuple[Reason, int, str]:
         report = parse_report((self.folder / "termination-log").read_text())
         assert report is not None
         assert report.failure is not None, report
@@ -191,6 +217,26 @@ def test_an_endpoint_that_nobody_listens_at_is_storage_unavailable(pod: Pod) -> 
     reason, code, message = pod.fails("prepare")
     assert (reason, code) == (Reason.STORAGE_UNAVAILABLE, 30)
     assert f"s3://{pod.bucket}/rows.jsonl" in message
+
+
+def test_a_stage_that_gets_no_further_ends_as_stalled_and_names_the_step(pod: Pod) -> None:
+    over = threading.Event()
+
+    def silent(_method: str, path: str) -> None:
+        if "rows.jsonl" in path:
+            over.wait(120)
+
+    with running_proxy(pod.s3) as proxy:
+        proxy.refuse = silent
+        pod.endpoints["dataset"] = proxy.endpoint
+        try:
+            reason, code, message, log = pod.stalls("prepare", seconds=3)
+        finally:
+            over.set()
+    assert (reason, code) == (Reason.STALLED, 33)
+    assert message.startswith("no sign of progress for 3 s, in step fetch_rows.")
+    (stalled,) = [line for line in log if line["event"] == "stalled"]
+    assert "fetch_dataset" in stalled["threads"]["MainThread"]  # the function that waits, for whoever mends it
 
 
 def test_a_wrong_key_is_access_denied(pod: Pod) -> None:

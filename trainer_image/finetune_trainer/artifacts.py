@@ -83,6 +83,7 @@ class TrainingWatcher:
 
     def on_evaluated(self, done: int, total: int) -> None:
         """Rows scored so far."""
+        self._console.alive()
         if not self._training:
             self.progress(done, total)
 

@@ -50,6 +50,15 @@ class Console:
         Where to write; standard error by default, so that standard output stays free for results.
     interactive
         Readable lines and bars instead of JSON; None asks the stream whether it is a terminal.
+
+    Attributes
+    ----------
+    seconds
+        Duration of each finished sub-step.
+    signs
+        Grows with every line and every progress: whether the stage is alive.
+    running
+        The sub-step under way.
     """
 
     def __init__(
@@ -61,6 +70,8 @@ class Console:
         self.interactive = self._stream.isatty() if interactive is None else interactive
         self._secrets: tuple[str, ...] = ()
         self.seconds: dict[str, float] = {}
+        self.signs = 0
+        self.running: str | None = None
 
     def for_stage(self, stage: StageName) -> Console:
         """Return a console for another stage of the same job on the same stream."""
@@ -90,6 +101,7 @@ class Console:
         fields
             JSON-able values.
         """
+        self.alive()
         if self.interactive:
             words = text or " ".join([event.replace("_", " "), *(f"{name}={value}" for name, value in fields.items())])
             mark = {"info": "  ", "warning": "! ", "error": "✗ "}[level]
@@ -108,6 +120,10 @@ class Console:
             self._stream.write(self.redact(json.dumps(line, ensure_ascii=False, default=str)) + "\n")
         self._stream.flush()
 
+    def alive(self) -> None:
+        """Count a sign of life, from whichever thread; what matters is that the number changes."""
+        self.signs += 1
+
     @contextmanager
     def step(self, name: str, text: str) -> Iterator[Progress]:
         """Time a sub-step and show its progress.
@@ -125,7 +141,8 @@ class Console:
             To be called with how far the step is.
         """
         begin = time.perf_counter()
-        progress = _Bar(text, self._stream) if self.interactive else _Lines(self, name)
+        progress = _Bar(self, text, self._stream) if self.interactive else _Lines(self, name)
+        self.running = name
         if not self.interactive:
             self.event("step_started", step=name)
         try:
@@ -134,6 +151,7 @@ class Console:
             progress.close()
             raise
         progress.close()
+        self.running = None
         self.seconds[name] = seconds = time.perf_counter() - begin
         if self.interactive:
             self.event("step_finished", f"{text:<58} {_duration(seconds):>9}")
@@ -155,12 +173,14 @@ class Console:
 class _Bar:
     """A bar on a terminal, drawn once there is progress."""
 
-    def __init__(self, text: str, stream: TextIO) -> None:
+    def __init__(self, console: Console, text: str, stream: TextIO) -> None:
+        self._console = console
         self._text = text
         self._stream = stream
         self._bar: tqdm[Any] | None = None
 
     def __call__(self, done: int, total: int, /) -> None:
+        self._console.alive()
         if self._bar is None:
             self._bar = tqdm(total=total or None, desc=f"  {self._text}", file=self._stream, leave=False, unit="")
         self._bar.total = total or None
@@ -180,6 +200,7 @@ class _Lines:
         self._last = -math.inf
 
     def __call__(self, done: int, total: int, /) -> None:
+        self._console.alive()
         now = time.perf_counter()
         if now - self._last >= _LOG_INTERVAL:
             self._last = now

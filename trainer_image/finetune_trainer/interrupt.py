@@ -53,6 +53,8 @@ class Interrupt:
         Seconds between SIGTERM and SIGKILL; None where nobody counts.
     resumable
         Whether a later process can go on from a complete checkpoint of the training.
+    leave
+        Ends the process at once.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Interrupt:
         self.requested = False
         self.grace_seconds = grace_seconds
         self.resumable = False
-        self._line, self._leave = line, leave
+        self._line, self.leave = line, leave
         self._deferred = False
         self._upload: Callable[[], threading.Thread | None] = lambda: None
 
@@ -114,7 +116,7 @@ class Interrupt:
             return
         os.write(2, self._line)
         if self._upload() is None:
-            self._leave(EXIT_RESUMABLE)
+            self.leave(EXIT_RESUMABLE)
         else:
             # Not in the handler: the upload may need what the interrupted code holds.
             self._in_background(threading.Thread(target=self._leave_when_uploaded))
@@ -125,8 +127,8 @@ class Interrupt:
 
     def _leave_when_uploaded(self) -> None:
         self.wait_for_upload()
-        self._leave(EXIT_RESUMABLE)
+        self.leave(EXIT_RESUMABLE)
 
     def _out_of_time(self) -> None:
         os.write(2, _OUT_OF_TIME)
-        self._leave(EXIT_RESUMABLE if self.resumable or not self._deferred else _LOST)
+        self.leave(EXIT_RESUMABLE if self.resumable or not self._deferred else _LOST)

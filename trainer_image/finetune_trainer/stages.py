@@ -17,6 +17,7 @@ from finetune_trainer.environment import Environment
 from finetune_trainer.errors import StageError
 from finetune_trainer.interrupt import Interrupt
 from finetune_trainer.logs import logging_to
+from finetune_trainer.watchdog import Watchdog, stacks
 from finetune_trainer.work import Work
 
 __all__ = ["exit_code", "failure_of", "run_stage", "write_report"]
@@ -53,8 +54,20 @@ def run_stage(
     """
     digest = stage_input.spec_digest or spec_digest(stage_input.spec)
     console.hide(environment.secrets())
+    interrupt = interrupt or Interrupt()
+    watchdog = Watchdog(
+        stage_input.stall_seconds,
+        signs=lambda: console.signs,
+        stalled=lambda: _end_stalled(
+            stage_input, digest, environment=environment, console=console, interrupt=interrupt
+        ),
+    )
     try:
-        with logging_to(console), tempfile.TemporaryDirectory(dir=environment.work_dir, prefix="stage-") as scratch:
+        with (
+            logging_to(console),
+            watchdog,
+            tempfile.TemporaryDirectory(dir=environment.work_dir, prefix="stage-") as scratch,
+        ):
             access = Access(
                 storage=stage_input.storage, credentials_dir=environment.credentials_dir, scratch=Path(scratch)
             )
@@ -67,7 +80,7 @@ def run_stage(
                 folder=Path(scratch),
                 output=access.open("output", stage_input.output_uri),
                 fresh=fresh,
-                interrupt=interrupt or Interrupt(),
+                interrupt=interrupt,
             )
             return _run(work)
     except Exception as error:  # whatever it is, it has to reach the report
@@ -84,6 +97,21 @@ def _run(work: Work) -> StageReport:
     from finetune_trainer.train_stage import run_train  # noqa: PLC0415
 
     return run_train(work)
+
+
+def _end_stalled(
+    stage_input: StageInput, digest: str, *, environment: Environment, console: Console, interrupt: Interrupt
+) -> None:
+    """Report and end the process from beside: whatever hangs can't be asked to."""
+    if interrupt.requested:
+        return  # the grace period ends it
+    where = f", in step {console.running}" if console.running else ""
+    console.event("stalled", level="error", threads=stacks())
+    error = StageError(Reason.STALLED, f"no sign of progress for {stage_input.stall_seconds} s{where}")
+    report = StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure_of(error, console))
+    if environment.termination_log is not None:
+        write_report(report, environment.termination_log)
+    interrupt.leave(exit_code(report))
 
 
 def failure_of(error: Exception, console: Console) -> ReportedFailure:

@@ -66,6 +66,7 @@ def stage_input(
         storage=runtime.storage,
         prepared_digest=prepared_digest,
         grace_seconds=runtime.termination_grace_period_seconds,
+        stall_seconds=runtime.stall_timeout_seconds,
         simulated_gpus=runtime.simulated_gpus,
         image=runtime.image,
     )

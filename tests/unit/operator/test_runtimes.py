@@ -62,6 +62,7 @@ def test_the_snapshot_repeats_what_the_runtime_says() -> None:
         "outputUri": "s3://team-a-models/support-intent/",
         "activeDeadlineSeconds": 86400,
         "pendingTimeoutSeconds": 600,
+        "stallTimeoutSeconds": 3600,
     }
 
 
