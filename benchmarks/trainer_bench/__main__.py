@@ -1,6 +1,6 @@
 """Speed of the training loop against TRL's SFTTrainer, on the same model, rows, masks, threads and step size.
 
-    python -m benchmarks.trainer_bench [--rounds 3] [--epochs 3] [--method Full] [--tune]
+    python -m benchmarks.trainer_bench [--rounds 3] [--epochs 2] [--method Full] [--tune]
 
 Each run is a process of its own, one after the other, in turns: ours, TRL tuned with padding, TRL tuned with packing,
 TRL as its documentation sets it up. What counts are real tokens, padding left out, over whole epochs after a first one
@@ -196,7 +196,7 @@ def main() -> None:
     """Measure and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the rows, the first of which warms up")
+    parser.add_argument("--epochs", type=int, default=2, help="passes over the rows, the first of which warms up")
     parser.add_argument("--method", choices=("Full", "LoRA"), default="Full")
     parser.add_argument("--tune", action="store_true", help="only try settings of TRL")
     arguments = parser.parse_args()

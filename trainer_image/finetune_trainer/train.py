@@ -26,6 +26,7 @@ from transformers import DynamicCache
 
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
+from finetune_trainer.attention import attention_for_training
 from finetune_trainer.batch import collate, completion_lengths, input_lengths, to_device
 from finetune_trainer.beginning import shared_beginning
 from finetune_trainer.errors import StageError
@@ -101,7 +102,7 @@ def train(
     )
     if state is not None:
         loop.restore(state)
-    with gpu_memory_errors("training"):
+    with gpu_memory_errors("training"), attention_for_training(loaded.model):
         try:
             return loop.run()
         except _StopNow:
