@@ -1,9 +1,9 @@
-"""Attention for training in bfloat16 on a CPU: two whole matrix products in place of torch's tiled kernel.
+"""Attention for training in bfloat16 on a CPU: whole matrix products in place of torch's tiled kernel.
 
 The tiled kernel (``scaled_dot_product_attention``) needs little memory, but on a CPU its backward pass takes several
-times as long as the products that it consists of, for the row lengths of most fine-tunes. Scores are rounded to
-bfloat16 before the softmax, as in transformers' own "eager" attention. Whatever doesn't fit here (evaluation, other
-devices and types, dropout, long rows) goes to transformers' ``sdpa`` unchanged.
+times as long as the products that it consists of, for the row lengths of most fine-tunes. Scores and softmax are
+computed in 32 bits, as there; the gradients are those of that forward pass. Whatever doesn't fit here (evaluation,
+other devices and types, dropout, long rows) goes to transformers' ``sdpa`` unchanged.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from typing_extensions import override
 
 __all__ = ["MOST_SCORES", "attention", "attention_for_training"]
 
 NAME: Final = "finetune_products"
 MOST_SCORES: Final = 2**24
-"""Scores of a layer in a micro-batch; they are kept for the backward pass, 32 MiB a layer at most."""
+"""Scores of a layer in a micro-batch; their softmax is kept for the backward pass, 32 MiB a layer at most."""
+MOST_SCORES_OF_A_HEAD: Final = 2**18
+"""Those of 512 tokens: beyond, they leave the processor's cache and the tiled kernel is as fast."""
+SCORES_AT_ONCE: Final = 2**19
+"""Scores in 32 bits that stay in the processor's cache until their softmax is taken."""
+_HIDDEN: Final = torch.finfo(torch.float32).min / 2
+"""Not minus infinity: a whole row of it would make its softmax no number."""
 _UNKNOWN: Final = ("position_bias", "cache", "softcap", "s_aux")
 """What changes the arithmetic of a layer; none of it is done here."""
 
@@ -88,18 +95,50 @@ def attention(  # noqa: PLR0917 - transformers' interface
     batch, heads, queries, width = query.shape
     groups, keys = key.shape[1:3]
     shared = heads // groups
-    bias = _causal(queries, query.dtype) if causal else _as_bias(attention_mask, query, keys)
+    bias = _causal(queries) if causal else _as_bias(attention_mask, queries, keys)
     # Heads that share keys become further queries of one product.
     bias = bias[:, :, None].expand(-1, groups if bias.shape[0] > 1 else 1, shared, -1, -1)
-    bias = bias.reshape(-1, shared * queries, keys).expand(batch * groups, -1, -1)
-    scores = torch.baddbmm(
-        bias,
+    mixed: Tensor = _Products.apply(  # type: ignore[no-untyped-call]  # torch's own
         query.reshape(batch * groups, shared * queries, width),
-        key.reshape(batch * groups, keys, -1).transpose(1, 2),
-        alpha=width**-0.5 if scaling is None else scaling,
+        key.reshape(batch * groups, keys, -1),
+        value.reshape(batch * groups, keys, -1),
+        bias.reshape(-1, shared * queries, keys).expand(batch * groups, -1, -1),
+        width**-0.5 if scaling is None else scaling,
     )
-    mixed = torch.bmm(scores.softmax(-1), value.reshape(batch * groups, keys, -1))
     return mixed.view(batch, heads, queries, -1).transpose(1, 2).contiguous(), None
+
+
+class _Products(torch.autograd.Function):
+    """softmax(scale * query key^T + bias) value, for (n, queries, width) with (n, keys, width)."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        query, key, value, bias, scale = inputs
+        wide_query, wide_key = query.float(), key.float().transpose(1, 2)
+        shares = query.new_empty(*query.shape[:2], key.shape[1])
+        some = max(1, SCORES_AT_ONCE // (query.shape[1] * key.shape[1]))
+        for i in range(0, len(query), some):
+            part = slice(i, i + some)
+            shares[part] = torch.baddbmm(bias[part], wide_query[part], wide_key[part], alpha=scale).softmax(-1)
+        ctx.save_for_backward(query, key, value, shares)
+        ctx.scale = scale
+        return torch.bmm(shares, value)
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        query, key, value, shares = ctx.saved_tensors
+        (gradient,) = gradients
+        of_shares = torch.bmm(gradient, value.transpose(1, 2))
+        of_scores = torch.ops.aten._softmax_backward_data(of_shares, shares, -1, shares.dtype) * ctx.scale
+        return (
+            torch.bmm(of_scores, key),
+            torch.bmm(of_scores.transpose(1, 2), query),
+            torch.bmm(shares.transpose(1, 2), gradient),
+            None,
+            None,
+        )
 
 
 def _fits(query: Tensor, key: Tensor, mask: Tensor | None, more: dict[str, Any]) -> bool:
@@ -108,6 +147,7 @@ def _fits(query: Tensor, key: Tensor, mask: Tensor | None, more: dict[str, Any])
         torch.is_grad_enabled()
         and query.device.type == "cpu"
         and query.dtype == torch.bfloat16
+        and queries * key.shape[2] <= MOST_SCORES_OF_A_HEAD
         and batch * heads * queries * key.shape[2] <= MOST_SCORES
         and (mask is None or (mask.ndim == 4 and mask.shape[1] == 1))
         and all(more.get(name) is None for name in _UNKNOWN)
@@ -115,19 +155,14 @@ def _fits(query: Tensor, key: Tensor, mask: Tensor | None, more: dict[str, Any])
 
 
 @functools.lru_cache(maxsize=4)
-def _causal(length: int, dtype: torch.dtype) -> Tensor:
-    """(1, 1, length, length): nothing to add for what a query may see, far below every score for what follows it."""
-    return torch.full((length, length), _hidden(dtype), dtype=dtype).triu(1)[None, None]
+def _causal(length: int) -> Tensor:
+    """float32 (1, 1, length, length): 0 for what a query may see, far below every score for what follows it."""
+    return torch.full((length, length), _HIDDEN).triu(1)[None, None]
 
 
-def _as_bias(mask: Tensor | None, query: Tensor, keys: int) -> Tensor:
+def _as_bias(mask: Tensor | None, queries: int, keys: int) -> Tensor:
     if mask is None:
-        return query.new_zeros(1, 1, query.shape[2], keys)
+        return torch.zeros(1, 1, queries, keys)
     if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, _hidden(query.dtype))
-    return mask.to(query.dtype)
-
-
-def _hidden(dtype: torch.dtype) -> float:
-    # Half the lowest number: a score is added to it, and infinity in a whole row would make it no number at all.
-    return torch.finfo(dtype).min / 2
+        return torch.zeros(mask.shape).masked_fill(~mask, _HIDDEN)
+    return mask.float()
