@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
@@ -20,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from typing_extensions import override
 
-__all__ = ["MOST_SCORES", "attention", "attention_for_training"]
+__all__ = ["MOST_SCORES", "NAME", "attention", "attention_for_training"]
 
 NAME: Final = "finetune_products"
 MOST_SCORES: Final = 2**24
@@ -70,6 +71,8 @@ def attention(  # noqa: PLR0917 - transformers' interface
         (batch, heads, queries, width).
     key, value
         (batch, groups, keys, width); each group serves heads / groups heads.
+    more
+        ``row_lengths``: rows of these lengths stand one behind the other, and the mask hides them from each other.
     attention_mask
         (batch or 1, 1, queries, keys): bool, True where a query may look, or numbers to add; None: causal or nothing.
 
@@ -78,8 +81,23 @@ def attention(  # noqa: PLR0917 - transformers' interface
     output, None
         (batch, queries, heads, width).
     """
+    lengths: tuple[int, ...] | None = more.pop("row_lengths", None)
+    if lengths is not None and attention_mask is not None and torch.is_grad_enabled():
+        # The mask keeps the rows apart already; all that is saved here are the products between them.
+        rows = zip(
+            *(tensor.split(lengths, dim=2) for tensor in (query, key, value)),
+            _masks_of_rows(attention_mask, lengths),
+            strict=True,
+        )
+        outputs = [
+            attention(module, q, k, v, mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **more)[0]
+            for q, k, v, mask in rows
+        ]
+        return torch.cat(outputs, dim=1), None
     causal = attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal)
     if dropout or not _fits(query, key, attention_mask, more) or (causal and query.shape[2] != key.shape[2]):
+        if attention_mask is not None and attention_mask.dtype != torch.bool:
+            attention_mask = attention_mask.to(query.dtype)
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module,
             query,
@@ -152,6 +170,14 @@ def _fits(query: Tensor, key: Tensor, mask: Tensor | None, more: dict[str, Any])
         and (mask is None or (mask.ndim == 4 and mask.shape[1] == 1))
         and all(more.get(name) is None for name in _UNKNOWN)
     )
+
+
+@functools.lru_cache(maxsize=2)
+def _masks_of_rows(mask: Tensor, lengths: tuple[int, ...]) -> list[Tensor]:
+    """Cut the blocks of the rows out of a mask; kept for the other layers, which get the same tensor."""
+    ends = np.cumsum(lengths).tolist()
+    blocks = (slice(end - length, end) for end, length in zip(ends, lengths, strict=True))
+    return [_as_bias(mask[..., block, block], 0, 0) for block in blocks]
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,7 +9,9 @@ would make the host wait for the device).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,16 @@ from torch import Tensor
 
 from finetune_trainer.prepared import EncodedPart
 
-__all__ = ["Batch", "collate", "common_beginning", "completion_lengths", "input_lengths", "to_device"]
+__all__ = [
+    "Batch",
+    "collate",
+    "common_beginning",
+    "completion_lengths",
+    "input_lengths",
+    "pack",
+    "packed_inputs",
+    "to_device",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +44,14 @@ class Batch:
         int64 (n,): positions in the flattened ``input_ids`` that predict a completion token.
     targets
         int64 (n,): those tokens.
+    inputs
+        What else the model's forward gets.
     """
 
     input_ids: Tensor
     index: Tensor
     targets: Tensor
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def to_device(array: NDArray[np.generic], device: torch.device) -> Tensor:
@@ -85,9 +99,7 @@ def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device,
     """
     starts, lengths = part.offsets[rows] + skip, part.lengths[rows] - skip
     prompts = part.prompt_lengths[rows].astype(np.int64) - skip
-    if (prompts < 1).any() or (lengths <= prompts).any():
-        bad = int(part.rows[rows[np.flatnonzero((prompts < 1) | (lengths <= prompts))[0]]])
-        raise ValueError(f"row {bad} has no prompt or no completion tokens")
+    _check(part, rows, prompts, lengths)
     width = int(lengths.max()) - 1
     ids = np.zeros((len(rows), width), dtype=np.int64)
     index, targets = [], []
@@ -101,3 +113,42 @@ def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device,
         to_device(np.concatenate(index), device),
         to_device(np.concatenate(targets).astype(np.int64), device),
     )
+
+
+def pack(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device) -> Batch:
+    """Build a micro-batch without padding: all rows in one, each counting its positions from 0.
+
+    For models that keep such rows apart (``packing.py``).
+
+    Raises
+    ------
+    ValueError
+        As :func:`collate` does.
+    """
+    starts, lengths = part.offsets[rows], part.lengths[rows]
+    prompts = part.prompt_lengths[rows].astype(np.int64)
+    _check(part, rows, prompts, lengths)
+    ids, index, targets, begin = [], [], [], 0
+    for start, length, prompt in zip(starts, lengths, prompts, strict=True):
+        ids.append(part.tokens[start : start + length - 1])
+        index.append(np.arange(begin + prompt - 1, begin + length - 1, dtype=np.int64))
+        targets.append(part.tokens[start + prompt : start + length])
+        begin += int(length) - 1
+    return Batch(
+        to_device(np.concatenate(ids)[None].astype(np.int64), device),
+        to_device(np.concatenate(index), device),
+        to_device(np.concatenate(targets).astype(np.int64), device),
+        packed_inputs((lengths - 1).tolist(), device),
+    )
+
+
+def packed_inputs(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """What tells a model and its attention that so long rows stand one behind the other."""
+    positions = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
+    return {"position_ids": to_device(positions[None], device), "row_lengths": tuple(lengths)}
+
+
+def _check(part: EncodedPart, rows: NDArray[np.int64], prompts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    if (prompts < 1).any() or (lengths <= prompts).any():
+        bad = int(part.rows[rows[np.flatnonzero((prompts < 1) | (lengths <= prompts))[0]]])
+        raise ValueError(f"row {bad} has no prompt or no completion tokens")

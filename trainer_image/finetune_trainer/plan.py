@@ -147,7 +147,12 @@ class BatchLimits:
 
 
 def micro_batches(
-    rows: Rows, lengths: NDArray[np.integer], labels: NDArray[np.integer], limits: BatchLimits
+    rows: Rows,
+    lengths: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    limits: BatchLimits,
+    *,
+    packed: bool = False,
 ) -> list[Rows]:
     """Cut a step into batches of rows of similar length, with the least padding that is worth a batch of its own.
 
@@ -157,6 +162,8 @@ def micro_batches(
         Row numbers of the step.
     lengths, labels
         Tokens and completion tokens of every row of the part, indexed by row number.
+    packed
+        Rows stand one behind the other, without padding.
 
     Returns
     -------
@@ -170,12 +177,13 @@ def micro_batches(
     cost = [0.0] * (n + 1)  # cheapest way to batch order[i:]
     end = [n] * (n + 1)
     for i in range(n - 1, -1, -1):
-        cost[i], in_batch = math.inf, 0
+        cost[i], in_batch, tokens = math.inf, 0, 0
         for j in range(i + 1, n + 1):
             in_batch += supervised[j - 1]
-            if j > i + 1 and (sizes[i] * (j - i) > limits.tokens or in_batch > limits.labels):
+            tokens = tokens + sizes[j - 1] if packed else sizes[i] * (j - i)
+            if j > i + 1 and (tokens > limits.tokens or in_batch > limits.labels):
                 break
-            candidate = sizes[i] * (j - i) + limits.overhead + cost[j]
+            candidate = tokens + limits.overhead + cost[j]
             if candidate < cost[i]:
                 cost[i], end[i] = candidate, j
     batches, i = [], 0

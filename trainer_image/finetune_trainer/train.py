@@ -27,7 +27,7 @@ from transformers import DynamicCache
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
 from finetune_trainer.attention import attention_for_training
-from finetune_trainer.batch import collate, completion_lengths, input_lengths, to_device
+from finetune_trainer.batch import collate, completion_lengths, input_lengths, pack, to_device
 from finetune_trainer.beginning import shared_beginning
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
@@ -36,6 +36,7 @@ from finetune_trainer.model import LoadedModel
 from finetune_trainer.observer import LogEntry, Observer, Silent
 from finetune_trainer.optimizer import MasterAdamW
 from finetune_trainer.outcome import TrainOutcome
+from finetune_trainer.packing import supports_packing
 from finetune_trainer.plan import BatchLimits, Hyperparameters, learning_rate_factor, micro_batches, step_seed, steps
 from finetune_trainer.prepared import Prepared
 from finetune_trainer.stats import decimal
@@ -92,17 +93,17 @@ def train(
     """
     if state is not None:
         loaded.branching = state.progress.branching
-    loop = _Loop(
-        loaded,
-        prepared,
-        parameters,
-        observer=observer or Silent(),
-        limits=limits or LIMITS[loaded.device.type],
-        checkpointer=checkpointer or NoCheckpoints(),
-    )
-    if state is not None:
-        loop.restore(state)
     with gpu_memory_errors("training"), attention_for_training(loaded.model):
+        loop = _Loop(
+            loaded,
+            prepared,
+            parameters,
+            observer=observer or Silent(),
+            limits=limits or LIMITS[loaded.device.type],
+            checkpointer=checkpointer or NoCheckpoints(),
+        )
+        if state is not None:
+            loop.restore(state)
         try:
             return loop.run()
         except _StopNow:
@@ -154,6 +155,7 @@ class _Loop:
         self.shared = shared_beginning(loaded, prepared.parts["train"])
         if self.shared:
             self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
+        self.packed = not self.shared and supports_packing(loaded)
         self.lengths, self.labels = input_lengths(self.part) - self.shared, completion_lengths(self.part)
         self.optimizer = MasterAdamW({n: p for n, p in loaded.model.named_parameters() if p.requires_grad})
         self.per_epoch = math.ceil(len(self.part) / parameters.batch_size)
@@ -264,13 +266,16 @@ class _Loop:
         torch.manual_seed(step_seed(self.parameters.seed, step))
         labels = int(self.labels[rows].sum())
         sums = torch.zeros(2, device=self.loaded.device)
-        for micro in micro_batches(rows, self.lengths, self.labels, self.limits):
+        for micro in micro_batches(rows, self.lengths, self.labels, self.limits, packed=self.packed):
             if self.checkpointer.stopping:
                 raise _StopNow  # the step doesn't count, and its gradients go with this process
-            batch = collate(self.part, micro, device=self.loaded.device, skip=self.shared)
+            if self.packed:
+                batch = pack(self.part, micro, device=self.loaded.device)
+            else:
+                batch = collate(self.part, micro, device=self.loaded.device, skip=self.shared)
             cache = self._beginning(len(micro))
             logits, _ = self.loaded.head(
-                batch.input_ids, batch.index, use_cache=cache is not None, past_key_values=cache
+                batch.input_ids, batch.index, use_cache=cache is not None, past_key_values=cache, **batch.inputs
             )
             loss = functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
             (loss / labels).backward()
