@@ -1,10 +1,10 @@
 """From encoded rows to tensors: the one place that knows how rows lie in a batch.
 
-Rows are padded on the right and stand without an attention mask: in a causal model no token sees what follows it, so
-padding cannot reach a real token, and attention takes its fast path. The padding repeats a row's last token, because
-libraries take the pad token for a forgotten mask. Positions to score and their targets are computed
-on the host; nothing in the model carries ignored labels, and nothing on the device is selected by a boolean mask (which
-would make the host wait for the device).
+Padded rows are filled up on the right and stand without an attention mask: in a causal model no token sees what follows
+it, so padding cannot reach a real token, and attention takes its fast path. The padding repeats a row's last token,
+because libraries take the pad token for a forgotten mask. Packed rows stand one behind the other, and their positions
+tell them apart. Positions to score and their targets are computed on the host; nothing in the model carries ignored
+labels, and nothing on the device is selected by a boolean mask (which would make the host wait for the device).
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 The loss of an optimizer step is the sum over all its completion tokens divided by their number, which the plan knows
 beforehand; so it does not depend on how the step is cut into micro-batches. What all prompts begin with (system prompt,
 instruction, list of choices) is run once a micro-batch, not once a row: its keys and values serve all rows, and their
-gradients add up there, which is the same sum. The host reads the device once per log
-interval. Randomness (dropout) is seeded anew for every step, so a training that goes on from a state of
+gradients add up there, which is the same sum. Where prompts share nothing, rows are packed without padding if that is
+exact (``packing.py``). The host reads the device once per log interval. Randomness (dropout) is seeded anew for every
+step, so a training that goes on from a state of
 ``training_state.py`` ends with the same bits as one that was never stopped.
 """
 
