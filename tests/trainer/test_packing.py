@@ -126,3 +126,12 @@ def test_a_row_without_completion_is_named(tmp_path: Path) -> None:
     part.prompt_lengths[3] = part.lengths[3]
     with pytest.raises(ValueError, match="row 4 has no prompt or no completion"):
         pack(part, ROWS, device=CPU)
+
+
+def test_a_bit_that_comes_from_the_row_before_is_enough_to_pad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(tmp_path)
+    monkeypatch.setattr("finetune_trainer.packing.ROUNDING", 1e9)
+    with attention_for_training(loaded.model):
+        assert supports_packing(loaded)
+        monkeypatch.setattr("finetune_trainer.packing.packed_inputs", lambda *_: {})  # one long row for the model
+        assert not supports_packing(loaded)
