@@ -116,6 +116,7 @@ def main() -> None:
     dataset = next(entry for entry in watched.log if entry["event"] == "dataset")
     steps = step_seconds(watched.log)
     rows = int(dataset["rows"])
+    preparing = sum(steps[name] for name in ("read_rows", "split_rows", "encode_rows"))
     figures = {
         "peak_mib": round(watched.peak),
         "private_peak_mib": round(watched.private),
@@ -124,8 +125,8 @@ def main() -> None:
         "rows": rows,
         "train_tokens": dataset["tokens"],
         "seconds": round(seconds, 1),
-        "prepare_seconds": steps.get("prepare"),
-        "rows_per_second": round(rows / steps["prepare"]),
+        "prepare_seconds": round(preparing, 1),
+        "rows_per_second": round(rows / preparing),
         "fingerprint": dataset["fingerprint"],
         "machine": machine(),
         "versions": versions("tokenizers", "transformers", "numpy"),

@@ -98,23 +98,14 @@ Not counted against `backoffLimit`. |
 """
 
 
-def _found_by(info: ReasonInfo) -> str:
-    return " and ".join(info.found_by) or "nobody yet"
-
-
 def _then(info: ReasonInfo) -> str:
-    if not info.found_by:
-        return "not given by this version"
     if info.waits:
         return "waits"
     return "tried again" if info.retried else "ends the job"
 
 
 def _section(reason: Reason, info: ReasonInfo) -> str:
-    lines = [f"## {reason}", "", info.meaning]
-    if not info.found_by:
-        lines[-1] += " Kept for a later version; this one never gives it."
-    lines += ["", f"**Mend:** {info.mend}"]
+    lines = [f"## {reason}", "", info.meaning, "", f"**Mend:** {info.mend}"]
     if reason in EXAMPLES:
         lines += ["", f"> {EXAMPLES[reason]}"]
     return "\n".join(lines) + "\n"
@@ -124,7 +115,7 @@ def render() -> str:
     """Return the page."""
     rows = [
         f"| [{reason}](#{reason.lower()}) | {info.exit_code if info.exit_code is not None else ''} | "
-        f"{_found_by(info)} | {_then(info)} |\n"
+        f"{' and '.join(info.found_by)} | {_then(info)} |\n"
         for reason, info in REASONS.items()
     ]
     sections = [_section(reason, info) for reason, info in REASONS.items()]

@@ -58,7 +58,7 @@ class ReasonInfo:
     ``exit_code`` is the trainer's (None: it has none of its own); ``retried`` whether another pod is started within
     ``backoffLimit``; ``waits`` whether the job waits up to ``pendingTimeoutSeconds`` before it fails, where the
     operator finds it; ``mend`` is the sentence that tells the user what to do, ``meaning`` the one that says what has
-    happened. ``found_by`` says who finds it; nobody: it is kept for a later version, and this one never gives it.
+    happened. ``found_by`` says who finds it.
     """
 
     meaning: str

@@ -11,7 +11,7 @@ from typing import Final
 
 from finetune_api.reasons import Reason
 
-__all__ = ["NOT_GIVEN", "PROVOKED", "Provoked"]
+__all__ = ["PROVOKED", "Provoked"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,6 @@ _API: Final = "apiserver/test_operator_process.py"
 _FAILS: Final = "e2e/test_failures.py"
 _WAITS: Final = "e2e/test_waiting.py"
 _NAMED: Final = "test_what_is_missing_is_named_while_it_is_waited_for"
-
-NOT_GIVEN: Final[frozenset[Reason]] = frozenset()
-"""Reasons that this version never gives: nothing to provoke. The documentation says so too."""
 
 PROVOKED: Final = tuple(
     Provoked(*line)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from typing_extensions import override
 
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
 from finetune_trainer.access import Access
-from finetune_trainer.baseline import BASELINE, Baseline, load_baseline, store_baseline
+from finetune_trainer.baseline import BASELINE
 from finetune_trainer.checkpoint import Checkpoints, clear_checkpoints
 from finetune_trainer.checkpoint_files import CHECKPOINTS, Identity, Restored
 from finetune_trainer.console import no_progress
@@ -24,12 +20,11 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.hardware import Precision
 from finetune_trainer.localstore import LocalStore
 from finetune_trainer.optimizer import OptimizerState
-from finetune_trainer.outcome import Evaluation, RowResult
 from finetune_trainer.sealed import seal, unseal
-from finetune_trainer.store import OnBytes, Store
+from finetune_trainer.store import Store
 from finetune_trainer.training_state import TrainingProgress, TrainingState
+from tests.support.recording_store import IDENTITY, Recording
 
-IDENTITY = Identity(spec_digest="sha256:s", fingerprint="sha256:f", model_revision="r", method="LoRA", device="cpu")
 SETTINGS = {"batch_size": 16, "lora": {"rank": 4}}
 SHAPES = {"w": torch.Size([3, 2]), "never.used": torch.Size([4])}
 
@@ -55,40 +50,6 @@ def make_state(step: int, best: dict[str, torch.Tensor] | None = None) -> Traini
         ),
         best=best,
     )
-
-
-class Recording(LocalStore):
-    """A folder that tells what was done to it, and can refuse."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(role="output", folder=folder)
-        self.done: list[str] = []
-        self.refused: dict[str, Reason] = {}
-
-    def _did(self, what: str, key: str) -> None:
-        if what in self.refused:
-            raise StageError(self.refused[what], f"{what} {key} was refused")
-        self.done.append(f"{what} {key}")
-
-    @override
-    def get_bytes(self, key: str) -> bytes:
-        self._did("get", key)
-        return super().get_bytes(key)
-
-    @override
-    def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> bool:
-        self._did("put once" if if_none_match else "put", key)
-        return super().put_bytes(key, data, if_none_match=if_none_match)
-
-    @override
-    def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
-        self._did("put", key)
-        super().put_file(key, path, on_bytes)
-
-    @override
-    def delete(self, key: str) -> None:
-        self._did("delete", key)
-        super().delete(key)
 
 
 @pytest.fixture
@@ -399,88 +360,3 @@ def test_nothing_is_left_when_checkpoints_are_cleared(store: Recording) -> None:
     store.put_bytes(BASELINE, b"x")
     clear_checkpoints(store)
     assert [path.name for path in store.folder.iterdir()] == ["owner.json"]
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@settings(max_examples=50)
-@given(st.dictionaries(st.text(), json_values))
-def test_a_sealed_document_keeps_every_bit(content: dict[str, Any]) -> None:
-    assert unseal(seal(content)) == content
-
-
-@given(st.binary(max_size=200), st.integers(0, 10**6))
-def test_a_document_that_was_changed_is_not_believed(noise: bytes, at: int) -> None:
-    data = bytearray(seal({"loss": 0.12345678901234568, "steps": [1, 2, 3], "text": "abc"}))
-    changed = bytes(data[: at % len(data)]) + noise + bytes(data[at % len(data) + len(noise) :])
-    try:
-        assert unseal(changed) == unseal(bytes(data))
-    except ValueError:
-        return
-
-
-def evaluation() -> Evaluation:
-    rows = [
-        RowResult(
-            index=i,
-            row=i + 2,
-            chosen=i % 3 if i else None,
-            right_choice=i % 2 == 0 if i else None,
-            exact_match=bool(i % 2),
-            loss=[0.1 + 0.2, 1e-300, float("inf")][i % 3],
-            tokens=3,
-            tokens_correct=i % 4,
-            predicted="ja\u2028 \U0001f600" if i else None,
-            generated=None,
-            expected="no",
-            correct=bool(i % 2),
-        )
-        for i in range(6)
-    ]
-    return Evaluation(metric="ChoiceAccuracy", rows=tuple(rows), seconds=1.5)
-
-
-def test_a_baseline_is_read_as_it_was_written(store: Recording) -> None:
-    kept = Baseline(evaluation=evaluation(), precision="BFloat16", branching=False)
-    store_baseline(store, IDENTITY, kept)
-    assert load_baseline(store, IDENTITY) == kept
-
-
-def test_without_a_baseline_there_is_none(store: Recording) -> None:
-    assert load_baseline(store, IDENTITY) is None
-
-
-@pytest.mark.parametrize("damage", ["cut", "a bit flips", "another document", "not even JSON", "of another version"])
-def test_a_damaged_baseline_is_ignored(damage: str, store: Recording, caplog: pytest.LogCaptureFixture) -> None:
-    store_baseline(store, IDENTITY, Baseline(evaluation=evaluation(), precision="Float32", branching=None))
-    data = store.get_bytes(BASELINE)
-    if damage == "of another version":
-        content = unseal(data)
-        del content["evaluation"]["rows"][2]["loss"]
-        data = seal(content)
-    else:
-        data = {
-            "cut": data[:-20],
-            "a bit flips": data.replace(b"1e-300", b"1e-301"),
-            "another document": json.dumps([1]).encode(),
-            "not even JSON": b"\xff\xfe",
-        }[damage]
-    store.put_bytes(BASELINE, data)
-    assert load_baseline(store, IDENTITY) is None
-    assert "baseline" in caplog.text
-
-
-@pytest.mark.parametrize("field", Identity.model_fields)
-def test_the_baseline_of_another_training_is_ignored(field: str, store: Recording) -> None:
-    store_baseline(store, IDENTITY, Baseline(evaluation=evaluation(), precision="Float32", branching=None))
-    assert load_baseline(store, IDENTITY.model_copy(update={field: "another"})) is None
-
-
-def test_a_baseline_that_cannot_be_stored_is_a_warning(store: Recording, caplog: pytest.LogCaptureFixture) -> None:
-    store.refused["put"] = Reason.ARTIFACT_UPLOAD_FAILED
-    store_baseline(store, IDENTITY, Baseline(evaluation=evaluation(), precision="Float32", branching=None))
-    assert "later attempt" in caplog.text

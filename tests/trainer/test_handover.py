@@ -54,7 +54,7 @@ def test_rows_that_another_job_left_are_not_taken_for_ones_own(copy: ResultCopy)
     (copy.out / "checkpoints/1").write_text("state of another job")
     report, log = copy.stage()
     assert report.failure is None
-    assert "prepare" in steps(log)
+    assert "encode_rows" in steps(log)
     assert {name.split("/")[0] for name in snapshot(copy.out)} == {"owner.json", "prepared"}
     assert json.loads((copy.out / "prepared/manifest.json").read_bytes())["jobUid"] == "uid-2"
 
@@ -91,14 +91,14 @@ def test_a_restarted_stage_goes_on_with_the_rows_that_it_had(half_done: Stage, t
     write_rows(tmp_path / "rows.jsonl", topic_rows(60))
     _, log = half_done()
     assert "fetch_prepared" in steps(log)
-    assert not {"fetch_tokenizer", "fetch_rows", "prepare"} & steps(log)
+    assert not {"fetch_tokenizer", "fetch_rows", "encode_rows"} & steps(log)
     assert snapshot(tmp_path / "out") == before
 
 
 def test_a_run_by_hand_goes_on_with_what_is_stored_if_the_rows_are_the_same(half_done: Stage, tmp_path: Path) -> None:
     before = snapshot(tmp_path / "out")
     _, log = half_done(fresh=True)
-    assert "prepare" in steps(log)
+    assert "encode_rows" in steps(log)
     assert snapshot(tmp_path / "out") == before
 
 

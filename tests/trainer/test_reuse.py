@@ -67,7 +67,7 @@ def test_a_job_made_again_gets_the_result_and_nothing_is_written(copy: ResultCop
     assert report == copy.full.report.model_copy(update={"stage": "prepare", "reused": True})
     assert snapshot(copy.out) == before
     assert "model.safetensors" not in downloaded
-    assert steps(log) == {"check_result", "fetch_tokenizer", "fetch_rows", "prepare"}
+    assert steps(log) == {"check_result", "fetch_tokenizer", "fetch_rows", "read_rows", "split_rows", "encode_rows"}
 
 
 def test_a_reused_result_says_whose_it_is(copy: ResultCopy) -> None:

@@ -13,24 +13,20 @@ import torch
 
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
-from finetune_api.status import ValidationPoint
 from finetune_trainer import beginning
 from finetune_trainer import train as train_module
 from finetune_trainer.batch import collate, common_beginning, completion_lengths
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluate import evaluate
 from finetune_trainer.hardware import Precision
-from finetune_trainer.model import LoadedModel, add_lora, load_model
-from finetune_trainer.observer import LogEntry
+from finetune_trainer.model import LoadedModel, add_lora
 from finetune_trainer.optimizer import MasterAdamW
 from finetune_trainer.outcome import TrainOutcome
-from finetune_trainer.plan import BatchLimits, Hyperparameters
+from finetune_trainer.plan import BatchLimits
 from finetune_trainer.prepared import EncodedPart, Prepared
 from finetune_trainer.train import train
 from tests.support.tiny_model import ARCHITECTURES, Architecture, learnable_rows, make_model, make_prepared
-
-CPU = torch.device("cpu")
-FULL = Hyperparameters(method="Full", epochs=2, batch_size=16, learning_rate="1e-2", seed=7)
+from tests.support.train_kit import CPU, FULL, Recorder, load, without_validation
 
 
 @pytest.fixture(scope="module")
@@ -38,42 +34,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("llama")
     make_model(folder)
     return folder
-
-
-def load(folder: Path, precision: Precision = "Float32") -> LoadedModel:
-    return load_model(folder, device=CPU, precision=precision)
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.entries: list[LogEntry] = []
-        self.points: list[ValidationPoint] = []
-
-    def on_log(self, entry: LogEntry) -> None:
-        self.entries.append(entry)
-
-    def on_validation(self, point: ValidationPoint) -> None:
-        self.points.append(point)
-
-    def on_evaluated(self, done: int, total: int) -> None: ...
-
-
-def without_validation(prepared: Prepared) -> Prepared:
-    none = make_prepared_rows(prepared, 0)
-    return dataclasses.replace(prepared, parts={**prepared.parts, "validation": none})
-
-
-def make_prepared_rows(prepared: Prepared, n: int) -> Any:
-    part = prepared.parts["validation"]
-    return dataclasses.replace(
-        part,
-        tokens=part.tokens[: part.offsets[n]],
-        offsets=part.offsets[: n + 1],
-        prompt_lengths=part.prompt_lengths[:n],
-        rows=part.rows[:n],
-        choice_set=part.choice_set[:n],
-        answer=part.answer[:n],
-    )
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-untied", "qwen2", "qwen3"])

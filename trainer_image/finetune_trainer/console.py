@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, Protocol, TextIO
 
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from finetune_api.names import StageName
 
-__all__ = ["Console", "Progress", "no_progress"]
+__all__ = ["Console", "Progress", "Steps", "no_progress", "no_steps"]
 
 Level = Literal["info", "warning", "error"]
 
@@ -37,6 +37,20 @@ class Progress(Protocol):
 
 def no_progress(_done: int, _total: int, /) -> None:
     """Report nothing."""
+
+
+class Steps(Protocol):
+    """Times and shows the sub-steps of something long: :meth:`Console.step`."""
+
+    def __call__(self, name: str, text: str, /) -> AbstractContextManager[Progress]:
+        """Begin a sub-step; see :meth:`Console.step`."""
+        ...
+
+
+@contextmanager
+def no_steps(_name: str, _text: str, /) -> Iterator[Progress]:
+    """Show nothing."""
+    yield no_progress
 
 
 class Console:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ from finetune_api.job import Evaluation, FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.badrows import BadRowLog
+from finetune_trainer.console import Steps, no_steps
 from finetune_trainer.encode import Encoder, tokenizer_digest
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepared import PARTS, Part, Prepared
@@ -50,7 +51,7 @@ def prepare(
     files: Mapping[str, Path],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    progress: Callable[[int, int], None] | None = None,
+    step: Steps = no_steps,
 ) -> Prepared:
     """Turn dataset files into encoded rows, and write them as a prepared folder.
 
@@ -64,8 +65,8 @@ def prepare(
         The model's.
     folder
         Gets the files of :data:`~finetune_trainer.preparedio.PREPARED_FILES`; scratch files lie beside it meanwhile.
-    progress
-        Called with rows encoded and rows in all.
+    step
+        Begins each pass over the rows: ``read_rows``, ``split_rows`` and ``encode_rows``, which count rows.
 
     Returns
     -------
@@ -90,10 +91,12 @@ def prepare(
         renderer: Renderer | None = None
         if template.name != MESSAGES:
             renderer = stack.enter_context(Renderer(template.prompt, template.completion))
-        table = read_table(files, spec.dataset, bad)
+        with step("read_rows", "read the rows") as progress:
+            table = read_table(files, spec.dataset, bad, progress=progress)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
-        keyed = key_records(table, template, spec.dataset, inline, bad)
-        split = split_rows(keyed.keys, spec.dataset.split)
+        with step("split_rows", "split the rows") as progress:
+            keyed = key_records(table, template, spec.dataset, inline, bad, progress=progress)
+            split = split_rows(keyed.keys, spec.dataset.split)
         _check_parts({part: split.count(part) for part in PARTS}, spec, files, bad)
         writer = stack.enter_context(PreparedWriter(folder))
         encoder_of_rows = RowEncoder(
@@ -106,9 +109,9 @@ def prepare(
             choices=label_set(keyed, split),
         )
         done, total = 0, sum(split.count(part) for part in PARTS)
-        for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split))):
-            done += rows
-            if progress is not None:
+        with step("encode_rows", "render and tokenise the rows") as progress:
+            for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split))):
+                done += rows
                 progress(done, total)
         bad.check(table.rows)
         _check_parts(writer.counts, spec, files, bad)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.badrows import BadRowLog
+from finetune_trainer.console import Progress, no_progress
 from finetune_trainer.data import BadRow, Row, read_rows
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepared import PARTS, Part
@@ -32,6 +33,7 @@ from finetune_trainer.template.render import Uses
 __all__ = ["KeyedTable", "Record", "Table", "key_records", "read_table", "shown_columns"]
 
 _SHOWN: Final = 20
+_PROGRESS_ROWS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +90,9 @@ class Table:
         """How many rows there are, bad ones included."""
         return len(self.usable)
 
-    def records(self) -> Iterator[tuple[int, Record]]:
+    def records(self, progress: Progress = no_progress) -> Iterator[tuple[int, Record]]:
         """Read the usable rows once more, each with its place in ``usable``."""
-        for place, (part, where, row) in enumerate(_read(self.files, self.format)):
+        for place, (part, where, row) in enumerate(_read(self.files, self.format, progress, self.rows)):
             if self.usable[place] and isinstance(row, Row):
                 yield place, Record(part, row.number, where, row.values, row.size)
 
@@ -131,13 +133,21 @@ class KeyedTable:
         return [found[row] for row in rows]
 
 
-def _read(files: Sequence[tuple[Part, str, Path]], declared: str) -> Iterator[tuple[Part, str, Row | BadRow]]:
+def _read(
+    files: Sequence[tuple[Part, str, Path]], declared: str, progress: Progress, total: int
+) -> Iterator[tuple[Part, str, Row | BadRow]]:
+    done = 0
     for part, prefix, path in files:
         for row in read_rows(path, declared):
             yield part, f"{prefix}line {row.number}", row
+            done += 1
+            if done % _PROGRESS_ROWS == 0:
+                progress(done, total)
 
 
-def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> Table:
+def read_table(
+    files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog, *, progress: Progress = no_progress
+) -> Table:
     """Read all files once.
 
     Parameters
@@ -148,6 +158,8 @@ def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> T
         Format, and the columns of the split, which must exist.
     bad
         Takes the rows that can't be read.
+    progress
+        Called with the rows read so far; how many there are is not known yet (0).
 
     Raises
     ------
@@ -162,7 +174,7 @@ def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> T
         if "all" in files
         else tuple((part, f"{part} ", files[part]) for part in PARTS if part in files)
     )
-    for _, where, row in _read(given, dataset.format):
+    for _, where, row in _read(given, dataset.format, progress, 0):
         usable.append(isinstance(row, Row))
         if isinstance(row, BadRow):
             bad.add(where, row.why)
@@ -180,7 +192,13 @@ def read_table(files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog) -> T
 
 
 def key_records(
-    table: Table, template: PromptTemplate, dataset: Dataset, uses: tuple[Uses, Uses] | None, bad: BadRowLog
+    table: Table,
+    template: PromptTemplate,
+    dataset: Dataset,
+    uses: tuple[Uses, Uses] | None,
+    bad: BadRowLog,
+    *,
+    progress: Progress = no_progress,
 ) -> KeyedTable:
     """Read all rows once more and make the split's keys.
 
@@ -196,6 +214,8 @@ def key_records(
         What an inline template's prompt and completion read; None for a named one, whose fields say it.
     bad
         Takes the rows that lack what a named template needs.
+    progress
+        Called with rows read and rows in all.
 
     Raises
     ------
@@ -206,7 +226,7 @@ def key_records(
     _check_fields(template, table.columns)
     read = _columns_read(uses, table.columns)
     keys, answers = RowKeys(), array("Q")
-    for place, record in table.records():
+    for place, record in table.records(progress):
         if template.fields:
             try:
                 projected = project(template, record.values)

@@ -33,14 +33,13 @@ def prepare_rows(work: Work, model_folder: Path) -> Prepared:
     """Fetch the rows and encode them with the tokenizer in ``model_folder``, into ``work.folder / PREPARED``."""
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)
-    with work.console.step("prepare", "split, render and tokenise the rows") as progress:
-        prepared = prepare(
-            spec=work.spec,
-            files=files,
-            tokenizer=load_tokenizer(model_folder, work.spec.model.uri),
-            folder=work.folder / PREPARED,
-            progress=progress,
-        )
+    prepared = prepare(
+        spec=work.spec,
+        files=files,
+        tokenizer=load_tokenizer(model_folder, work.spec.model.uri),
+        folder=work.folder / PREPARED,
+        step=work.console.step,
+    )
     work.console.event("dataset", **{**prepared.summary.to_wire(), "metric": prepared.metric})
     return prepared
 

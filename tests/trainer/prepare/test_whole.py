@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from finetune_api.reasons import Reason
+from finetune_trainer.console import Progress
 from finetune_trainer.prepare import prepare
 from finetune_trainer.prepared import PARTS, EncodedPart
 from tests.support.prepare_kit import LABELS, TURN_END, Dataset, intents, row_ids, spec_of, texts_of, write
@@ -108,15 +111,35 @@ def test_separated_values_give_the_same_rows(
         assert np.array_equal(prepared.parts[part].rows, expected.parts[part].rows + 1)
 
 
-def test_progress_reaches_the_number_of_rows(tmp_path: Path, chat: PreTrainedTokenizerFast) -> None:
-    calls: list[tuple[int, int]] = []
+@pytest.fixture
+def progress(tmp_path: Path, chat: PreTrainedTokenizerFast) -> dict[str, list[tuple[int, int]]]:
+    """What each pass over 1500 rows says of itself."""
+    calls: dict[str, list[tuple[int, int]]] = {}
+
+    @contextlib.contextmanager
+    def step(name: str, _text: str) -> Iterator[Progress]:
+        calls[name] = []
+        yield lambda done, total: calls[name].append((done, total))
+
     path = write(tmp_path / "r.jsonl", intents(1500))
     out = tmp_path / "out" / "prepared"
     out.parent.mkdir()
-    prepare(spec=spec_of(), files={"all": path}, tokenizer=chat, folder=out, progress=lambda *a: calls.append(a))
+    prepare(spec=spec_of(), files={"all": path}, tokenizer=chat, folder=out, step=step)
+    return calls
+
+
+def test_progress_reaches_the_number_of_rows(progress: dict[str, list[tuple[int, int]]]) -> None:
+    calls = progress["encode_rows"]
     assert calls[-1] == (1500, 1500)
     assert len(calls) >= 2
     assert calls == sorted(calls)
+
+
+def test_passes_before_the_encoding_show_signs_of_life(progress: dict[str, list[tuple[int, int]]]) -> None:
+    """Or a stage would stall where the dataset is large enough to be read for an hour."""
+    assert list(progress) == ["read_rows", "split_rows", "encode_rows"]
+    assert progress["read_rows"] == [(1024, 0)]
+    assert progress["split_rows"] == [(1024, 1500)]
 
 
 def test_messages_train_on_the_last_turn(dataset: Dataset, chat: PreTrainedTokenizerFast) -> None:

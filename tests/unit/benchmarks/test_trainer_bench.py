@@ -85,8 +85,8 @@ def test_lines_of_a_process_status_are_read_in_mib() -> None:
 
 def test_the_seconds_of_steps_come_from_the_log() -> None:
     log = [
-        {"event": "step_started", "step": "prepare"},
-        {"event": "step_finished", "step": "prepare", "seconds": 2.5},
+        {"event": "step_started", "step": "read_rows"},
+        {"event": "step_finished", "step": "read_rows", "seconds": 2.5},
         {"event": "dataset", "rows": 7},
     ]
-    assert step_seconds(log) == {"prepare": 2.5}
+    assert step_seconds(log) == {"read_rows": 2.5}
