@@ -32,14 +32,10 @@ def watching(kube: Kube, kind: str, namespace: str, saw: Callable[[dict[str, Any
 
 
 def _read(process: subprocess.Popen[str], saw: Callable[[dict[str, Any], float], None]) -> None:
-    """Cut kubectl's indented JSON at the lines that close an object."""
-    text: list[str] = []
+    """With --output-watch-events kubectl writes an event a line."""
     for line in process.stdout or ():
-        text.append(line)
-        if line.rstrip() == "}":
-            when = time.time()
-            saw(json.loads("".join(text))["object"], when)
-            text.clear()
+        when = time.time()
+        saw(json.loads(line)["object"], when)
 
 
 def log_until(kube: Kube, namespace: str, pod: str, last: Callable[[str], bool], *, within: float) -> list[str]:
