@@ -43,10 +43,9 @@ for item in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]:
     s3.download_file(bucket, item["Key"], os.path.join(folder, os.path.basename(item["Key"])))
 say("model fetched")
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 say("model loaded")
-texts = [f"What is this message about? Message number {n}: my printer says that it has no paper." for n in range(16)]
-batch = tokenizer(texts, return_tensors="pt")
+batch = tokenizer(["What is this message about? My printer says that it has no paper."] * 16, return_tensors="pt")
 with torch.inference_mode():
     model(**batch)
 say("first forward")
@@ -71,7 +70,6 @@ def bare_pod(
         "MODEL_BUCKET": bucket,
         "MODEL_PREFIX": prefix,
         "HOME": "/tmp",  # noqa: S108 - an emptyDir of this pod alone
-        "OMP_NUM_THREADS": limits["cpu"],
     }
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     return {
@@ -97,6 +95,8 @@ def bare_pod(
                     "command": ["python", "-c", PROGRAM],
                     "env": [
                         *({"name": key, "value": value} for key, value in plain.items()),
+                        # In whole cores, rounded up, as the operator's pods have it.
+                        {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
                         *({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}} for key in keys),
                     ],
                     "resources": {"requests": limits, "limits": limits},
