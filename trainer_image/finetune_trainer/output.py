@@ -6,6 +6,7 @@ Two stages and all their attempts share one folder. ``owner.json`` is written fi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ __all__ = [
     "MANIFEST",
     "OWNER",
     "FileEntry",
+    "abort_uploads",
     "artifact_of",
     "clear",
     "damage",
@@ -44,6 +46,8 @@ JOB_FILES: Final = (MANIFEST, "results.json", "metrics.jsonl", "predictions.json
 """With :data:`JOB_FOLDERS` all that jobs write besides ``owner.json``; what else lies in the folder is not theirs."""
 
 _SMALL: Final = 4 * 1024 * 1024
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,26 @@ def clear(store: Store, *, keep: str | None = None) -> None:
     """
     store.delete(MANIFEST)
     for file in store.list():
-        ours = file.key in JOB_FILES or file.key.startswith(JOB_FOLDERS)
-        if ours and not (keep is not None and file.key.startswith(keep)):
+        if _written_by_jobs(file.key) and not (keep is not None and file.key.startswith(keep)):
             store.delete(file.key)
+
+
+def abort_uploads(store: Store) -> None:
+    """Drop what earlier attempts uploaded in part. A store that refuses only costs space, so that is a log line.
+
+    The folder must be this job's; a pod of it that lives on loses an upload that its successor would do again.
+    """
+    try:
+        count = store.abort_uploads(_written_by_jobs)
+    except StageError as error:
+        log.info("uploads that were cut off may have been left behind: %s", error)
+        return
+    if count:
+        log.info("%d uploads that were cut off were dropped below %s", count, store.uri)
+
+
+def _written_by_jobs(key: str) -> bool:
+    return key in JOB_FILES or key.startswith(JOB_FOLDERS)
 
 
 def files_of(folder: Path, prefix: str = "") -> dict[str, Path]:

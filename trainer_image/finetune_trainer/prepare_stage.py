@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from finetune_api.report import StageReport
 from finetune_trainer.handover import prepare_once
+from finetune_trainer.output import abort_uploads
 from finetune_trainer.reuse import take_or_reuse
 from finetune_trainer.work import Work
 
@@ -21,4 +22,7 @@ def run_prepare(work: Work) -> StageReport:
     StageError
         Any reason of reading, templating and storing.
     """
-    return take_or_reuse(work) or prepare_once(work).report
+    if (reused := take_or_reuse(work)) is not None:
+        return reused
+    abort_uploads(work.output)
+    return prepare_once(work).report

@@ -8,7 +8,7 @@ Three defaults of boto3 are set aside, each known to break stores other than AWS
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -197,6 +197,23 @@ class S3Store(Store):
     def delete(self, key: str) -> None:
         with self._errors("writing", key):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    @override
+    def abort_uploads(self, ours: Callable[[str], bool]) -> int:
+        with self._errors("listing", ""):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            found = [(item["Key"], item["UploadId"]) for page in pages for item in page.get("Uploads", [])]
+        stale = [(key, upload) for key, upload in found if ours(key.removeprefix(self._prefix))]
+        for key, upload in stale:
+            with self._errors("writing", key.removeprefix(self._prefix)):
+                try:
+                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
+                except ClientError as error:
+                    if _code(error) != "NoSuchUpload":  # ended meanwhile
+                        raise
+        return len(stale)
 
     @contextmanager
     def _errors(self, operation: Operation, key: str) -> Iterator[None]:

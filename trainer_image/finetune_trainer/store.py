@@ -106,6 +106,13 @@ class Store(Protocol):
         """Remove a file; it may be gone already."""
         ...
 
+    def abort_uploads(self, ours: Callable[[str], bool]) -> int:
+        """Drop what was uploaded of files that never became whole, where ``ours(key)``; return of how many files.
+
+        No list shows such parts, and they take space until somebody aborts the upload.
+        """
+        ...
+
 
 def checked_key(key: str) -> str:
     """Return ``key`` if it stays below a folder when it is joined to it.

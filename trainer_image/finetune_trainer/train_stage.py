@@ -28,7 +28,7 @@ from finetune_trainer.hardware import Precision, configure_threads, pick_device,
 from finetune_trainer.manifest import build_manifest
 from finetune_trainer.model import LoadedModel, add_lora, load_model, shape_of
 from finetune_trainer.outcome import Evaluation, results
-from finetune_trainer.output import FileEntry, artifact_of, files_of, publish, read_back
+from finetune_trainer.output import FileEntry, abort_uploads, artifact_of, files_of, publish, read_back
 from finetune_trainer.ownership import check_owner, publish_manifest
 from finetune_trainer.page import html_page
 from finetune_trainer.plan import resolve, row_sample
@@ -58,6 +58,7 @@ def run_train(work: Work) -> StageReport:
     else:
         # Prepare has claimed the folder; it may have been taken since.
         check_owner(work.output, work.stage_input.job)
+    abort_uploads(work.output)
     if (done := own_result(work)) is not None:
         clear_checkpoints(work.output)  # that attempt may have been stopped before it came to that
         return done
