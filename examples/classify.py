@@ -1,16 +1,26 @@
-"""Loads a tuned model and answers one row; the model folder is the first argument, the row comes as JSON on stdin.
+"""Loads a tuned model and answers rows; the model folder is the first argument, the rows come as JSON lines on stdin.
 
-The row is a line of predictions.jsonl: {"prompt": ..., "expected": ...}. Everything else is plain transformers.
+The rows are lines of predictions.jsonl: {"prompt": ..., "expected": ...}. Everything else is plain transformers.
 """
 
 import json
+import os
 import sys
 
 from transformers import pipeline
 
-row = json.loads(sys.stdin.readline())
+rows = [json.loads(line) for line in sys.stdin]
+prompts = [row["prompt"] for row in rows]
 generate = pipeline("text-generation", model=sys.argv[1])
-answer = generate([{"role": "user", "content": row["prompt"]}], max_new_tokens=16, do_sample=False)
-print("prompt:  ", row["prompt"])
-print("answer:  ", answer[0]["generated_text"][-1]["content"])
-print("expected:", row["expected"])
+answers = generate([[{"role": "user", "content": prompt}] for prompt in prompts], max_new_tokens=16, do_sample=False)
+
+# What all prompts begin with is shown once.
+shared = os.path.commonprefix(prompts).rpartition("\n")[0] if len(rows) > 1 else ""  # noqa: RUF071  # by letters
+print(shared)
+right = 0
+for row, answer in zip(rows, answers, strict=True):
+    said = answer[0]["generated_text"][-1]["content"]
+    right += said == row["expected"]
+    note = "" if said == row["expected"] else f"   (expected: {row['expected']})"
+    print(" ".join(row["prompt"][len(shared) :].split()), said + note)
+print(f"{right} of {len(rows)} answers are as expected")

@@ -29,6 +29,8 @@ NAME: Final = "support-topic"
 MODEL: Final = ("demo-models", "smollm2-135m-instruct/")
 ROWS: Final = ("demo-data", "topics.jsonl")
 RESULTS: Final = ("demo-results", "support-topic/")
+ANSWERED: Final = 8
+"""Test rows that the tuned model answers at the end."""
 
 
 def say(line: str) -> None:
@@ -92,7 +94,7 @@ def clear_failed(kube: Kube, s3: S3Access) -> None:
 
 
 def classify(s3: S3Access) -> None:
-    """Load the tuned model from the bucket with three lines of transformers, and let it answer one row."""
+    """Load the tuned model from the bucket with three lines of transformers, and let it answer a few test rows."""
     folder = Path(tempfile.mkdtemp(prefix="finetune-demo-"))
     try:
         client = s3.client()
@@ -103,7 +105,7 @@ def classify(s3: S3Access) -> None:
         predictions = client.get_object(Bucket=RESULTS[0], Key=RESULTS[1] + "predictions.jsonl")["Body"].read().decode()
         said = subprocess.run(
             [sys.executable, str(program), str(folder)],
-            input=predictions.splitlines()[0],
+            input="\n".join(predictions.split("\n")[:ANSWERED]),
             capture_output=True,
             text=True,
             check=True,
@@ -134,7 +136,7 @@ def main() -> int:
         kube.apply(manifest(kube))
         job = follow(kube, NAMESPACE, NAME, say=say)
     if job["status"]["phase"] == "Succeeded":
-        with step("the tuned model, loaded from the bucket, answers a row"):
+        with step("the tuned model, loaded from the bucket, answers test rows"):
             classify(s3)
     say("\n" + kube.kubectl("get", "ftj", NAME, "-n", NAMESPACE).rstrip())
     say(f"\nAll of it took {time.monotonic() - start:.0f} s. The cluster stays up. To look further:\n")

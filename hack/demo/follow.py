@@ -55,7 +55,7 @@ class _Logs:
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._threads: list[threading.Thread] = []
 
-    def add(self, pod: str) -> None:
+    def add(self, pod: str, *, ended: bool) -> None:
         if pod in self._running:
             return
         process = self._kube.popen("logs", "-f", "-n", self._namespace, pod)
@@ -63,6 +63,8 @@ class _Logs:
         thread = threading.Thread(target=self._pump, args=(process,), daemon=True)
         thread.start()
         self._threads.append(thread)
+        if ended:
+            thread.join(timeout=30)  # or its lines would mingle with those of the pod after it
 
     def _pump(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None  # noqa: S101  # popen() was asked for a pipe
@@ -106,9 +108,11 @@ def follow(
             if line != last:
                 say(f"{time.monotonic() - start:6.0f} s  {line}")
                 last = line
-            for pod in kube.list("pods", namespace, f"{LABEL_JOB_UID}={job['metadata']['uid']}"):
-                if pod["status"].get("phase") != "Pending":
-                    logs.add(pod["metadata"]["name"])
+            pods = kube.list("pods", namespace, f"{LABEL_JOB_UID}={job['metadata']['uid']}")
+            for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+                phase = pod["status"].get("phase")
+                if phase != "Pending":
+                    logs.add(pod["metadata"]["name"], ended=phase in {"Succeeded", "Failed"})
             if finished(job):
                 return job
             time.sleep(pause)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hack.demo.demo import NAME, NAMESPACE
+from hack.demo.demo import ANSWERED, NAME, NAMESPACE
 from hack.demo.kube import ROOT
 from tests.e2e.world import World
 
@@ -44,8 +45,11 @@ def test_the_tuned_score_lies_beyond_the_interval_of_the_baseline(demo: str, wor
     assert float(results["test"]["ci95"][0]) > float(results["baseline"]["ci95"][1])
 
 
-def test_the_tuned_model_from_the_bucket_answers_a_row_with_plain_transformers(demo: str) -> None:
-    assert "answer: " in demo
+def test_the_tuned_model_from_the_bucket_answers_most_rows_with_plain_transformers(demo: str) -> None:
+    """The untouched one answers none of them in just these words."""
+    found = re.search(rf"^ *(\d+) of {ANSWERED} answers are as expected$", demo, re.MULTILINE)
+    assert found is not None
+    assert int(found[1]) > ANSWERED / 2
 
 
 def test_a_second_run_reuses_the_finished_job(demo: str, world: World) -> None:
