@@ -166,10 +166,14 @@ class StagePlanner:
         return current.message if current and current.reason == "Restarting" else message
 
     def _vanished(self, status: FineTuneJobStatus, stage: StageStatus) -> Plan:
-        """Take note that a child is gone that had started; the next look creates it again."""
+        """Take note that a child is gone that had started; the next look creates it again, if there is time left."""
         if not self.case.observed.live:
             return Plan(needs_live=True)
-        plan = self._anew(status, set_back(stage, None, now=self.case.now), stage.job_name or stage.name)
+        stage = set_back(stage, None, now=self.case.now)
+        after = self._with(status, stage)
+        if seconds_spent(after.stages or []) >= self.limit:
+            return self._out_of_time(after, stage)
+        plan = self._anew(status, stage, stage.job_name or stage.name)
         return replace(plan, requeue_after=1.0)
 
     def _anew(self, status: FineTuneJobStatus, stage: StageStatus, child_name: str) -> Plan:

@@ -212,6 +212,10 @@ class Simulation:
         """A child Job goes, with its pods."""
         gone = self.children.pop(self._name(stage))
         self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != gone.uid}
+        if any(
+            entry.get("jobUid") == gone.uid and entry["state"] == "Running" for entry in self.status.get("stages", [])
+        ):
+            self._over.pop(gone.uid, None)  # of its end nothing is known: it runs until it is missed
         return self
 
     def is_deleted(self, stage: StageName) -> Simulation:

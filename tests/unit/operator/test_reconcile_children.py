@@ -23,6 +23,14 @@ def test_the_seconds_of_a_deleted_child_are_not_given_back() -> None:
     assert [m["spec"]["activeDeadlineSeconds"] for m in life.manifests] == [1000, 850]
 
 
+def test_a_child_that_is_missed_when_the_time_is_used_up_ends_the_job_at_once() -> None:
+    """Saying that the stage starts anew would be untrue."""
+    life = Simulation(b.job(b.cpu_spec(activeDeadlineSeconds=600)), runtime=b.runtime()).settle()
+    life.pod_runs("train").settle(5).passes(600).remove("train").step()
+    assert (life.status["phase"], life.status["failure"]["reason"]) == ("Failed", "DeadlineExceeded")
+    assert "Restarting" not in str(life.status)
+
+
 def test_a_child_that_only_the_cache_misses_is_not_told_as_deleted() -> None:
     life = running()
     children, life.children = life.children, {}

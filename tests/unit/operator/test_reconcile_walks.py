@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.names import StageName
@@ -186,6 +186,21 @@ class Walk:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(gpu=st.booleans(), suspended=st.booleans(), steps=steps)
+@example(
+    gpu=False,
+    suspended=False,
+    steps=[("the pod runs", 400), ("look", 400), ("remove the child", 400), ("look", 800)],
+)
+@example(
+    gpu=False,
+    suspended=False,
+    steps=[("the pod runs", 0), ("look", 0), ("delete the child", 0), ("the deleted child goes", 0), ("look", 9)],
+)
+@example(
+    gpu=False,
+    suspended=False,
+    steps=[("the pod runs", 0), ("look", 0), ("the pod ends well", 0), ("remove the child", 0), ("look", 9)],
+)
 def test_whatever_happens_to_a_job_its_status_keeps_every_promise_and_it_comes_to_an_end(
     gpu: bool, suspended: bool, steps: list[tuple[str, int]]
 ) -> None:
