@@ -92,6 +92,27 @@ def test_of_many_conditional_puts_at_once_exactly_one_wins(store: Store) -> None
     assert store.get_bytes("owner") == str(won.index(True)).encode()
 
 
+def test_a_list_of_a_local_folder_while_others_write_and_delete_shows_whole_files_only(
+    access: Access, tmp_path: Path
+) -> None:
+    store = access.open("output", f"file://{tmp_path}/out/")
+    end = threading.Event()
+
+    def come_and_go(number: int) -> None:
+        while not end.is_set():
+            store.put_bytes(f"file-{number}", b"whole")
+            store.delete(f"file-{number}")
+
+    with ThreadPoolExecutor(3) as pool:
+        busy = [pool.submit(come_and_go, number) for number in range(3)]
+        try:
+            seen = {(file.key, file.size) for _ in range(300) for file in store.list()}
+        finally:
+            end.set()
+        assert [done.exception() for done in busy] == [None] * 3
+    assert seen <= {(f"file-{number}", 5) for number in range(3)}
+
+
 def test_files_travel_both_ways_and_every_byte_is_reported(store: Store, tmp_path: Path) -> None:
     files = {f"d{number}/f": tmp_path / f"source{number}" for number in range(12)}
     for number, path in enumerate(files.values()):

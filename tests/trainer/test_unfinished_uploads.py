@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.access import Access
+from finetune_trainer.localstore import LocalStore
 from finetune_trainer.output import abort_uploads
 from finetune_trainer.store import Store
 from tests.support.result_copy import ResultCopy
@@ -85,6 +88,24 @@ def test_an_upload_that_ended_meanwhile_is_no_failure(
     proxy.refuse = lambda verb, path: ended if verb == "DELETE" and "model/" in path else None
     abort_uploads(store)
     assert unfinished(s3, bucket) == {OURS[1]}
+
+
+def test_a_local_folder_shows_no_file_that_a_killed_run_left_in_part_and_drops_it(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib, shutil\n"
+        "from finetune_trainer.localstore import LocalStore\n"
+        "shutil.copyfile = lambda *_: os._exit(9)\n"
+        "store = LocalStore(role='output', folder=pathlib.Path(sys.argv[1]))\n"
+        "store.put_file(sys.argv[2], pathlib.Path(sys.executable))\n"
+    )
+    store = LocalStore(role="output", folder=tmp_path)
+    for key in ("model/model.safetensors", "model.bin"):
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path), key], check=False).returncode == 9
+    left = {path.parent.name: path for path in tmp_path.rglob("*.part")}
+    assert set(left) == {"model", tmp_path.name}
+    assert store.list() == []
+    abort_uploads(store)
+    assert list(tmp_path.rglob("*.part")) == [left[tmp_path.name]]
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 from typing_extensions import override
 
@@ -18,6 +20,9 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.store import FIELDS, NOT_FOUND, OnBytes, Store, StoredFile, checked_key
 
 __all__ = ["LocalStore"]
+
+_PART: Final = ".part"
+"""Ends the name of a file that is being written, or that a killed process left; no list shows one."""
 
 
 class LocalStore(Store):
@@ -35,13 +40,7 @@ class LocalStore(Store):
     @override
     def list(self, *, limit: int | None = None) -> list[StoredFile]:
         with self._errors("listing", ""):
-            if not self.folder.is_dir():
-                return []
-            files = list(islice((path for path in self.folder.rglob("*") if path.is_file()), limit))
-            return sorted(
-                (StoredFile(path.relative_to(self.folder).as_posix(), path.stat().st_size) for path in files),
-                key=lambda file: file.key,
-            )
+            return sorted(islice(self._files(), limit), key=lambda file: file.key)
 
     @override
     def size(self, key: str) -> int | None:
@@ -103,8 +102,30 @@ class LocalStore(Store):
 
     @override
     def abort_uploads(self, ours: Callable[[str], bool]) -> int:
-        """Nothing is ever half there that a list would not show."""
-        return 0
+        with self._errors("listing", ""):
+            found = [path for path in self._paths() if _is_temporary(path) and ours(self._key(_target(path)))]
+        with self._errors("writing", ""):
+            for path in found:
+                path.unlink(missing_ok=True)
+        return len(found)
+
+    def _paths(self) -> Iterator[Path]:
+        """Everything below the folder that is no folder; others may write and delete meanwhile."""
+        return (Path(parent, name) for parent, _, names in os.walk(self.folder) for name in names)
+
+    def _files(self) -> Iterator[StoredFile]:
+        for path in self._paths():
+            if _is_temporary(path):
+                continue
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # deleted a moment ago
+            if stat.S_ISREG(status.st_mode):
+                yield StoredFile(self._key(path), status.st_size)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)
@@ -125,9 +146,18 @@ class LocalStore(Store):
 
 
 def _temporary(path: Path) -> Path:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
     os.close(handle)
     return Path(name)
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(_PART)
+
+
+def _target(temporary: Path) -> Path:
+    """What :func:`_temporary` was asked for; the random part of its name has no dot."""
+    return temporary.with_name(temporary.name[1:].rsplit(".", 2)[0] or temporary.name)
 
 
 def _copy(source: Path, target: Path) -> None:
