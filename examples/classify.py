@@ -15,7 +15,7 @@ generate = pipeline("text-generation", model=sys.argv[1])
 answers = generate([[{"role": "user", "content": prompt}] for prompt in prompts], max_new_tokens=16, do_sample=False)
 
 # What all prompts begin with is shown once.
-shared = os.path.commonprefix(prompts).rpartition("\n")[0] if len(rows) > 1 else ""  # noqa: RUF071  # by letters
+shared = os.path.commonprefix(prompts).rpartition("\n")[0] if len(rows) > 1 else ""  # noqa: RUF071  # no paths: by letters
 print(shared)
 right = 0
 for row, answer in zip(rows, answers, strict=True):

@@ -14,6 +14,7 @@ import pytest
 from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.access import Access
 from tests.support.hubserver import HubServer, running_hub
+from tests.support.result_copy import ResultCopy
 from tests.support.s3server import S3Server, running_s3
 from tests.support.stage_run import Finished, run
 from tests.support.tiny_job import job_spec, make_stage_input, write_rows
@@ -112,6 +113,12 @@ def full_on_s3(tiny: Path, s3: S3Server, tmp_path_factory: pytest.TempPathFactor
     )
     assert second.failure is None, second.failure
     return Finished(spec, first, second, log + more, s3.folder / bucket / "out")
+
+
+@pytest.fixture
+def copy(full_on_s3: Finished, s3: S3Server, bucket: str, tmp_path: Path, credentials: Path) -> ResultCopy:
+    """The result of that job in a bucket of its own."""
+    return ResultCopy(full_on_s3, s3, bucket, tmp_path, credentials)
 
 
 @pytest.fixture(scope="session")

@@ -12,16 +12,10 @@ import pytest
 
 from finetune_api.report import StageReport
 from tests.support.result_copy import Log, ResultCopy, flip, snapshot, steps
-from tests.support.s3server import S3Server
 from tests.support.stage_run import Finished, run
 from tests.support.tiny_job import make_stage_input, topic_rows, write_rows
 
 Stage = Callable[..., tuple[StageReport, Log]]
-
-
-@pytest.fixture
-def copy(full_on_s3: Finished, s3: S3Server, bucket: str, tmp_path: Path, credentials: Path) -> ResultCopy:
-    return ResultCopy(full_on_s3, s3, bucket, tmp_path, credentials)
 
 
 def test_a_retried_prepare_reports_again_without_reading_anything(copy: ResultCopy) -> None:

@@ -29,7 +29,7 @@ from finetune_trainer.stages import exit_code
 from finetune_trainer.store import StoredFile, download
 from tests.support.result_copy import ResultCopy, flip, snapshot, steps
 from tests.support.s3server import S3Server
-from tests.support.stage_run import Finished, run
+from tests.support.stage_run import run
 from tests.support.tiny_job import job_document, job_spec, make_stage_input, topic_rows, write_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,11 +41,6 @@ def refused(report: StageReport) -> str:
     assert report.results is None
     assert report.failure.message.endswith(REASONS[Reason.OUTPUT_EXISTS].mend)
     return report.failure.message
-
-
-@pytest.fixture
-def copy(full_on_s3: Finished, s3: S3Server, bucket: str, tmp_path: Path, credentials: Path) -> ResultCopy:
-    return ResultCopy(full_on_s3, s3, bucket, tmp_path, credentials)
 
 
 @pytest.fixture

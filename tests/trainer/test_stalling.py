@@ -16,9 +16,6 @@ from finetune_trainer.work import Work
 from tests.support.stage_run import run
 from tests.support.tiny_job import job_spec, make_stage_input
 
-PATIENCE = 1
-
-
 Codes = list[int]
 Log = list[dict[str, Any]]
 

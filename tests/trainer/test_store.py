@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,19 @@ def test_a_list_of_a_local_folder_while_others_write_and_delete_shows_whole_file
             end.set()
         assert [done.exception() for done in busy] == [None] * 3
     assert seen <= {(f"file-{number}", 5) for number in range(3)}
+
+
+def test_a_local_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    access: Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = access.open("output", f"file://{tmp_path}/out/")
+    store.put_bytes("deep/file", b"x")
+
+    def broken(_path: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.scandir", broken)
+    assert failure(store.list).reason is Reason.STORAGE_UNAVAILABLE
 
 
 def test_files_travel_both_ways_and_every_byte_is_reported(store: Store, tmp_path: Path) -> None:

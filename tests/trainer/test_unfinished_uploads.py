@@ -18,7 +18,6 @@ from finetune_trainer.store import Store
 from tests.support.result_copy import ResultCopy
 from tests.support.s3proxy import Fault, S3Proxy, running_proxy
 from tests.support.s3server import S3Server
-from tests.support.stage_run import Finished
 
 OURS = (
     "out/checkpoints/000000004-001-dead/masters.safetensors",
@@ -106,11 +105,6 @@ def test_a_local_folder_shows_no_file_that_a_killed_run_left_in_part_and_drops_i
     assert store.list() == []
     abort_uploads(store)
     assert list(tmp_path.rglob("*.part")) == [left[tmp_path.name]]
-
-
-@pytest.fixture
-def copy(full_on_s3: Finished, s3: S3Server, bucket: str, tmp_path: Path, credentials: Path) -> ResultCopy:
-    return ResultCopy(full_on_s3, s3, bucket, tmp_path, credentials)
 
 
 def test_prepare_drops_them_once_the_folder_is_its_jobs(copy: ResultCopy, s3: S3Server, bucket: str) -> None:

@@ -116,7 +116,7 @@ def attention(  # noqa: PLR0917 - transformers' interface
     bias = _causal(queries) if causal else _as_bias(attention_mask, queries, keys)
     # Heads that share keys become further queries of one product.
     bias = bias[:, :, None].expand(-1, groups if bias.shape[0] > 1 else 1, shared, -1, -1)
-    mixed: Tensor = _Products.apply(  # type: ignore[no-untyped-call]  # torch's own
+    mixed: Tensor = _Products.apply(  # type: ignore[no-untyped-call]  # torch leaves apply() untyped
         query.reshape(batch * groups, shared * queries, width),
         key.reshape(batch * groups, keys, -1),
         value.reshape(batch * groups, keys, -1),

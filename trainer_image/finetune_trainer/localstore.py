@@ -111,7 +111,7 @@ class LocalStore(Store):
 
     def _paths(self) -> Iterator[Path]:
         """Everything below the folder that is no folder; others may write and delete meanwhile."""
-        return (Path(parent, name) for parent, _, names in os.walk(self.folder) for name in names)
+        return (Path(parent, name) for parent, _, names in os.walk(self.folder, onerror=_unless_gone) for name in names)
 
     def _files(self) -> Iterator[StoredFile]:
         for path in self._paths():
@@ -151,12 +151,18 @@ def _temporary(path: Path) -> Path:
     return Path(name)
 
 
+def _unless_gone(error: OSError) -> None:
+    """A folder that is not there, or no longer, is an empty one; with any other error files would be missed."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
 def _is_temporary(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(_PART)
 
 
 def _target(temporary: Path) -> Path:
-    """What :func:`_temporary` was asked for; the random part of its name has no dot."""
+    """What :func:`_temporary` was asked for; the random part of its name has no dot. Others may name a file alike."""
     return temporary.with_name(temporary.name[1:].rsplit(".", 2)[0] or temporary.name)
 
 
