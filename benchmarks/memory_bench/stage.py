@@ -12,10 +12,10 @@ from pathlib import Path
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.stage import JobIdentity, StageInput
-from finetune_trainer.console import Console
-from finetune_trainer.environment import Environment
-from finetune_trainer.notorch import hide_torch
-from finetune_trainer.stages import exit_code, run_stage
+from finetune_trainer.job.run import exit_code, run_stage
+from finetune_trainer.process.console import Console
+from finetune_trainer.process.environment import Environment
+from finetune_trainer.process.notorch import hide_torch
 
 __all__ = ["stage_input"]
 

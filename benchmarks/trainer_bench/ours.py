@@ -11,12 +11,13 @@ from benchmarks.trainer_bench.rows import TokenRows, load_rows
 from benchmarks.trainer_bench.worker import BATCH_SIZE, LEARNING_RATE, SEED, Order, Timer
 from finetune_api.job import LoRA
 from finetune_api.status import DatasetSummary
-from finetune_trainer.hardware import configure_threads, resolve_precision
-from finetune_trainer.model import add_lora, load_model
-from finetune_trainer.observer import LogEntry, Silent
-from finetune_trainer.plan import Hyperparameters, steps
-from finetune_trainer.prepared import PARTS, EncodedPart, Part, Prepared
-from finetune_trainer.train import train
+from finetune_trainer.data.parts import PARTS, Part
+from finetune_trainer.model.device import configure_threads, resolve_precision
+from finetune_trainer.model.load import add_lora, load_model
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared
+from finetune_trainer.training.loop import train
+from finetune_trainer.training.observer import LogEntry, Silent
+from finetune_trainer.training.plan import Hyperparameters, steps
 
 
 class _Watch(Silent):

@@ -65,7 +65,7 @@ def _joined(rows: list[tuple[list[int], list[int]]]) -> TokenRows:
 def topics(rows_file: Path, tokenizer: Any, folder: Path) -> TokenRows:
     """Encode the demo's rows the way a job does; ``folder`` is scratch."""
     from finetune_api.job import FineTuneJobSpec  # noqa: PLC0415 - not in the other trainer's environment
-    from finetune_trainer.prepare import prepare  # noqa: PLC0415
+    from finetune_trainer.prepare.prepare import prepare  # noqa: PLC0415
 
     spec = FineTuneJobSpec.model_validate(
         {

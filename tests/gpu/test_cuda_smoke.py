@@ -11,13 +11,13 @@ import torch
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.evaluate import evaluate
-from finetune_trainer.export import export, reload_and_compare
-from finetune_trainer.hardware import Precision, peak_memory_bytes, pick_device, resolve_precision
-from finetune_trainer.model import LoadedModel, add_lora, load_model
-from finetune_trainer.outcome import TrainOutcome
-from finetune_trainer.plan import Hyperparameters
-from finetune_trainer.train import train
+from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.model.device import Precision, peak_memory_bytes, pick_device, resolve_precision
+from finetune_trainer.model.load import LoadedModel, add_lora, load_model
+from finetune_trainer.output.export import export, reload_and_compare
+from finetune_trainer.training.loop import train
+from finetune_trainer.training.outcome import TrainOutcome
+from finetune_trainer.training.plan import Hyperparameters
 from tests.support.tiny_model import Architecture, make_model, make_prepared
 
 CPU = torch.device("cpu")

@@ -12,9 +12,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from finetune_api.job import FineTuneJobSpec
+from finetune_trainer.data.parts import Part
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepare import prepare
-from finetune_trainer.prepared import EncodedPart, Part, Prepared
+from finetune_trainer.prepare.prepare import prepare
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 
 __all__ = ["LABELS", "TURN_END", "Dataset", "intents", "row_ids", "spec_of", "texts_of", "write"]
 

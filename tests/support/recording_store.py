@@ -7,10 +7,10 @@ from pathlib import Path
 from typing_extensions import override
 
 from finetune_api.reasons import Reason
-from finetune_trainer.checkpoint_files import Identity
+from finetune_trainer.checkpoint.format import Identity
 from finetune_trainer.errors import StageError
-from finetune_trainer.localstore import LocalStore
-from finetune_trainer.store import OnBytes
+from finetune_trainer.storage.local import LocalStore
+from finetune_trainer.storage.store import OnBytes
 
 __all__ = ["IDENTITY", "Recording"]
 

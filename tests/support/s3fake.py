@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from finetune_api.runtime import ResolvedStorage, Storage
-from finetune_trainer.access import Access
-from finetune_trainer.store import Store
+from finetune_trainer.storage.access import Access
+from finetune_trainer.storage.store import Store
 
 __all__ = ["requests_to_a_fake_store"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.job import Split
-from finetune_trainer.prepared import PARTS, Part
-from finetune_trainer.split import Keyed, RowKeys, split_rows
+from finetune_trainer.data.parts import PARTS, Part
+from finetune_trainer.data.split import Keyed, RowKeys, split_rows
 
 __all__ = ["Cut", "plain_cut", "real_cut"]
 

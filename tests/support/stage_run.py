@@ -10,9 +10,9 @@ from typing import Any
 
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
-from finetune_trainer.console import Console
-from finetune_trainer.interrupt import Interrupt
-from finetune_trainer.stages import run_stage
+from finetune_trainer.job.run import run_stage
+from finetune_trainer.process.console import Console
+from finetune_trainer.process.interrupt import Interrupt
 from tests.support.tiny_job import environment
 
 __all__ = ["Finished", "events", "run"]

@@ -10,7 +10,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import StageName
 from finetune_api.runtime import ResolvedStorage
 from finetune_api.stage import JobIdentity, StageInput
-from finetune_trainer.environment import Environment
+from finetune_trainer.process.environment import Environment
 from tests.support.tiny_model import WORDS, learnable_rows
 
 __all__ = ["environment", "job_document", "make_stage_input", "topic_rows", "write_rows"]

@@ -28,7 +28,9 @@ from transformers import (
 )
 
 from finetune_api.status import DatasetSummary, MetricName
-from finetune_trainer.prepared import ChoiceSet, EncodedPart, Part, Prepared, TextRow
+from finetune_trainer.data.parts import Part
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared, TextRow
+from finetune_trainer.text.choices import ChoiceSet
 from tests.support.tiny_tokenizer import EOS, PAD, SPECIAL_TOKENS, make_tokenizer
 
 __all__ = ["ARCHITECTURES", "Architecture", "encode_rows", "learnable_rows", "make_model", "make_prepared"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from finetune_api.status import ValidationPoint
-from finetune_trainer.hardware import Precision
-from finetune_trainer.model import LoadedModel, load_model
-from finetune_trainer.observer import LogEntry
-from finetune_trainer.plan import Hyperparameters
-from finetune_trainer.prepared import EncodedPart, Prepared
+from finetune_trainer.model.device import Precision
+from finetune_trainer.model.load import LoadedModel, load_model
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared
+from finetune_trainer.training.observer import LogEntry
+from finetune_trainer.training.plan import Hyperparameters
 
 __all__ = ["CPU", "FULL", "Recorder", "load", "without_validation"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_api.runtime import ResolvedStorage, Storage
-from finetune_trainer.access import Access
+from finetune_trainer.storage.access import Access
 from tests.support.hubserver import HubServer, running_hub
 from tests.support.result_copy import ResultCopy
 from tests.support.s3server import S3Server, running_s3

@@ -20,7 +20,7 @@ from finetune_api.names import ENV_STAGE_INPUT
 from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import parse_report
 from finetune_trainer.__main__ import main
-from finetune_trainer.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
+from finetune_trainer.process.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
 from tests.support.tiny_job import job_document, job_spec, make_stage_input
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,7 +26,7 @@ from finetune_api.reasons import REASONS, Reason
 from finetune_api.report import StageReport, parse_report
 from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.__main__ import main
-from finetune_trainer.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
+from finetune_trainer.process.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
 from tests.support.s3proxy import full_after, read_only, running_proxy
 from tests.support.s3server import S3Server, free_port
 from tests.support.tiny_job import job_spec, make_stage_input, topic_rows

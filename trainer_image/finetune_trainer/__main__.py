@@ -20,14 +20,14 @@ from typing import get_args
 
 from finetune_api.names import StageName
 from finetune_api.report import ReportedFailure, StageReport
-from finetune_trainer.console import Console
-from finetune_trainer.environment import Environment
 from finetune_trainer.errors import StageError
-from finetune_trainer.interrupt import Interrupt, Interrupted
-from finetune_trainer.notorch import hide_torch
-from finetune_trainer.spec import local_input, stage_input_from_environment
-from finetune_trainer.stages import exit_code, failure_of, run_stage, write_report
-from finetune_trainer.uptime import seconds_since_start
+from finetune_trainer.job.input import local_input, stage_input_from_environment
+from finetune_trainer.job.run import exit_code, failure_of, run_stage, write_report
+from finetune_trainer.process.console import Console
+from finetune_trainer.process.environment import Environment
+from finetune_trainer.process.interrupt import Interrupt, Interrupted
+from finetune_trainer.process.notorch import hide_torch
+from finetune_trainer.process.startup import seconds_since_start
 
 __all__ = ["main"]
 
@@ -142,7 +142,7 @@ def _end_without_input(environment: Environment, console: Console, failure: Repo
 def _render(path: Path, *, rows: int) -> int:
     console = Console(job=path.stem, stage=None, interactive=True)
     try:
-        from finetune_trainer.preview import preview  # noqa: PLC0415 - brings jinja
+        from finetune_trainer.prepare.preview import preview  # noqa: PLC0415 - brings jinja
 
         for text in preview(local_input(path, needs_output=False), rows=rows):
             sys.stdout.write(text)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import Reason
-from finetune_trainer.prepared import PARTS
+from finetune_trainer.data.parts import PARTS
 from tests.support.prepare_kit import Dataset, intents, spec_of
 
 

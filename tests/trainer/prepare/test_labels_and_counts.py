@@ -7,7 +7,7 @@ import pytest
 from tokenizers import normalizers
 
 from finetune_api.reasons import Reason
-from finetune_trainer.prepared import PARTS
+from finetune_trainer.data.parts import PARTS
 from tests.support.prepare_kit import LABELS, Dataset, intents, spec_of
 from tests.support.tiny_tokenizer import make_tokenizer
 

@@ -19,10 +19,11 @@ from safetensors.numpy import load_file, save_file
 from finetune_api.digest import canonical_json
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
+from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepare import load_prepared, prepare, prepared_digest
-from finetune_trainer.prepared import PARTS, EncodedPart, Part, Prepared
-from finetune_trainer.preparedio import PREPARED_FILES, columns_of, fingerprint
+from finetune_trainer.prepare.folder import PREPARED_FILES, columns_of, fingerprint
+from finetune_trainer.prepare.prepare import load_prepared, prepare, prepared_digest
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from tests.support.prepare_kit import LABELS, Dataset, intents, spec_of, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,7 +132,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from finetune_api.job import FineTuneJobSpec
-from finetune_trainer.prepare import prepare, prepared_digest
+from finetune_trainer.prepare.prepare import prepare, prepared_digest
 from tests.support.tiny_tokenizer import make_tokenizer
 folder, out, spec = Path(sys.argv[1]), Path(sys.argv[2]), FineTuneJobSpec.model_validate_json(sys.argv[3])
 tokenizer = make_tokenizer(out / "tokenizer")

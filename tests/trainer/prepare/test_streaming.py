@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer import data, encode, prepare, records
+from finetune_trainer.data import readers as data
+from finetune_trainer.data import table as records
+from finetune_trainer.data.parts import PARTS
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepared import PARTS
+from finetune_trainer.prepare import prepare
+from finetune_trainer.text import encode
 from tests.support.prepare_kit import Dataset, intents, spec_of, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,7 +28,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from finetune_api.job import FineTuneJobSpec
-from finetune_trainer.prepare import prepare
+from finetune_trainer.prepare.prepare import prepare
 words = Tokenizer(models.WordLevel({"<eos>": 0, "<unk>": 1, "word": 2}, unk_token="<unk>"))
 words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
 tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")

@@ -13,9 +13,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from finetune_api.reasons import Reason
-from finetune_trainer.console import Progress
-from finetune_trainer.prepare import prepare
-from finetune_trainer.prepared import PARTS, EncodedPart
+from finetune_trainer.data.parts import PARTS
+from finetune_trainer.prepare.prepare import prepare
+from finetune_trainer.prepare.prepared import EncodedPart
+from finetune_trainer.process.console import Progress
 from tests.support.prepare_kit import LABELS, TURN_END, Dataset, intents, row_ids, spec_of, texts_of, write
 
 

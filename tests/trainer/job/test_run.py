@@ -1,0 +1,236 @@
+"""Whole stages on a two-layer model: from rows and weights in storage to a measured model in storage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_api.digest import sha256_digest, spec_digest
+from finetune_api.report import MAX_REPORT_BYTES, encode_report, parse_report
+from finetune_trainer.storage.store import sha256_file
+from tests.support.stage_run import Finished, run
+from tests.support.tiny_job import job_spec, make_stage_input, topic_rows
+from tests.support.tiny_tokenizer import TURN_END
+
+
+@pytest.fixture(params=["full_on_s3", "lora_on_disk"])
+def finished(request: pytest.FixtureRequest) -> Finished:
+    got: Finished = request.getfixturevalue(request.param)
+    return got
+
+
+def test_the_tuned_model_beats_the_baseline_beyond_chance(finished: Finished) -> None:
+    results = finished.report.results
+    assert results is not None
+    assert results.baseline.ci95 is not None
+    assert float(results.test.score) > float(results.baseline.ci95[1])
+    assert results.p_value is not None
+    assert float(results.p_value) < 0.001
+    assert float(results.gain) == pytest.approx(float(results.test.score) - float(results.baseline.score), abs=2e-4)
+
+
+def test_the_loss_falls_from_epoch_to_epoch(finished: Finished) -> None:
+    points = finished.report.validation or []
+    assert float(points[-1].loss) < 0.6 * float(points[0].loss)
+
+
+def test_baseline_and_test_are_scored_on_the_same_sealed_rows(finished: Finished) -> None:
+    results, data = finished.report.results, finished.report.dataset
+    assert results is not None
+    assert data is not None
+    assert results.baseline.total == results.test.total == data.test > 30
+
+
+def test_a_report_says_what_was_resolved_and_what_it_cost(finished: Finished) -> None:
+    resolved, compute = finished.report.resolved, finished.report.compute
+    assert resolved is not None
+    assert compute is not None
+    assert (resolved.method, resolved.precision, resolved.metric, resolved.choices) == (
+        finished.spec["training"]["method"],
+        "Float32",
+        "ChoiceAccuracy",
+        5,
+    )
+    assert resolved.model_revision
+    assert compute.train_tokens
+    assert compute.trained_parameters
+
+
+def test_the_report_fits_and_parses_and_answers_its_spec(finished: Finished) -> None:
+    data = encode_report(finished.report)
+    assert len(data) <= MAX_REPORT_BYTES
+    assert parse_report(data.decode()) == finished.report
+    assert finished.report.spec_digest == spec_digest(make_stage_input("train", finished.spec).spec)
+
+
+def test_every_log_line_is_an_event_of_the_job(finished: Finished) -> None:
+    assert all({"ts", "level", "job", "stage", "event"} <= line.keys() for line in finished.log)
+    events = {line["event"] for line in finished.log}
+    assert {"dataset", "model", "train", "validation", "baseline_score", "test_score"} <= events
+    assert not [line for line in finished.log if line["level"] == "error"]
+
+
+def test_every_file_is_in_the_manifest_with_its_digest(finished: Finished) -> None:
+    manifest = json.loads((finished.output / "manifest.json").read_bytes())
+    listed = {entry["path"]: (entry["sha256"], entry["bytes"]) for entry in manifest["files"]}
+    stored = {
+        path.relative_to(finished.output).as_posix(): (sha256_file(path), path.stat().st_size)
+        for path in finished.output.rglob("*")
+        if path.is_file()
+    }
+    assert {name: stored[name] for name in listed} == listed
+    assert set(stored) - set(listed) == {"manifest.json", "owner.json"}
+
+
+def test_the_manifest_is_the_one_that_the_report_names(finished: Finished) -> None:
+    assert finished.report.digest == sha256_digest((finished.output / "manifest.json").read_bytes())
+
+
+def test_the_manifest_says_what_the_result_was_made_from(finished: Finished) -> None:
+    manifest = json.loads((finished.output / "manifest.json").read_bytes())
+    data = finished.report.dataset
+    assert data is not None
+    assert manifest["fingerprint"] == data.fingerprint
+    assert manifest["specDigest"] == finished.report.spec_digest
+    assert manifest["image"].startswith("registry.example/trainer@sha256:")
+    assert manifest["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert {"python", "transformers", "peft"} <= manifest["versions"].keys()
+    assert manifest["seed"] == 7
+    assert manifest["templateDigest"].startswith("sha256:")
+
+
+def test_predictions_hold_both_answers_to_every_test_row(finished: Finished) -> None:
+    results = finished.report.results
+    assert results is not None
+    rows = [json.loads(line) for line in (finished.output / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == results.test.total
+    assert sum(row["tunedCorrect"] for row in rows) == results.test.correct
+    assert sum(row["baselineCorrect"] for row in rows) == results.baseline.correct
+    source = topic_rows()
+    for row in rows:
+        assert source[row["row"] - 1]["text"] in row["prompt"]
+        assert source[row["row"] - 1]["label"] == row["expected"]
+        assert (row["tuned"] == row["expected"]) is row["tunedCorrect"]
+
+
+def test_metrics_have_a_line_for_training_and_one_for_each_epoch(finished: Finished) -> None:
+    lines = [json.loads(line) for line in (finished.output / "metrics.jsonl").read_text().splitlines()]
+    assert any("train_loss" in line for line in lines)
+    assert len([line for line in lines if "valid_loss" in line]) == finished.spec["training"]["epochs"]
+
+
+def test_the_model_card_has_the_numbers_and_how_to_load(finished: Finished) -> None:
+    card, results = (finished.output / "README.md").read_text(), finished.report.results
+    assert results is not None
+    for text in (results.baseline.score, results.test.score, results.gain, "pipeline(", "95 % interval"):
+        assert text in card
+
+
+def test_results_json_holds_the_reports_numbers(finished: Finished) -> None:
+    assert finished.report.results is not None
+    stored = json.loads((finished.output / "results.json").read_bytes())
+    assert stored["results"] == finished.report.results.to_wire()
+
+
+def test_plain_transformers_loads_the_exported_model_and_answers_a_row(finished: Finished) -> None:
+    row = next(
+        json.loads(line)
+        for line in (finished.output / "predictions.jsonl").read_text().splitlines()
+        if json.loads(line)["tunedCorrect"]
+    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(finished.output / "model")
+    model: Any = AutoModelForCausalLM.from_pretrained(finished.output / "model", dtype=torch.float32)
+    chat = [{"role": "user", "content": row["prompt"]}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    # This tokenizer's turns end with another token than EOS, and the base's generation config names EOS only.
+    end = tokenizer.convert_tokens_to_ids(TURN_END)
+    answer = model.generate(**ids, max_new_tokens=12, do_sample=False, eos_token_id=end)[0, ids["input_ids"].shape[1] :]
+    assert tokenizer.decode(answer, skip_special_tokens=True).strip() == row["expected"]
+
+
+def test_adapters_are_stored_beside_the_merged_model_when_both_are_asked_for(lora_on_disk: Finished) -> None:
+    assert (lora_on_disk.output / "adapter/adapter_model.safetensors").exists()
+    names = {artifact.name for artifact in lora_on_disk.report.artifacts or []}
+    assert {"model", "adapter", "prepared", "predictions", "results", "report"} == names
+
+
+def test_two_stages_and_one_prepare_the_same_rows(full_on_s3: Finished, lora_on_disk: Finished) -> None:
+    assert full_on_s3.report.dataset is not None
+    assert lora_on_disk.report.dataset is not None
+    assert full_on_s3.report.dataset.fingerprint == lora_on_disk.report.dataset.fingerprint
+
+
+def test_prepare_reports_the_rows_and_needs_no_weights(full_on_s3: Finished) -> None:
+    assert full_on_s3.prepare is not None
+    assert full_on_s3.prepare.dataset == full_on_s3.report.dataset
+    assert full_on_s3.prepare.results is None
+    assert full_on_s3.prepare.digest == sha256_digest((full_on_s3.output / "prepared/manifest.json").read_bytes())
+
+
+def test_nothing_is_left_in_the_work_folder(tiny: Path, tmp_path: Path) -> None:
+    spec = job_spec(
+        model=f"file://{tiny}/model/", rows=f"file://{tmp_path}/none.jsonl", output=f"file://{tmp_path}/out/"
+    )
+    run(make_stage_input("train", spec, includes_prepare=True), tmp_path)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_job_whose_report_was_lost_reports_again_without_training(cheap: dict[str, Any], tmp_path: Path) -> None:
+    stage_input = make_stage_input("train", cheap, includes_prepare=True)
+    first, _ = run(stage_input, tmp_path)
+    second, log = run(stage_input, tmp_path)
+    assert second == first
+    assert second.reused is None
+    assert "already_complete" in {line["event"] for line in log}
+    assert "train" not in {line["event"] for line in log}
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a file is gone": lambda out: (out / "model/config.json").unlink(),
+    "a file has other content": lambda out: (out / "model/config.json").write_bytes(
+        (out / "model/config.json").read_bytes().swapcase()
+    ),
+    "the manifest is another job's": lambda out: (out / "manifest.json").write_bytes(
+        (out / "manifest.json").read_bytes().replace(b"uid-1", b"uid-2")
+    ),
+    "the manifest is another document": lambda out: (out / "manifest.json").write_text('{"report": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_result_is_made_again(damage: str, cheap: dict[str, Any], tmp_path: Path) -> None:
+    stage_input = make_stage_input("train", cheap, includes_prepare=True)
+    first, _ = run(stage_input, tmp_path)
+    DAMAGES[damage](tmp_path / "out")
+    second, log = run(stage_input, tmp_path)
+    assert "train" in {line["event"] for line in log}
+    # The same rows, order and arithmetic: the same model.
+    assert second.results == first.results
+    assert (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_fresh_run_trains_again(cheap: dict[str, Any], tmp_path: Path) -> None:
+    stage_input = make_stage_input("train", cheap, includes_prepare=True)
+    run(stage_input, tmp_path)
+    _, log = run(stage_input, tmp_path, fresh=True)
+    assert "train" in {line["event"] for line in log}
+
+
+def test_the_manifest_is_gone_while_a_result_is_replaced(
+    cheap: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage_input = make_stage_input("train", cheap, includes_prepare=True)
+    run(stage_input, tmp_path)
+
+    def crash(*_: object, **__: object) -> None:
+        raise KeyError("boom")
+
+    monkeypatch.setattr("finetune_trainer.job.train.load_model", crash)
+    run(stage_input, tmp_path, fresh=True)
+    assert not (tmp_path / "out/manifest.json").exists()

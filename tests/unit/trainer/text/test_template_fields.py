@@ -1,0 +1,226 @@
+"""From a row's values to what a template needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from finetune_api.job import Template
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.text.template.catalog import resolve_template
+from finetune_trainer.text.template.fields import Message, Projected, choose, project, row_choices, to_messages
+
+
+def projected(template: dict[str, Any], values: dict[str, Any]) -> Projected:
+    return project(resolve_template(Template.model_validate(template)), values)
+
+
+FIELDS = {
+    "sentiment": ["text", "label"],
+    "topic": ["text", "label"],
+    "intent": ["text", "label"],
+    "nli": ["premise", "hypothesis", "label"],
+    "qa": ["context", "question", "answer"],
+    "summarization": ["text", "summary"],
+    "instruction": ["instruction", "input", "output"],
+    "multiple-choice": ["question", "choices", "answer"],
+    "raw": ["prompt", "completion"],
+    "messages": ["messages"],
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_fields_of_every_template_are_as_promised(name: str) -> None:
+    template = resolve_template(Template.model_validate({"name": name}))
+    assert [f.name for f in template.fields] == FIELDS[name]
+    assert [f.name for f in template.fields if f.optional] == (["input"] if name == "instruction" else [])
+    assert all(f.description for f in template.fields)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            {"name": "intent", "columns": {"utterance": "text"}},
+            "maps 'utterance', which is no field of template intent; its fields are text, label",
+        ),
+        ({"name": "intent", "choices": ["a", " a"]}, "choices has 'a' twice"),
+        ({"name": "intent", "choices": ["a", " "]}, "an empty choice"),
+    ],
+)
+def test_a_template_that_can_not_be_meant_is_refused(template: dict[str, Any], message: str) -> None:
+    with pytest.raises(StageError) as caught:
+        resolve_template(Template.model_validate(template))
+    assert caught.value.reason is Reason.TEMPLATE_INVALID
+    assert message in caught.value.message
+
+
+def test_columns_are_mapped_to_fields_and_texts_are_stripped() -> None:
+    row = {"utterance": " where is it? ", "label": "card arrival\n", "other": 1}
+    assert projected({"name": "intent", "columns": {"text": "utterance"}}, row) == Projected(
+        {"text": "where is it?"}, "card arrival"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(3, "3"), (0, "0"), (1.5, "1.5"), (True, "true"), (False, "false"), ("x", "x")]
+)
+def test_plain_json_values_become_text(value: object, text: str) -> None:
+    assert projected({"name": "intent"}, {"text": "t", "label": value}).answer == text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"text": "a"}, "column 'label' is missing"),
+        ({"text": "a", "label": None}, "column 'label' is empty"),
+        ({"text": " \n", "label": "x"}, "column 'text' is empty"),
+        ({"text": ["a"], "label": "x"}, "column 'text' holds a list, not a text"),
+        ({"text": {"a": 1}, "label": "x"}, "column 'text' holds a JSON object, not a text"),
+        ({"text": "a", "label": ["x"]}, "column 'label' holds a list, not a text"),
+        ({"text": [], "label": "x"}, "column 'text' is empty"),
+    ],
+)
+def test_a_row_that_lacks_what_the_template_needs_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        projected({"name": "intent"}, values)
+
+
+@pytest.mark.parametrize("more", [{}, {"input": None}, {"input": ""}, {"input": " "}])
+def test_an_optional_field_may_be_missing(more: dict[str, Any]) -> None:
+    row = {"instruction": "do", "output": "done", **more}
+    assert projected({"name": "instruction"}, row) == Projected({"instruction": "do", "input": ""}, "done")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"), [("no", "no"), (" no ", "no"), (0, "yes"), ("1", "no"), (2, "1"), ("2", "1"), (1, "1")]
+)
+def test_an_answer_names_a_given_choice_by_text_or_else_by_number_from_0(answer: object, choice: str) -> None:
+    # "1" is a choice itself here, so the number 1 as an answer means that choice ...
+    choices = ["yes", "no", "1"] if choice == "1" else ["yes", "no", "maybe"]
+    row = {"text": "t", "label": answer}
+    assert projected({"name": "intent", "choices": choices}, row).answer == choice
+
+
+@pytest.mark.parametrize("answer", ["maybe", "NO", 2, -1, "A", True, 1.0, "1.0"])
+def test_an_answer_that_names_no_given_choice_is_refused(answer: object) -> None:
+    with pytest.raises(ValueError, match="none of the choices"):
+        projected({"name": "intent", "choices": ["yes", "no"]}, {"text": "t", "label": answer})
+
+
+@pytest.mark.parametrize("answer", ["green", "B", 1, "1"])
+def test_a_row_with_choices_of_its_own_names_the_right_one_by_text_letter_or_number(answer: object) -> None:
+    row = {"question": "q", "choices": ["red", "green"], "answer": answer}
+    assert projected({"name": "multiple-choice"}, row) == Projected(
+        {"question": "q", "choices": ["red", "green"]}, "green", choices=("red", "green")
+    )
+
+
+def test_multiple_choice_with_choices_in_the_spec_needs_no_column_for_them() -> None:
+    row = {"question": "q", "answer": 1}
+    assert projected({"name": "multiple-choice", "choices": ["yes", "no"]}, row) == Projected({"question": "q"}, "no")
+
+
+@pytest.mark.parametrize(("answer", "choice"), [("A", "A"), ("B", "red")])
+def test_a_choice_that_is_a_letter_itself_means_what_it_says(answer: str, choice: str) -> None:
+    assert choose(answer, ["green", "red", "A"], names=tuple("ABC")) == choice
+
+
+def test_labels_in_the_data_name_the_choices() -> None:
+    choices, names = row_choices({"text": ["red", "green"], "label": [1, "2"]}, "c")
+    assert (choices, names) == (("red", "green"), ("1", "2"))
+    assert choose("1", choices, names=names) == "red"
+    assert choose(2, choices, names=names) == "green"
+    with pytest.raises(ValueError, match="none of the choices"):
+        choose("0", choices, names=names)
+
+
+@pytest.mark.parametrize("value", [["a", 1], '["a", "1"]', {"text": ["a", "1"]}, '{"text": ["a", 1]}'])
+def test_choices_are_a_list_or_an_object_with_texts_or_either_as_json(value: object) -> None:
+    assert row_choices(value, "c") == (("a", "1"), ())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a, b", "'c' is no JSON list"),
+        (7, "'c' is no list of texts"),
+        (["a", ["b"]], "'c' is no list of texts"),
+        (["a", None], "'c' is no list of texts"),
+        ({"other": ["a", "b"]}, "'c' is no list of texts"),
+        (["a"], "'c' has fewer than two choices"),
+        (["a", " a"], "'c' has the same choice twice"),
+        (["a", " "], "'c' has an empty choice"),
+        ({"text": ["a", "b"], "label": ["A"]}, "'c' has not one label for each choice"),
+    ],
+)
+def test_other_choices_are_refused(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        row_choices(value, "c")
+
+
+def turns(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": f" {role} {i} "} for i, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("user", "assistant"),
+        ("system", "user", "assistant"),
+        ("user", "assistant", "user", "assistant"),
+    ],
+)
+def test_the_last_turn_is_the_answer_and_all_before_it_the_prompt(roles: tuple[str, ...]) -> None:
+    expected = [Message(role, f"{role} {i}") for i, role in enumerate(roles)]
+    assert list(to_messages(turns(*roles), "m")) == expected
+    assert list(to_messages(json.dumps(turns(*roles)), "m")) == expected
+    result = projected({"name": "messages", "columns": {"messages": "m"}}, {"m": turns(*roles)})
+    assert (list(result.messages), result.answer) == (expected[:-1], expected[-1].content)
+    assert result.inputs == {"messages": [{"role": m.role, "content": m.content} for m in expected[:-1]]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("text", "'m' is no JSON list of messages"),
+        ({"role": "user"}, "'m' is no list of objects"),
+        (["a"], "'m' is no list of objects"),
+        ([], "the last message must have role assistant"),
+        (turns("user"), "the last message must have role assistant"),
+        (turns("user", "assistant", "user"), "the last message must have role assistant"),
+        (turns("system", "assistant"), "alternate between user and assistant, the user first"),
+        (turns("assistant"), "alternate between user and assistant, the user first"),
+        (turns("user", "user", "assistant"), "alternate between user and assistant"),
+        (turns("user", "assistant", "assistant"), "alternate between user and assistant"),
+        (turns("user", "system", "assistant"), "only the first message may have role system"),
+        (turns("user", "tool", "assistant"), "message 2 has role 'tool'"),
+        ([{"content": "a"}], "message 1 has role 'None'"),
+        ([{"role": "user", "content": ""}], "message 1 has no text"),
+        ([{"role": "user", "content": None}], "message 1 has no text"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "message 1 has no text"),
+    ],
+)
+def test_other_conversations_are_refused(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_messages(value, "m")
+
+
+def test_the_digest_changes_with_everything_that_changes_a_rendering() -> None:
+    specs: list[dict[str, Any]] = [
+        {"name": "intent"},
+        {"name": "topic"},
+        {"name": "intent", "columns": {"text": "utterance"}},
+        {"name": "intent", "choices": ["a", "b"]},
+        {"name": "intent", "choices": ["b", "a"]},
+        {"inline": {"prompt": "a", "completion": "b"}},
+        {"inline": {"prompt": "b", "completion": "a"}},
+        {"name": "raw"},
+        {"name": "instruction"},
+    ]
+    digests = [resolve_template(Template.model_validate(s)).digest for s in specs]
+    assert len(set(digests)) == len(specs)
+    assert digests[0] == resolve_template(Template.model_validate({"name": "intent", "columns": {}})).digest

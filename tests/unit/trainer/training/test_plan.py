@@ -1,0 +1,153 @@
+"""The plan of a training: order of rows, micro-batches, learning rate, chosen numbers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.job import EarlyStopping, LoRA, Training
+from finetune_trainer.data.sample import row_sample
+from finetune_trainer.evaluation.batches import length_groups
+from finetune_trainer.training.plan import BatchLimits, learning_rate_factor, micro_batches, resolve, step_seed, steps
+
+
+@given(seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 50), n=st.integers(1, 300), batch=st.integers(1, 64))
+def test_an_epoch_holds_every_row_once(seed: int, epoch: int, n: int, batch: int) -> None:
+    assert sorted(np.concatenate(steps(seed, epoch, n, batch)).tolist()) == list(range(n))
+
+
+@given(n=st.integers(1, 300), batch=st.integers(1, 64))
+def test_steps_hold_at_most_a_batch_and_differ_by_at_most_one_row(n: int, batch: int) -> None:
+    sizes = [len(s) for s in steps(1, 0, n, batch)]
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
+    assert len(sizes) == -(-n // batch)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    orders = {(seed, epoch): tuple(np.concatenate(steps(seed, epoch, 50, 8))) for seed in (1, 2) for epoch in (0, 1)}
+    assert len(set(orders.values())) == 4
+    assert tuple(np.concatenate(steps(1, 1, 50, 8))) == orders[1, 1]
+
+
+def test_the_order_never_changes_between_releases() -> None:
+    assert np.concatenate(steps(7, 0, 10, 4)).tolist() == [8, 4, 3, 6, 2, 1, 0, 5, 9, 7]
+
+
+def test_every_step_has_a_seed_of_its_own() -> None:
+    seeds = {step_seed(seed, step) for seed in range(20) for step in range(50)}
+    assert len(seeds) == 1000
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+lengths_of_rows = st.lists(st.integers(1, 40), min_size=1, max_size=9)
+
+
+@given(lengths=lengths_of_rows, tokens=st.integers(1, 120), labels=st.integers(1, 60), overhead=st.integers(0, 30))
+def test_micro_batches_hold_every_row_once_within_the_limits(
+    lengths: list[int], tokens: int, labels: int, overhead: int
+) -> None:
+    sizes = np.array(lengths)
+    supervised = np.maximum(1, sizes // 3)
+    batches = micro_batches(
+        np.arange(len(sizes)), sizes, supervised, BatchLimits(tokens=tokens, labels=labels, overhead=overhead)
+    )
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(sizes)))
+    for batch in batches:
+        if len(batch) > 1:
+            assert int(sizes[batch].max()) * len(batch) <= tokens
+            assert supervised[batch].sum() <= labels
+
+
+@given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7), overhead=st.integers(0, 30))
+def test_no_other_cut_of_the_sorted_rows_costs_less(lengths: list[int], overhead: int) -> None:
+    sizes = np.array(lengths)
+    limits = BatchLimits(tokens=100, labels=10**6, overhead=overhead)
+
+    def cost(batches: list[list[int]]) -> int:
+        return sum(max(b) * len(b) + overhead for b in batches)
+
+    ordered = sorted(lengths, reverse=True)
+    possible = []
+    for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
+        batches = [[ordered[0]]]
+        for cut, size in zip(cuts, ordered[1:], strict=True):
+            if cut:
+                batches.append([])
+            batches[-1].append(size)
+        if all(len(b) == 1 or max(b) * len(b) <= limits.tokens for b in batches):
+            possible.append(cost(batches))
+    made = [sizes[b].tolist() for b in micro_batches(np.arange(len(sizes)), sizes, sizes, limits)]
+    assert cost(made) == min(possible)
+
+
+def test_micro_batches_take_only_the_rows_of_the_step() -> None:
+    sizes = np.array([5, 100, 5, 100, 6])
+    batches = micro_batches(np.array([4, 0, 2]), sizes, sizes, BatchLimits(tokens=18, labels=99, overhead=5))
+    assert [b.tolist() for b in batches] == [[4, 0, 2]]
+
+
+@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=50), budget=st.integers(1, 100))
+def test_length_groups_hold_every_row_once_longest_first(lengths: list[int], budget: int) -> None:
+    sizes = np.array(lengths)
+    groups = length_groups(sizes, budget)
+    flat = np.concatenate(groups)
+    assert sorted(flat.tolist()) == list(range(len(sizes)))
+    assert sizes[flat].tolist() == sorted(lengths, reverse=True)
+    assert all(len(g) == 1 or sizes[g].max() * len(g) <= budget for g in groups)
+
+
+def test_a_limited_evaluation_scores_the_same_scattered_rows_each_time() -> None:
+    sample = row_sample(1000, 50)
+    assert len(set(sample.tolist())) == 50
+    assert sample.tolist() == sorted(sample.tolist()) == row_sample(1000, 50).tolist()
+    assert sample.min() < 200
+    assert sample.max() > 800
+
+
+@pytest.mark.parametrize("limit", [None, 5, 9])
+def test_a_limit_beyond_the_rows_scores_all(limit: int | None) -> None:
+    assert row_sample(5, limit).tolist() == [0, 1, 2, 3, 4]
+
+
+@given(total=st.integers(1, 500))
+def test_the_learning_rate_rises_then_falls_and_never_reaches_zero(total: int) -> None:
+    factors = [learning_rate_factor(s, total) for s in range(total)]
+    top = factors.index(max(factors))
+    assert max(factors) == 1.0
+    assert top == int(0.05 * total)
+    assert factors[:top] == sorted(factors[:top])
+    assert factors[top:] == sorted(factors[top:], reverse=True)
+    assert min(factors) > 0
+
+
+def test_a_training_that_says_nothing_is_lora_with_chosen_numbers() -> None:
+    chosen = resolve(Training(), rows=327, parameters=135_000_000)
+    assert (chosen.method, chosen.batch_size, chosen.learning_rate, chosen.epochs) == ("LoRA", 16, "5e-4", 3)
+    assert chosen.lora == LoRA()
+    assert chosen.patience is None
+
+
+def test_what_the_spec_says_is_kept() -> None:
+    training = Training(method="Full", batch_size=7, learning_rate="3e-3", early_stopping=EarlyStopping(patience=2))
+    chosen = resolve(training, rows=10, parameters=1)
+    assert (chosen.method, chosen.batch_size, chosen.learning_rate, chosen.patience) == ("Full", 7, "3e-3", 2)
+    assert chosen.lora is None
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(1, 4), (80, 4), (160, 8), (327, 16), (640, 32), (10**6, 32)])
+def test_small_sets_get_small_batches(rows: int, batch: int) -> None:
+    assert resolve(Training(), rows=rows, parameters=1).batch_size == batch
+
+
+def test_adapters_of_larger_models_take_smaller_steps_too() -> None:
+    assert resolve(Training(), rows=100, parameters=3 * 10**9).learning_rate == "2e-4"
+
+
+@pytest.mark.parametrize(("parameters", "rate"), [(135e6, "5e-5"), (3e9, "2e-5"), (13e9, "1e-5")])
+def test_larger_models_take_smaller_steps_in_full_fine_tunes(parameters: float, rate: str) -> None:
+    assert resolve(Training(method="Full"), rows=100, parameters=int(parameters)).learning_rate == rate

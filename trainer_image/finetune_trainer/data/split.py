@@ -1,0 +1,300 @@
+"""Cuts rows into train, validation and test before anything is rendered; pure.
+
+The same input never stands in two parts: not as a duplicate, not with another output, not in another row of the same
+group. What prepare knows of a row arrives as a :class:`Keyed`: hashes only, so that nothing here depends on templates.
+
+By default a row's part follows from a hash of seed and key alone. Adding rows then moves none (the ratios are met
+approximately, as any random cut does). With strata the ratios are exact to one group, and adding rows may move some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.job import Split
+from finetune_trainer.data.parts import PARTS, Part
+
+__all__ = ["Keyed", "RowKeys", "SplitResult", "exact_key", "input_key", "split_rows"]
+
+Ints = NDArray[np.int64]
+
+_SPAN: Final = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """What the split knows of one row.
+
+    Attributes
+    ----------
+    key
+        Of the input, from :func:`input_key`.
+    output
+        Of the expected output, from :func:`exact_key`.
+    group
+        Value of ``split.groupBy`` as text; None without it or where the row has none.
+    stratum
+        Value of ``split.stratifyBy`` as text.
+    """
+
+    key: bytes
+    output: bytes
+    group: str | None = None
+    stratum: str | None = None
+
+
+class RowKeys:
+    """What the split knows of all rows, column by column: 37 bytes a row, 24 more for one that is in a group."""
+
+    def __init__(self) -> None:
+        self.keys, self.outputs, self.given = bytearray(), bytearray(), bytearray()
+        self.strata = array("i")
+        self.marks: dict[str, int] = {}
+        self.grouped, self.groups = array("q"), bytearray()
+
+    def __len__(self) -> int:
+        return len(self.given)
+
+    def add(self, row: Keyed, part: Part = "train") -> None:
+        """Append a row; ``part`` is the one that its own file stands for, ``train`` if there is one file."""
+        if row.group is not None:
+            self.grouped.append(len(self))
+            self.groups += _digest(row.group)
+        # None and text are told apart by the mark in front.
+        mark = "-" if row.stratum is None else f"={row.stratum}"
+        self.strata.append(self.marks.setdefault(mark, len(self.marks)))
+        self.keys += row.key
+        self.outputs += row.output
+        self.given.append(PARTS.index(part))
+
+
+@dataclass(frozen=True, slots=True)
+class SplitResult:
+    """Where each row went.
+
+    Attributes
+    ----------
+    sides
+        int8 (rows,): index into ``PARTS``, -1 for a row that is left out.
+    duplicates
+        Rows left out because the same input and output came before.
+    conflicts
+        Remaining rows whose input also stands with another output.
+    leaked
+        Rows taken out because a given part that is more sealed holds the same input or group.
+    """
+
+    sides: NDArray[np.int8]
+    duplicates: int
+    conflicts: int
+    leaked: int
+
+    def count(self, part: Part) -> int:
+        """Rows of a part."""
+        return int((self.sides == PARTS.index(part)).sum())
+
+
+def _digest(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _fold(value: Any) -> Any:
+    """Normalise all text in a JSON value: NFKC, case folded, white space as single blanks."""
+    if isinstance(value, str):
+        # Folding can make new compositions, hence twice (Unicode Standard, section 3.13, D146).
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
+        return " ".join(folded.split())
+    if isinstance(value, Mapping):
+        return {k: _fold(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fold(v) for v in value]
+    return value
+
+
+def _trim(value: Any) -> Any:
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if isinstance(value, Mapping):
+        return {k: _trim(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_trim(v) for v in value]
+    return value
+
+
+def input_key(columns: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that are equal for inputs that differ in case, width or white space only."""
+    return _digest(_fold(dict(columns)))
+
+
+def exact_key(columns: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that are equal for outputs that differ in white space only; case matters in an answer."""
+    return _digest(_trim(dict(columns)))
+
+
+def split_rows(rows: RowKeys, split: Split) -> SplitResult:
+    """Give every row a part.
+
+    Parameters
+    ----------
+    rows
+        All rows, in the order of their files. Those of a file that stands for ``train`` are cut by the percents, all
+        others keep their part.
+    split
+        Percents, seed, and whether there are strata. Percents of given parts are 0 (a rule of the API).
+
+    Returns
+    -------
+    SplitResult
+        Parts may be empty; the caller knows which may be.
+    """
+    given = np.frombuffer(rows.given, dtype=np.int8)
+    key, first = _ranks(rows.keys)
+    kept = _first_of_each(given, key, _ranks(rows.outputs)[0])
+    component, names = _components(rows, key, first)
+    # Of two given parts that share a component the more sealed one keeps it: test wins, then validation.
+    most_sealed = np.full(len(names), -1, dtype=np.int8)
+    np.maximum.at(most_sealed, component[kept], given[kept])
+    clean = kept[given[kept] == most_sealed[component[kept]]]
+    # All rows of an input now stand in one part, each with another output.
+    outputs = np.bincount(key[clean], minlength=len(first))
+    sides = np.full(len(rows), -1, dtype=np.int8)
+    sides[clean] = given[clean]
+    train = clean[given[clean] == 0]
+    sides[train] = _cut(rows, train, component[train], names, split)
+    return SplitResult(sides, len(rows) - len(kept), int((outputs[key[clean]] > 1).sum()), len(kept) - len(clean))
+
+
+def _ranks(digests: bytearray) -> tuple[Ints, Ints]:
+    """Number 16-byte digests by their order: (number of each, place of the first of each number)."""
+    words = np.array(memoryview(digests).cast("B"), dtype=np.uint8).view(">u8").astype(np.uint64).reshape(-1, 2)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.cumsum(new) - 1
+    return ranks, order[new]
+
+
+def _first_of_each(given: NDArray[np.int8], key: Ints, output: Ints) -> Ints:
+    """Places of the first row of the same input and output in each given part; between parts it is a leak instead."""
+    order = np.lexsort((output, key, given))  # stable: of equal rows the first stays first
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = np.logical_or.reduce([c[order[1:]] != c[order[:-1]] for c in (given, key, output)])
+    return np.sort(order[new])
+
+
+class _Names:
+    """Names of components by number; in the order of the numbers they are in order too."""
+
+    def __init__(self, rows: RowKeys, groups: Ints, keys: Ints) -> None:
+        self._rows, self._groups, self._keys = rows, groups, keys
+
+    def __len__(self) -> int:
+        return len(self._groups) + len(self._keys)
+
+    def __getitem__(self, number: int) -> bytes:
+        # The first byte keeps groups apart from keys and sorts them before.
+        if number < len(self._groups):
+            at = 16 * int(self._groups[number])
+            return b"g" + self._rows.groups[at : at + 16]
+        at = 16 * int(self._keys[number - len(self._groups)])
+        return b"k" + self._rows.keys[at : at + 16]
+
+
+def _components(rows: RowKeys, key: Ints, first: Ints) -> tuple[Ints, _Names]:
+    """Join rows that share an input or a group: (number of each row's set, names by number).
+
+    The name is the least group digest in a set, or its key without groups: rows added to a set leave its name as it is,
+    so that the set stays in its part. Duplicates count here though they are left out: they tie their group to their
+    input, and the result doesn't depend on which of them came first.
+    """
+    group, first_of_group = _ranks(rows.groups)
+    names = _Names(rows, first_of_group, first)
+    key = key + len(first_of_group)
+    least = np.arange(len(names), dtype=np.int64)
+    ties = _pairs(key[np.array(rows.grouped, dtype=np.int64)], group, len(first_of_group))
+    while True:
+        before = least.copy()
+        lower = np.minimum(before[ties[0]], before[ties[1]])
+        for end in ties:
+            np.minimum.at(least, end, lower)
+        least = least[least]
+        if (least == before).all():
+            return least[key], names
+
+
+def _pairs(one: Ints, other: Ints, others: int) -> tuple[Ints, Ints]:
+    """Distinct pairs, ``others`` being above any number of the second."""
+    distinct = np.unique(one * others + other)
+    return distinct // max(1, others), distinct % max(1, others)
+
+
+def _point(seed: int, name: bytes) -> int:
+    """A number below 2^64 that stands for a component under a seed."""
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8, salt=seed.to_bytes(16, "big")).digest(), "big")
+
+
+def _cut(rows: RowKeys, train: Ints, component: Ints, names: _Names, split: Split) -> NDArray[np.int8]:
+    """Cut rows, ``component`` being that of each; test first, so that it stays when validation changes."""
+    numbers, member = np.unique(component, return_inverse=True)
+    points = np.fromiter((_point(split.seed, names[n]) for n in numbers), dtype=np.uint64, count=len(numbers))
+    if split.stratify_by is None:
+        sides = np.zeros(len(numbers), dtype=np.int8)
+        for part, percent in (
+            ("validation", split.test_percent + split.validation_percent),
+            ("test", split.test_percent),
+        ):
+            # In whole numbers: point x 100 < percent x 2^64.
+            bound = -(-percent * _SPAN // 100) - 1
+            if bound >= 0:
+                sides[points <= np.uint64(bound)] = PARTS.index(part)
+        return sides[member]
+    return _cut_strata(_majority(rows, train, member), points, np.bincount(member), split)[member]
+
+
+def _majority(rows: RowKeys, train: Ints, member: Ints) -> Ints:
+    """Number of each component's most frequent stratum, in the order of the strata's names; the least of equals."""
+    order = {mark: number for number, mark in enumerate(sorted(rows.marks))}
+    ranks = np.array([order[mark] for mark in rows.marks], dtype=np.int64)
+    strata = ranks[np.frombuffer(rows.strata, dtype=np.int32)[train]]
+    distinct, counts = np.unique(member * len(ranks) + strata, return_counts=True)
+    component, stratum = distinct // len(ranks), distinct % len(ranks)
+    best = np.lexsort((stratum, -counts, component))
+    _, first = np.unique(component[best], return_index=True)
+    result: Ints = stratum[best][first]
+    return result
+
+
+def _cut_strata(strata: Ints, points: NDArray[np.uint64], sizes: Ints, split: Split) -> NDArray[np.int8]:
+    """Give every component a side: exact to one component in each stratum."""
+    sides = np.zeros(len(strata), dtype=np.int8)
+    order = np.lexsort((points, strata))
+    starts = np.flatnonzero(np.diff(strata[order], prepend=-1))
+    owed = {"test": 0, "validation": 0}
+    percents: dict[Part, int] = {"test": split.test_percent, "validation": split.validation_percent}
+    for members in np.split(order, starts[1:]):
+        size, at = int(sizes[members].sum()), 0
+        for part, percent in percents.items():
+            # In hundredths of a row; what one stratum could not give exactly, the next makes up for, so that many
+            # small strata don't all round down to nothing; no stratum gives more than its share and one group.
+            owed[part] += size * percent
+            share = size * percent
+            while at < len(members) and min(owed[part], share) > 0:
+                rows = int(sizes[members[at]])
+                if 2 * owed[part] < 100 * rows:
+                    break
+                sides[members[at]] = PARTS.index(part)
+                owed[part] -= 100 * rows
+                share -= 100 * rows
+                at += 1
+    return sides

@@ -1,0 +1,79 @@
+"""From the spec to encoded rows: fetch the tokenizer and the files, and prepare them. Shared by both stages.
+
+Nothing is stored here: rows that only decide whether an earlier result can be reused never leave the scratch folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from finetune_api.reasons import Reason
+from finetune_api.status import Resolved
+from finetune_trainer.errors import StageError
+from finetune_trainer.job.context import Work
+from finetune_trainer.prepare.folder import PREPARED
+from finetune_trainer.prepare.prepare import prepare
+from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.storage.fetch import FetchedModel, fetch_dataset, fetch_model
+from finetune_trainer.storage.modelfiles import check_no_code
+
+__all__ = ["fetch_tokenizer", "load_tokenizer", "prepare_rows", "resolved_of"]
+
+
+def fetch_tokenizer(work: Work) -> FetchedModel:
+    """Bring the tokenizer here, and resolve the revision of the model that it belongs to."""
+    with work.console.step("fetch_tokenizer", "fetch the tokenizer") as progress:
+        return fetch_model(
+            work.spec.model, access=work.access, folder=work.folder / "model", progress=progress, weights=False
+        )
+
+
+def prepare_rows(work: Work, model_folder: Path) -> Prepared:
+    """Fetch the rows and encode them with the tokenizer in ``model_folder``, into ``work.folder / PREPARED``."""
+    with work.console.step("fetch_rows", "fetch the rows") as progress:
+        files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)
+    prepared = prepare(
+        spec=work.spec,
+        files=files,
+        tokenizer=load_tokenizer(model_folder, work.spec.model.uri),
+        folder=work.folder / PREPARED,
+        step=work.console.step,
+    )
+    work.console.event("dataset", **{**prepared.summary.to_wire(), "metric": prepared.metric})
+    return prepared
+
+
+def load_tokenizer(folder: Path, place: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder; code that the folder brings along is never run.
+
+    Raises
+    ------
+    StageError
+        UnsafeModel, ModelInvalid.
+    """
+    check_no_code(folder)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        raise StageError(
+            Reason.MODEL_INVALID,
+            f"model.uri: the tokenizer of {place} can't be loaded: {' '.join(str(error).split())[:300]}",
+        ) from error
+    return tokenizer
+
+
+def resolved_of(work: Work, prepared: Prepared, *, model_revision: str) -> Resolved:
+    """Return what prepare chose where the spec left a choice."""
+    choices = prepared.choice_sets[0].texts if len(prepared.choice_sets) == 1 else None
+    return Resolved(
+        method=work.spec.training.method,
+        metric=prepared.metric,
+        choices=len(choices) if choices else None,
+        template_digest=prepared.template_digest,
+        image=work.stage_input.image,
+        model_revision=model_revision,
+    )

@@ -1,0 +1,163 @@
+"""The prepared rows below output.uri: written once for a job, whatever number of attempts it takes.
+
+Who prepares stores them, their manifest last. Train receives them by the digest that prepare reported, and a later
+attempt of the preparing stage finds them by the job's uid, so the rows of a job can't change under it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from finetune_api.digest import sha256_digest
+from finetune_api.reasons import Reason
+from finetune_api.report import StageReport
+from finetune_api.status import Artifact
+from finetune_trainer.data.parts import PARTS
+from finetune_trainer.errors import StageError
+from finetune_trainer.job.context import Work
+from finetune_trainer.job.dataset import fetch_tokenizer, prepare_rows, resolved_of
+from finetune_trainer.output.folder import artifact_of, clear
+from finetune_trainer.output.ownership import check_owner
+from finetune_trainer.prepare.folder import PREPARED
+from finetune_trainer.prepare.prepare import load_prepared
+from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.storage.files import FileEntry, entries_of, files_of, parse_entries, publish, read_back
+
+__all__ = ["Handover", "StoredPrepared", "prepare_once", "receive_prepared"]
+
+PREPARED_MANIFEST: Final = PREPARED + "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPrepared:
+    """What was stored: the digest of its manifest, its files by their key below output.uri, and the sum of them."""
+
+    digest: str
+    entries: tuple[FileEntry, ...]
+    artifact: Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """The rows, the revision of the model whose tokenizer encoded them, and what prepare reports of them."""
+
+    prepared: Prepared
+    model_revision: str
+    stored: StoredPrepared
+    report: StageReport
+
+
+def prepare_once(work: Work) -> Handover:
+    """Return this job's rows: those that an earlier attempt stored, else prepared now and stored.
+
+    A fresh run prepares in any case, and replaces what is stored if it differs.
+
+    Raises
+    ------
+    StageError
+        Any reason of reading, templating and storing.
+    """
+    stored = _stored_rows(work)
+    if stored is not None and not work.fresh:
+        work.console.event("already_prepared", "the rows were prepared and stored before")
+        return stored
+    model = fetch_tokenizer(work)
+    prepared = prepare_rows(work, model.folder)
+    files = files_of(work.folder / PREPARED, PREPARED)
+    report = StageReport(
+        stage="prepare",
+        spec_digest=work.spec_digest,
+        dataset=prepared.summary,
+        resolved=resolved_of(work, prepared, model_revision=model.revision),
+    )
+    document = {
+        "version": 1,
+        "jobUid": work.stage_input.job.uid,
+        "specDigest": work.spec_digest,
+        "fingerprint": prepared.summary.fingerprint,
+        "modelRevision": model.revision,
+        "report": report.to_wire(),
+        "files": [entry.to_wire() for entry in entries_of(files)],
+    }
+    data = (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+    if stored is not None and stored.stored.digest == sha256_digest(data):
+        return stored
+    with work.console.step("upload_prepared", "store the prepared rows") as progress:
+        # State of other rows must not be continued, nor files of theirs be taken for this job's.
+        check_owner(work.output, work.stage_input.job)
+        clear(work.output)
+        entries = publish(work.output, files, progress)
+        back = work.folder / "prepared_back"
+        read_back(work.output, entries, back, progress)
+        shutil.rmtree(back)
+        work.output.put_bytes(PREPARED_MANIFEST, data)
+    return _handover(prepared, document, data, entries)
+
+
+def receive_prepared(work: Work) -> Handover:
+    """Download what prepare stored and check that it is just that.
+
+    Raises
+    ------
+    StageError
+        VerificationFailed: something differs from what prepare reported; InvalidSpec: nothing was reported.
+    """
+    expected = work.stage_input.prepared_digest
+    if expected is None:
+        raise StageError(Reason.INVALID_SPEC, "the stage input has no preparedDigest, and train doesn't prepare itself")
+    data = work.output.get_bytes(PREPARED_MANIFEST)
+    if sha256_digest(data) != expected:
+        place = work.output.uri + PREPARED_MANIFEST
+        raise StageError(Reason.VERIFICATION_FAILED, f"{place} is not what the prepare stage wrote there")
+    return _fetch(work, json.loads(data), data)
+
+
+def _stored_rows(work: Work) -> Handover | None:
+    """Return what an earlier attempt of this very job stored, None if it isn't all there."""
+    if work.output.size(PREPARED_MANIFEST) is None:
+        return None
+    data = work.output.get_bytes(PREPARED_MANIFEST)
+    try:
+        document: dict[str, Any] = json.loads(data)
+        if (document["jobUid"], document["specDigest"]) != (work.stage_input.job.uid, work.spec_digest):
+            return None
+        return _fetch(work, document, data)
+    except (ValueError, KeyError, TypeError, ValidationError):
+        what = f"{work.output.uri}{PREPARED_MANIFEST} can't be read"
+    except StageError as error:
+        if error.reason is not Reason.VERIFICATION_FAILED:
+            raise
+        what = error.message
+    work.console.event("prepared_damaged", f"{what}; the rows are prepared anew", level="warning")
+    return None
+
+
+def _fetch(work: Work, document: dict[str, Any], data: bytes) -> Handover:
+    place = work.output.uri + PREPARED_MANIFEST
+    folder = work.folder / "stored"
+    with work.console.step("fetch_prepared", "fetch the prepared rows") as progress:
+        entries = parse_entries(document["files"], place=place)
+        read_back(work.output, entries, folder, progress)
+        prepared = load_prepared(folder / PREPARED)
+    if any(part not in prepared.parts for part in PARTS):
+        raise StageError(Reason.VERIFICATION_FAILED, f"{place} lacks a part of the rows")
+    return _handover(prepared, document, data, entries)
+
+
+def _handover(prepared: Prepared, document: dict[str, Any], data: bytes, entries: list[FileEntry]) -> Handover:
+    digest = sha256_digest(data)
+    entries = [*entries, FileEntry(PREPARED_MANIFEST, digest, len(data))]
+    stored = StoredPrepared(digest=digest, entries=tuple(entries), artifact=artifact_of("prepared", PREPARED, entries))
+    # Neither digest nor sum can stand in the document that they are made of.
+    report = StageReport.model_validate({**document["report"], "digest": digest})
+    return Handover(
+        prepared=prepared,
+        model_revision=document["modelRevision"],
+        stored=stored,
+        report=report.model_copy(update={"artifacts": [stored.artifact]}),
+    )

@@ -1,0 +1,152 @@
+"""Runs a stage from its input to its report; every failure becomes a reason, and no secret gets into a message."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Final
+
+from finetune_api.digest import spec_digest
+from finetune_api.reasons import REASONS, Reason
+from finetune_api.report import ReportedFailure, StageReport, encode_report
+from finetune_api.stage import StageInput
+from finetune_trainer.errors import StageError
+from finetune_trainer.job.context import Work
+from finetune_trainer.process.console import Console
+from finetune_trainer.process.environment import Environment
+from finetune_trainer.process.interrupt import Interrupt
+from finetune_trainer.process.logs import logging_to
+from finetune_trainer.process.watchdog import Watchdog, stacks
+from finetune_trainer.storage.access import Access
+
+__all__ = ["exit_code", "failure_of", "run_stage", "write_report"]
+
+MAX_MESSAGE: Final = 1024
+
+
+def run_stage(
+    stage_input: StageInput,
+    *,
+    environment: Environment,
+    console: Console,
+    fresh: bool = False,
+    interrupt: Interrupt | None = None,
+) -> StageReport:
+    """Run a stage.
+
+    Parameters
+    ----------
+    fresh
+        Train again even if an earlier attempt of this job has completed the result.
+    interrupt
+        Whoever handles SIGTERM; without one the stage is never told to stop.
+
+    Returns
+    -------
+    StageReport
+        Results, or the failure; ordinary exceptions don't leave this function.
+
+    Raises
+    ------
+    Interrupted
+        The process was told to stop, and the state of the training is saved.
+    """
+    digest = stage_input.spec_digest or spec_digest(stage_input.spec)
+    console.hide(environment.secrets())
+    interrupt = interrupt or Interrupt()
+    watchdog = Watchdog(
+        stage_input.stall_seconds,
+        signs=lambda: console.signs,
+        stalled=lambda: _end_stalled(
+            stage_input, digest, environment=environment, console=console, interrupt=interrupt
+        ),
+    )
+    try:
+        with (
+            logging_to(console),
+            watchdog,
+            tempfile.TemporaryDirectory(dir=environment.work_dir, prefix="stage-") as scratch,
+        ):
+            access = Access(
+                storage=stage_input.storage, credentials_dir=environment.credentials_dir, scratch=Path(scratch)
+            )
+            work = Work(
+                stage_input=stage_input,
+                spec_digest=digest,
+                environment=environment,
+                console=console,
+                access=access,
+                folder=Path(scratch),
+                output=access.open("output", stage_input.output_uri),
+                fresh=fresh,
+                interrupt=interrupt,
+            )
+            return _run(work)
+    except Exception as error:  # whatever it is, it has to reach the report
+        failure = failure_of(error, console)
+        return StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure)
+
+
+def _run(work: Work) -> StageReport:
+    # Imported when needed: prepare does without torch's arithmetic and loads in half the time.
+    if work.stage_input.stage == "prepare":
+        from finetune_trainer.job.prepare import run_prepare  # noqa: PLC0415
+
+        return run_prepare(work)
+    from finetune_trainer.job.train import run_train  # noqa: PLC0415
+
+    return run_train(work)
+
+
+def _end_stalled(
+    stage_input: StageInput, digest: str, *, environment: Environment, console: Console, interrupt: Interrupt
+) -> None:
+    """Report and end the process from beside: whatever hangs can't be asked to."""
+    if interrupt.requested:
+        return  # the grace period ends it
+    where = f", in step {console.running}" if console.running else ""
+    console.event("stalled", level="error", threads=stacks())
+    error = StageError(Reason.STALLED, f"no sign of progress for {stage_input.stall_seconds} s{where}")
+    report = StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure_of(error, console))
+    if environment.termination_log is not None:
+        write_report(report, environment.termination_log)
+    interrupt.leave(exit_code(report))
+
+
+def failure_of(error: Exception, console: Console) -> ReportedFailure:
+    """Turn an exception into what is reported, and log it; only what can't be explained has its traceback logged."""
+    if isinstance(error, MemoryError):
+        error = StageError(Reason.OUT_OF_MEMORY, "the process ran out of memory")
+    elif type(error).__module__.startswith("torch") and type(error).__name__ == "OutOfMemoryError":
+        error = StageError(Reason.GPU_OUT_OF_MEMORY, "the GPU's memory was full")
+    if isinstance(error, StageError):
+        reason, text = error.reason, f"{error.message.rstrip('. ')}. {REASONS[error.reason].mend}"
+        console.event("failed", f"{reason}: {text}", level="error", reason=str(reason))
+    else:
+        reason, text = Reason.TRAINER_ERROR, f"{type(error).__name__}: {error}"
+        trace = "".join(traceback.format_exception(error))
+        console.event(
+            "failed", trace if console.interactive else text, level="error", reason=str(reason), traceback=trace
+        )
+        text = f"{text[:400]}. {REASONS[reason].mend}"
+    return ReportedFailure(reason=reason, message=_one_line(console.redact(text)))
+
+
+def _one_line(text: str) -> str:
+    """Make text fit for a status: one line of printable characters, at most 1,024."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    short = " ".join(printable.split())
+    return short if len(short) <= MAX_MESSAGE else short[: MAX_MESSAGE - 1] + "…"
+
+
+def exit_code(report: StageReport) -> int:
+    """Exit code of the process: 0, or the reason's (1 for a reason that only the operator finds)."""
+    if report.failure is None:
+        return 0
+    return REASONS[report.failure.reason].exit_code or 1
+
+
+def write_report(report: StageReport, path: Path) -> None:
+    """Write the termination message."""
+    path.write_bytes(encode_report(report))

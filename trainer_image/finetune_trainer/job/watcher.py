@@ -1,0 +1,86 @@
+"""Shows what the loop and the evaluator tell: on the console, and as ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TextIO
+
+from finetune_api.status import ValidationPoint
+from finetune_trainer.process.console import Console, Progress, no_progress
+from finetune_trainer.training.observer import LogEntry
+
+__all__ = ["TrainingWatcher"]
+
+
+class TrainingWatcher:
+    """Writes what loop and evaluator tell to ``metrics.jsonl`` and to the console.
+
+    ``progress`` is the running step's; set it to show how far evaluation or training is.
+    """
+
+    def __init__(self, console: Console, metrics: TextIO) -> None:
+        self._console = console
+        self._metrics = metrics
+        self.progress: Progress = no_progress
+        self._training = False
+
+    def resume(self, metrics: str) -> None:
+        """Begin with what an earlier attempt wrote to ``metrics.jsonl`` up to the state that this one goes on from."""
+        self._metrics.write(metrics)
+        self._metrics.flush()
+
+    def training(self, progress: Progress) -> None:
+        """Show optimizer steps from now on; evaluations during training don't move the bar."""
+        self.progress, self._training = progress, True
+
+    def evaluating(self, progress: Progress) -> None:
+        """Show scored rows from now on."""
+        self.progress, self._training = progress, False
+
+    def on_log(self, entry: LogEntry) -> None:
+        """Training metrics."""
+        values: dict[str, Any] = {
+            "train_loss": round(entry.loss, 6),
+            "train_mean_token_accuracy": round(entry.token_accuracy, 6),
+            "learning_rate": entry.learning_rate,
+            "grad_norm": round(entry.grad_norm, 6),
+            "tokens_per_second": round(entry.tokens_per_second, 1),
+        }
+        self._write({"step": entry.step, "epoch": round(entry.epoch, 4), **values})
+        if self._console.interactive:
+            self.progress(entry.step, entry.total_steps)
+        else:
+            self._console.event(
+                "train", step=entry.step, total_steps=entry.total_steps, epoch=round(entry.epoch, 4), **values
+            )
+
+    def on_validation(self, point: ValidationPoint) -> None:
+        """An epoch's validation."""
+        self._write(
+            {
+                "step": point.step,
+                "epoch": point.epoch,
+                "valid_loss": float(point.loss),
+                "valid_accuracy": float(point.score),
+            }
+        )
+        self._console.event(
+            "validation",
+            f"epoch {point.epoch}: validation loss {point.loss}, score {point.score}"
+            if self._console.interactive
+            else None,
+            epoch=point.epoch,
+            step=point.step,
+            loss=float(point.loss),
+            score=float(point.score),
+        )
+
+    def on_evaluated(self, done: int, total: int) -> None:
+        """Rows scored so far."""
+        self._console.alive()
+        if not self._training:
+            self.progress(done, total)
+
+    def _write(self, values: dict[str, object]) -> None:
+        self._metrics.write(json.dumps(values) + "\n")
+        self._metrics.flush()

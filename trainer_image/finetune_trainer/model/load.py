@@ -1,0 +1,265 @@
+"""A model folder becomes a model: checked for unsafe content, loaded in the resolved precision, adapters added.
+
+The folder comes from a tenant. Only safetensors are read (pickles run code when they are opened), and code that a
+folder brings along is never run.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from finetune_api.job import LoRA
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.model.device import Precision, dtype_of, gpu_memory_errors
+from finetune_trainer.model.flops import Shape
+from finetune_trainer.model.head import CompletionHead
+from finetune_trainer.storage.modelfiles import check_no_code, json_object
+
+__all__ = ["LoadedModel", "add_lora", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
+
+PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+_LOADING_ERRORS: Final = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+"""What transformers raises at a broken folder; it has no exception of its own."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, kw_only=True)
+class LoadedModel:
+    """A model with all that scoring, training and export need to know of it.
+
+    Attributes
+    ----------
+    model
+        The network itself; with LoRA, its linear layers carry the adapters.
+    adapter
+        peft's view of the same network, for saving the adapters; None without LoRA.
+    folder
+        Where it was loaded from: the untouched base.
+    stored_dtype
+        Type of the weights in that folder; exports keep it.
+    head
+        Runs the model and returns logits at chosen positions.
+    eos_ids
+        Tokens that end a text, as the folder's generation config has them.
+    weights
+        After training: the trained parameters by name, on the CPU, as exact as they will be stored.
+    branching
+        Whether answers can share a prompt's forward pass by an attention mask; None until it was tried.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    device: torch.device
+    precision: Precision
+    stored_dtype: torch.dtype
+    head: CompletionHead
+    eos_ids: frozenset[int]
+    adapter: Any = None
+    weights: dict[str, torch.Tensor] | None = None
+    branching: bool | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the base model, tied ones counted once, adapters not counted."""
+        return sum(p.numel() for n, p in self.model.named_parameters() if "lora_" not in n)
+
+    @property
+    def trained_parameters(self) -> int:
+        """Parameters that training changes."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what must not or cannot be loaded, before any library opens it.
+
+    Raises
+    ------
+    StageError
+        UnsafeModel for code of its own or weights as pickles; ModelInvalid for a folder that is no causal language
+        model with weights.
+    """
+    if not (folder / "config.json").exists():
+        raise StageError(Reason.MODEL_INVALID, "model.uri: there is no config.json in the folder")
+    check_no_code(folder)
+    if (folder / "adapter_config.json").exists():
+        raise StageError(
+            Reason.MODEL_INVALID, "model.uri: the folder holds an adapter; merge it into its base model first"
+        )
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+    if pickles:
+        raise StageError(
+            Reason.UNSAFE_MODEL, f"model.uri: the weights are stored as {pickles[0]}, a format that can run code"
+        )
+    raise StageError(Reason.MODEL_INVALID, "model.uri: there are no weights (*.safetensors) in the folder")
+
+
+def load_model(folder: Path, *, device: torch.device, precision: Precision) -> LoadedModel:
+    """Load a causal language model and its tokenizer from a local folder; nothing is fetched.
+
+    Raises
+    ------
+    StageError
+        UnsafeModel, ModelInvalid with the library's own words as cause, or GPUOutOfMemory.
+    """
+    check_folder(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if config.is_encoder_decoder:
+            raise StageError(Reason.MODEL_INVALID, f"model.uri: {config.model_type} is an encoder-decoder model")
+        if getattr(config, "quantization_config", None) is not None:
+            raise StageError(Reason.MODEL_INVALID, "model.uri: the weights are quantised; use the original ones")
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        loading: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype_of(precision),
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except _LOADING_ERRORS as error:
+        raise StageError(Reason.MODEL_INVALID, f"model.uri: transformers can't load the folder: {error}") from error
+    model: PreTrainedModel
+    model, info = loading
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise StageError(
+            Reason.MODEL_INVALID, f"model.uri: the weights lack {len(missing)} tensors, among them {missing[0]}"
+        )
+    with gpu_memory_errors("loading the model"):
+        torch.nn.Module.to(model, device)
+    model.eval()
+    eos = model.generation_config.eos_token_id
+    # The library fills every unset option from here: a repetition penalty would make greedy decoding something else.
+    model.generation_config = GenerationConfig()
+    head = CompletionHead(model)
+    head.check(embedding_rows(model), device)
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        folder=folder,
+        device=device,
+        precision=precision,
+        stored_dtype=_stored_dtype(folder),
+        head=head,
+        eos_ids=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
+    )
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Number of token ids that the model knows."""
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])
+
+
+def _stored_dtype(folder: Path) -> torch.dtype:
+    """What a plain ``from_pretrained`` makes of the folder: config.json's dtype, else that of the first weights."""
+    from safetensors import safe_open  # noqa: PLC0415 - only here, and cheap
+
+    config = json_object(folder / "config.json")
+    name = config.get("dtype") or config.get("torch_dtype")
+    if isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype):
+        return getattr(torch, name)  # type: ignore[no-any-return] # checked on the line above
+    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as weights:
+        for key in weights.keys():  # noqa: SIM118 - not a mapping
+            dtype: torch.dtype = weights.get_tensor(key).dtype
+            if dtype.is_floating_point:
+                return dtype
+    return torch.float32
+
+
+def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> None:
+    """Put adapters on every linear layer of the blocks, in place; never on embeddings or head (they may be tied).
+
+    The adapters start as a zero update, so the model's answers are still those of the base. They have the type of the
+    base weights; the optimizer keeps 32-bit masters.
+
+    Raises
+    ------
+    StageError
+        ModelInvalid for an architecture whose layers can't carry adapters.
+    """
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=float(lora.dropout),
+        target_modules="all-linear",
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in loaded.model.modules()),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        loaded.adapter = get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        kind = loaded.model.config.model_type
+        raise StageError(
+            Reason.MODEL_INVALID,
+            f"model.uri: training.method LoRA is not possible with {kind}, but Full is: {error}",
+        ) from error
+    loaded.model.eval()
+
+
+def shape_of(loaded: LoadedModel) -> Shape:
+    """Count what the compute estimate needs; adapters and trained parameters as they stand now."""
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
+
+    head = loaded.model.get_output_embeddings()
+    body = adapters = 0
+    for name, module in loaded.model.named_modules():
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head:
+            if "lora_" in name:
+                adapters += module.weight.numel()
+            else:
+                body += module.weight.numel()
+    config = loaded.model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", 0)  # recurrent models have none
+    head_width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    return Shape(
+        parameters=loaded.parameters,
+        trained=loaded.trained_parameters,
+        body=body,
+        head=head.weight.numel() if isinstance(head, torch.nn.Linear) else 0,
+        attention_width=config.num_hidden_layers * heads * head_width,
+        adapters=adapters,
+    )
+
+
+def convert(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Convert the floating-point parameters in place.
+
+    Not the buffers, as ``Module.to`` does: rotary frequencies lose their meaning as bfloat16.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)

@@ -1,0 +1,211 @@
+"""Who may write at output.uri: the job that claimed it first, until one with ``ifExists: Overwrite`` takes it.
+
+``owner.json`` decides. It is written with If-None-Match, so of several jobs that come at once exactly one gets an empty
+folder. Taking it over is not conditional, since not every store can replace a file only if it is still the one that was
+read; of two jobs that overwrite at once, the later write wins, and the loser finds out at its next check: before train
+begins, before each checkpoint and each upload of results, before and after ``manifest.json`` is written.
+
+What remains open: an upload that is under way when the folder is taken can't be called back, so for as long as it lasts
+it may replace a file of the new owner. Whoever takes a result is safe all the same, by the digests in manifest and
+status. And a job that loses the folder after its last check has succeeded: its result was complete before it was
+replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from finetune_api.digest import canonical_json
+from finetune_api.reasons import Reason
+from finetune_api.stage import JobIdentity
+from finetune_trainer.errors import StageError
+from finetune_trainer.output.folder import MANIFEST, OWNER, clear
+from finetune_trainer.output.manifest import Manifest, read_manifest
+from finetune_trainer.storage.store import Store
+
+__all__ = ["EarlierResult", "check_owner", "claim", "describe_job", "publish_manifest"]
+
+IfExists = Literal["Reuse", "Fail", "Overwrite"]
+
+_REMEMBERED: Final = 16
+"""Earlier owners that ``owner.json`` names, newest last."""
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9./-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owner:
+    """``owner.json``; empty words where somebody else's file says nothing usable."""
+
+    uid: str
+    job: str
+    replaced: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return _words(self.job, self.uid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierResult:
+    """The result of another job that fills the folder; whether it can stand for ours is not decided yet."""
+
+    owner: str
+    manifest: Manifest
+
+
+def claim(
+    store: Store, job: JobIdentity, *, spec_digest: str, if_exists: IfExists, again: bool = False
+) -> EarlierResult | None:
+    """Take the folder for this job, or find that it has it already.
+
+    A folder of the same job is its own whatever ``if_exists`` says. Of others, Overwrite takes every folder, the rest
+    an empty one only: files without an owner may be somebody's model.
+
+    Parameters
+    ----------
+    again
+        Overwrite even what was taken from this very job. False in a pod: a job overwrites once, so two of them don't
+        take the folder from each other for ever. True where a person starts it anew.
+
+    Returns
+    -------
+    EarlierResult | None
+        None: the folder is ours. Else another job's complete result, with Reuse only; nothing was written then.
+
+    Raises
+    ------
+    StageError
+        OutputExists, naming the folder, its owner and the mend; AccessDenied, StorageUnavailable.
+    """
+    owner = _read(store)
+    if owner is None:
+        strangers = store.list(limit=1)
+        # Another attempt of this job may have come in between; then the owner's name decides below.
+        if strangers and (owner := _read(store)) is None:
+            if if_exists != "Overwrite":
+                raise _exists(
+                    f"{store.uri} holds files that no job wrote, such as {strangers[0].key[:200]!r}; set "
+                    "output.ifExists: Overwrite to take the folder all the same"
+                )
+            _take(store, job, spec_digest, None)
+            return None
+    if owner is None:
+        store.put_bytes(OWNER, _document(job, spec_digest), if_none_match=True)
+        # Read back even after a successful write: not every store honours the condition.
+        owner = _parse(store.get_bytes(OWNER))
+    if owner.uid == job.uid:
+        return None
+    if if_exists == "Overwrite":
+        if job.uid in owner.replaced and not again:
+            raise _lost(store, owner)
+        _take(store, job, spec_digest, owner)
+        return None
+    return _earlier(store, owner, if_exists)
+
+
+def _earlier(store: Store, owner: _Owner, if_exists: IfExists) -> EarlierResult:
+    manifest = read_manifest(store.get_bytes(MANIFEST)) if store.size(MANIFEST) is not None else None
+    # A job that has lost the folder may have left its manifest there; the owner's own counts.
+    if manifest is None or manifest.job.uid != owner.uid:
+        raise _exists(
+            f"{store.uri} holds files of another job ({owner}) and no complete result of it; let that job finish, or "
+            "set output.ifExists: Overwrite to replace them"
+        )
+    if if_exists == "Fail":
+        raise _exists(
+            f"{store.uri} holds the complete result of another job ({owner}), and output.ifExists is Fail; set "
+            "output.ifExists: Reuse to take a result of the same spec, model and rows, or Overwrite to replace it"
+        )
+    return EarlierResult(owner=str(owner), manifest=manifest)
+
+
+def _take(store: Store, job: JobIdentity, spec_digest: str, owner: _Owner | None) -> None:
+    """Make the folder ours: first it is no longer complete, then it is no longer theirs, then their files go.
+
+    Stopped in between, the job comes back as the owner of a folder without prepared rows of its own, and whoever
+    prepares rows clears the folder first.
+    """
+    store.delete(MANIFEST)
+    replaced = (*owner.replaced, owner.uid)[-_REMEMBERED:] if owner else ()
+    store.put_bytes(OWNER, _document(job, spec_digest, replaced), if_none_match=owner is None)
+    check_owner(store, job)
+    clear(store)
+
+
+def check_owner(store: Store, job: JobIdentity) -> None:
+    """Make sure that the folder is still this job's.
+
+    Raises
+    ------
+    StageError
+        OutputExists, naming who took it; VerificationFailed when ``owner.json`` is gone.
+    """
+    owner = _parse(store.get_bytes(OWNER))
+    if owner.uid != job.uid:
+        raise _lost(store, owner)
+
+
+def publish_manifest(store: Store, job: JobIdentity, data: bytes) -> None:
+    """Write ``manifest.json``, which makes the result complete, unless the folder is no longer this job's.
+
+    Raises
+    ------
+    StageError
+        OutputExists: another job took the folder, before or meanwhile; VerificationFailed: something else was read
+        back.
+    """
+    check_owner(store, job)
+    store.put_bytes(MANIFEST, data)
+    try:
+        check_owner(store, job)
+    except StageError:
+        if store.size(MANIFEST) is not None and store.get_bytes(MANIFEST) == data:
+            store.delete(MANIFEST)
+        raise
+    if store.get_bytes(MANIFEST) != data:
+        raise StageError(Reason.VERIFICATION_FAILED, f"{store.uri}{MANIFEST} is not what was written there")
+
+
+def describe_job(job: JobIdentity) -> str:
+    """Name the job of somebody else's document; only plain words of it are repeated."""
+    return _words(f"{job.namespace}/{job.name}".strip("/"), job.uid)
+
+
+def _words(*values: str) -> str:
+    return ", ".join(value for value in values if _PLAIN.fullmatch(value)) or "unknown owner"
+
+
+def _document(job: JobIdentity, spec_digest: str, replaced: tuple[str, ...] = ()) -> bytes:
+    name = f"{job.namespace}/{job.name}".strip("/")
+    owner: dict[str, Any] = {"jobUid": job.uid, "job": name, "specDigest": spec_digest}
+    return canonical_json({**owner, "replaced": replaced} if replaced else owner)
+
+
+def _read(store: Store) -> _Owner | None:
+    return None if store.size(OWNER) is None else _parse(store.get_bytes(OWNER))
+
+
+def _parse(data: bytes) -> _Owner:
+    """Read an owner; the file may have been written by anybody."""
+    try:
+        value: Any = json.loads(data)
+    except ValueError:
+        value = None
+    document: dict[str, Any] = value if isinstance(value, dict) else {}
+    replaced = document.get("replaced")
+    return _Owner(
+        uid=str(document.get("jobUid", "")),
+        job=str(document.get("job", "")),
+        replaced=tuple(str(one) for one in replaced[-_REMEMBERED:]) if isinstance(replaced, list) else (),
+    )
+
+
+def _exists(text: str) -> StageError:
+    return StageError(Reason.OUTPUT_EXISTS, f"output.uri: {text}")
+
+
+def _lost(store: Store, owner: _Owner) -> StageError:
+    return _exists(f"{store.uri} was taken over by another job ({owner})")

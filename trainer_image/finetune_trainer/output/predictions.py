@@ -1,0 +1,35 @@
+"""Every test row with both answers, and the report's numbers, as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune_api.report import StageReport
+from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.prepare.prepared import TextRow
+
+__all__ = ["write_predictions", "write_results"]
+
+
+def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation, test: Evaluation) -> None:
+    """Write one line a test row: what was asked, what was expected, and both answers."""
+    with path.open("w", encoding="utf-8") as file:
+        for before, after in zip(baseline.rows, test.rows, strict=True):
+            text = texts[after.index]
+            line = {
+                "row": after.row,
+                "prompt": text.prompt,
+                "expected": text.completion,
+                "baseline": before.predicted,
+                "tuned": after.predicted,
+                "baselineCorrect": before.correct,
+                "tunedCorrect": after.correct,
+            }
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def write_results(path: Path, report: StageReport) -> None:
+    """Write the report's numbers as ``results.json``."""
+    path.write_text(json.dumps(report.to_wire(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,210 @@
+"""Rows through renderer and encoder, chunk by chunk; the loop of ``prepare.py``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+from finetune_api.reasons import Reason
+from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.parts import Part
+from finetune_trainer.data.table import Record, shown_columns
+from finetune_trainer.errors import StageError
+from finetune_trainer.prepare.keys import TemplateRow
+from finetune_trainer.prepare.prepared import TextRow
+from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.text.encode import Encoded, Example
+from finetune_trainer.text.template.catalog import PromptTemplate
+from finetune_trainer.text.template.render import Renderer, Unrendered
+
+__all__ = ["ExampleEncoder", "RowEncoder", "RowSink"]
+
+
+class ExampleEncoder(Protocol):
+    """What makes tokens of rendered rows: :class:`~finetune_trainer.text.encode.Encoder`, or who only looks at them."""
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
+        """Encode rows; a text says why one can't be used."""
+
+    def choices(self, texts: Sequence[str]) -> ChoiceSet:
+        """Encode possible answers; ValueError where two are the same to the model."""
+
+
+class RowSink(Protocol):
+    """Where encoded rows go."""
+
+    def add_choices(self, choices: ChoiceSet) -> int:
+        """Take a choice set that has not come before and return its number; called from another thread than ``add``."""
+
+    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
+        """Take a row; ``choice_set`` and ``answer`` are -1 without choices."""
+
+
+class RowEncoder:
+    """Renders and encodes rows chunk by chunk.
+
+    Parameters
+    ----------
+    sink
+        Takes the encoded rows.
+    template, renderer, encoder
+        What makes tokens of a row; no renderer for ``messages``.
+    bad
+        Takes the rows that fail.
+    columns
+        Of the data, to tell a column that this row lacks from one that no row has.
+    choices
+        The possible answers of every row; None where they are open or each row has its own.
+
+    Raises
+    ------
+    StageError
+        TemplateInvalid: ``choices`` has two that are the same tokens to this model.
+    """
+
+    def __init__(
+        self,
+        *,
+        sink: RowSink,
+        template: PromptTemplate,
+        renderer: Renderer | None,
+        encoder: ExampleEncoder,
+        bad: BadRowLog,
+        columns: Sequence[str],
+        choices: tuple[str, ...] | None,
+    ) -> None:
+        self.template, self.renderer, self.encoder, self.bad, self.columns = template, renderer, encoder, bad, columns
+        self.sink, self.choices = sink, choices
+        self._numbers: dict[bytes, int] = {}  # of choice sets, by a digest: there may be one a row
+        if choices is not None:
+            try:
+                self._choice_set(choices)
+            except ValueError as e:
+                raise StageError(Reason.TEMPLATE_INVALID, f"dataset.template: {e}") from e
+
+    def encode(self, chunks: Iterable[Sequence[tuple[Part, TemplateRow]]]) -> Iterator[int]:
+        """Render and encode rows, each of the part that the split gave it; rows that fail go to the bad ones.
+
+        One chunk is tokenised while the next one is read and rendered.
+
+        Parameters
+        ----------
+        chunks
+            Rows in the order of their files; two chunks are held at once.
+
+        Yields
+        ------
+        int
+            Rows of each chunk that is done.
+
+        Raises
+        ------
+        StageError
+            TemplateInvalid or ModelInvalid: no row could be encoded; DatasetInvalid: a bad row where none may be.
+        """
+        with ThreadPoolExecutor(max_workers=1) as thread:
+            tokenised: Future[list[tuple[Encoded, int] | str]] | None = None
+            rendered: list[tuple[Part, Record, Example]] = []
+            size = 0
+            for chunk in chunks:
+                following = list(self._render(chunk))
+                next_one = thread.submit(self._tokenise, [example for _, _, example in following])
+                if tokenised is not None:
+                    self._store(rendered, tokenised.result())
+                    yield size
+                tokenised, rendered, size = next_one, following, len(chunk)
+            if tokenised is not None:
+                self._store(rendered, tokenised.result())
+                yield size
+
+    def _tokenise(self, examples: Sequence[Example]) -> list[tuple[Encoded, int] | str]:
+        """Encode rows, with the number of each one's choice set; in one thread, as tokenizers serve one at a time."""
+        results: list[tuple[Encoded, int] | str] = []
+        for example, result in zip(examples, self.encoder.encode(examples), strict=True):
+            if isinstance(result, str):
+                results.append(result)
+                continue
+            try:
+                results.append((result, self._choice_set(example.choices) if example.choices else -1))
+            except ValueError as e:
+                results.append(str(e))
+        return results
+
+    def _store(
+        self, rendered: Sequence[tuple[Part, Record, Example]], results: Sequence[tuple[Encoded, int] | str]
+    ) -> None:
+        for (part, record, example), result in zip(rendered, results, strict=True):
+            if isinstance(result, str):
+                self.bad.add(record.where, result)
+                continue
+            encoded, choice_set = result
+            answer = example.choices.index(example.completion) if example.choices else -1
+            text = TextRow(record.number, _prompt_text(example), example.completion)
+            self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer)
+
+    def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
+        if self.renderer is None:
+            for part, row in rows:
+                assert row.projected is not None  # noqa: S101  # messages is a named template
+                record = row.record
+                example = Example(record.where, row.projected.messages, row.projected.answer, self._choices_of(row))
+                if self._answer_is_known(record, example):
+                    yield part, record, example
+            return
+        results = self.renderer.render((row.record.where, self._context(row)) for _, row in rows)
+        for (part, row), result in zip(rows, results, strict=True):
+            record = row.record
+            if isinstance(result, Unrendered):
+                self._unrendered(record, result)
+                continue
+            example = Example(record.where, result.prompt, result.completion, self._choices_of(row))
+            if self._answer_is_known(record, example):
+                yield part, record, example
+
+    def _context(self, row: TemplateRow) -> dict[str, Any]:
+        choices = list(self._choices_of(row))
+        if row.projected is None:
+            # A column wins over the two names that templates get besides the columns.
+            return {"choices": choices, "row": row.record.values, **row.record.values}
+        return {"choices": choices, **row.projected.inputs, str(self.template.answer): row.projected.answer}
+
+    def _choices_of(self, row: TemplateRow) -> tuple[str, ...]:
+        if self.choices is not None:
+            return self.choices
+        own = row.projected.choices if row.projected is not None else None
+        return own or ()
+
+    def _answer_is_known(self, record: Record, example: Example) -> bool:
+        if not example.choices or example.completion in example.choices:
+            return True
+        shown = repr(example.completion if len(example.completion) <= 60 else example.completion[:57] + "...")
+        if self.template.choices is None:
+            self.bad.add(record.where, f"the answer {shown} is no label of the train rows; list it in template.choices")
+        else:
+            self.bad.add(record.where, f"the answer {shown} is none of dataset.template.choices")
+        return False
+
+    def _unrendered(self, record: Record, result: Unrendered) -> None:
+        if result.unknown is not None and result.unknown not in self.columns:
+            raise StageError(
+                Reason.TEMPLATE_INVALID,
+                f"dataset.template.inline uses {result.unknown!r}, which is no column; {shown_columns(self.columns)}",
+            )
+        nulls = [c for c, v in record.values.items() if v is None] if result.unknown is None else []
+        self.bad.add(record.where, result.why + (f" (null columns: {', '.join(nulls)})" if nulls else ""))
+
+    def _choice_set(self, choices: tuple[str, ...]) -> int:
+        digest = hashlib.blake2b(json.dumps(choices).encode(), digest_size=16).digest()
+        number = self._numbers.get(digest)
+        if number is None:
+            number = self._numbers[digest] = self.sink.add_choices(self.encoder.choices(choices))
+        return number
+
+
+def _prompt_text(example: Example) -> str:
+    if isinstance(example.prompt, str):
+        return example.prompt
+    return "\n\n".join(f"{m.role}: {m.content}" for m in example.prompt)

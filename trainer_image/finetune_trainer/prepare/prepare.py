@@ -1,0 +1,239 @@
+"""Prepares a dataset: read, split, render, encode, check; what comes out is all that train needs besides the model.
+
+The order matters: rows are split before anything is rendered, the label set comes from the train rows alone, and the
+rows of all parts go through the same renderer and the same encoder. Rows are read anew in each pass and written as
+they come, so that memory holds some 50 bytes of each, whatever its length. No torch here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from finetune_api.job import Evaluation, FineTuneJobSpec
+from finetune_api.reasons import Reason
+from finetune_api.status import DatasetSummary, MetricName
+from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.parts import PARTS, Part
+from finetune_trainer.data.split import SplitResult, split_rows
+from finetune_trainer.data.table import read_table
+from finetune_trainer.errors import StageError
+from finetune_trainer.prepare.encode_rows import RowEncoder
+from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
+from finetune_trainer.prepare.folder_writer import PreparedWriter
+from finetune_trainer.prepare.keys import KeyedTable, TemplateRow, key_rows
+from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.process.console import Steps, no_steps
+from finetune_trainer.text.encode import Encoder, tokenizer_digest
+from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
+from finetune_trainer.text.template.render import Renderer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["label_set", "load_prepared", "placed_rows", "prepare", "prepared_digest"]
+
+MAX_LABELS: Final = 256
+"""As many as ``dataset.template.choices`` may hold; a column with more values is no label."""
+
+_CHUNK_ROWS: Final = 1024
+_CHUNK_BYTES: Final = 2**19
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(
+    *,
+    spec: FineTuneJobSpec,
+    files: Mapping[str, Path],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    step: Steps = no_steps,
+) -> Prepared:
+    """Turn dataset files into encoded rows, and write them as a prepared folder.
+
+    Parameters
+    ----------
+    spec
+        ``dataset``, ``training.maxLength`` and ``evaluation`` are used.
+    files
+        Local files by ``all``, or by ``train``, ``validation``, ``test``; with the endings of their URIs.
+    tokenizer
+        The model's.
+    folder
+        Gets the files of ``PREPARED_FILES``; scratch files lie beside it meanwhile.
+    step
+        Begins each pass over the rows: ``read_rows``, ``split_rows`` and ``encode_rows``, which count rows.
+
+    Returns
+    -------
+    Prepared
+        The rows, mapped from ``folder``.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid, TemplateInvalid, ModelInvalid or InvalidSpec, with the row, column or field that is wrong.
+    """
+    template = resolve_template(spec.dataset.template)
+    encoder = Encoder(tokenizer, max_length=spec.training.max_length, separator=template.separator)
+    if template.name == MESSAGES and encoder.chat is None:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
+            "model, or the templates instruction or raw",
+        )
+    bad = BadRowLog(spec.dataset.bad_rows)
+    with contextlib.ExitStack() as stack:
+        renderer: Renderer | None = None
+        if template.name != MESSAGES:
+            renderer = stack.enter_context(Renderer(template.prompt, template.completion))
+        with step("read_rows", "read the rows") as progress:
+            table = read_table(files, spec.dataset, bad, progress=progress)
+        inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
+        with step("split_rows", "split the rows") as progress:
+            keyed = key_rows(table, template, spec.dataset, inline, bad, progress=progress)
+            split = split_rows(keyed.keys, spec.dataset.split)
+        _check_parts({part: split.count(part) for part in PARTS}, spec, files, bad)
+        writer = stack.enter_context(PreparedWriter(folder))
+        encoder_of_rows = RowEncoder(
+            sink=writer,
+            template=template,
+            renderer=renderer,
+            encoder=encoder,
+            bad=bad,
+            columns=table.columns,
+            choices=label_set(keyed, split),
+        )
+        done, total = 0, sum(split.count(part) for part in PARTS)
+        with step("encode_rows", "render and tokenise the rows") as progress:
+            for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split))):
+                done += rows
+                progress(done, total)
+        bad.check(table.rows)
+        _check_parts(writer.counts, spec, files, bad)
+        if bad.count:
+            _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
+        metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
+        summary = DatasetSummary(
+            rows=table.rows,
+            dropped=bad.count,
+            duplicates=split.duplicates,
+            conflicts=split.conflicts,
+            leaked=split.leaked,
+            truncated=writer.truncated,
+            **writer.counts,
+            tokens=writer.tokens["train"],
+            fingerprint=writer.finish(encoder.end_ids),
+        )
+        writer.describe(
+            Rest(
+                score_end_tokens=writer.score_end_tokens,
+                end_ids=encoder.end_ids,
+                pad_id=encoder.pad_id,
+                # A model that has learned to stop needs no more; one that has not is wrong whatever it adds.
+                max_new_tokens=spec.evaluation.max_new_tokens or writer.longest + max(8, writer.longest // 4),
+                metric=metric,
+                template_digest=template.digest,
+                tokenizer_digest=tokenizer_digest(tokenizer),
+                summary=summary.to_wire(),
+            )
+        )
+    return load_prepared(folder)
+
+
+def placed_rows(keyed: KeyedTable, split: SplitResult) -> Iterator[tuple[Part, TemplateRow]]:
+    """Read the rows that the split has kept, each with its part, in the order of the files."""
+    for side, row in zip(split.sides.tolist(), keyed.rows(), strict=True):
+        if side >= 0:
+            yield PARTS[side], row
+
+
+def label_set(keyed: KeyedTable, split: SplitResult) -> tuple[str, ...] | None:
+    """Choices that hold for every row: the spec's, else the labels of the train rows for templates that have labels.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid: a classification with one label, or with more than can be labels.
+    """
+    template = keyed.template
+    if template.choice_source != "labels":
+        return template.choices
+    train = np.flatnonzero(split.sides == PARTS.index("train"))
+    _, first = np.unique(keyed.answers[train], return_index=True)
+    column = next(f.column for f in template.fields if f.name == template.answer)
+    if len(first) == 1:
+        (label,) = keyed.answers_of([int(train[first[0]])])
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"all {len(train)} train rows have the answer {label!r} in column {column!r}, so there is nothing to "
+            "learn; give rows with at least two answers",
+        )
+    if template.choices is not None:
+        return template.choices
+    if len(first) > MAX_LABELS:
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"column {column!r} has {len(first)} different values in the train rows, and template {template.name} is "
+            f"for at most {MAX_LABELS} labels; use template instruction, qa or raw for open answers",
+        )
+    return tuple(sorted(keyed.answers_of(train[first].tolist())))
+
+
+def _chunks(rows: Iterator[tuple[Part, TemplateRow]]) -> Iterator[list[tuple[Part, TemplateRow]]]:
+    chunk: list[tuple[Part, TemplateRow]] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += row[1].record.size
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mapping[str, Path], bad: BadRowLog) -> None:
+    """Make sure that no part is empty that must not be.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid: says which part, and what to change.
+    """
+    split = spec.dataset.split
+    percents: dict[Part, int] = {
+        "train": split.train_percent,
+        "validation": split.validation_percent,
+        "test": split.test_percent,
+    }
+    for part in PARTS:
+        if counts[part] or (part == "validation" and part not in files and split.validation_percent == 0):
+            continue
+        dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
+        if part in files and part != "train":
+            raise StageError(Reason.DATASET_INVALID, f"dataset.files.{part} has no row that can be used{dropped}")
+        rest = "" if split.stratify_by else ", set split.stratifyBy for exact shares"
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "
+            f"{counts['test']}){dropped}; give more rows with different inputs, raise split.{part}Percent above "
+            f"{percents[part]}{rest}, or choose another split.seed",
+        )
+
+
+def _metric(evaluation: Evaluation, *, choices: bool) -> MetricName:
+    if evaluation.metric == "Auto":
+        return "ChoiceAccuracy" if choices else "ExactMatch"
+    if evaluation.metric == "ChoiceAccuracy" and not choices:
+        raise StageError(
+            Reason.INVALID_SPEC,
+            "evaluation.metric ChoiceAccuracy needs known choices; set dataset.template.choices, or metric ExactMatch",
+        )
+    return evaluation.metric

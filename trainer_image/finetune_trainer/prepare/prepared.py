@@ -1,0 +1,98 @@
+"""What prepare hands to train: encoded rows of the three parts and everything needed to score them.
+
+Flat numpy arrays, so that nothing is tokenised twice and both stages provably see the same rows. ``folder.py`` maps
+them from files: what grows with the dataset takes memory only where it is touched. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.status import DatasetSummary, MetricName
+from finetune_trainer.data.parts import Part
+from finetune_trainer.text.choices import ChoiceSet
+
+__all__ = ["EncodedPart", "Prepared", "TextRow"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextRow:
+    """A row as text, kept for validation and test rows, for the report and for comparing answers."""
+
+    row: int
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPart:
+    """Encoded rows of one part; n rows. The arrays may be read-only.
+
+    Attributes
+    ----------
+    tokens
+        int32 (sum of lengths,): prompt ids, then completion ids with the end tokens, row after row.
+    offsets
+        int64 (n + 1,): row i is ``tokens[offsets[i]:offsets[i + 1]]``.
+    prompt_lengths
+        int32 (n,): how many of a row's tokens are prompt.
+    rows
+        int64 (n,): number of the row in its source file, from 1.
+    choice_set
+        int32 (n,): index into ``Prepared.choice_sets``, -1 without choices.
+    answer
+        int32 (n,): index of the right answer in its choice set, -1 without choices.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    prompt_lengths: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    choice_set: NDArray[np.int32]
+    answer: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64 (n,): tokens of each row, prompt and completion."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """All that train needs besides the model.
+
+    Attributes
+    ----------
+    choice_sets
+        Distinct choice sets; empty when answers are open.
+    score_end_tokens
+        True when some choice's tokens begin another's: the end tokens then count in every choice's likelihood.
+    end_ids
+        Token ids that close every completion (EOS, or the chat template's end of turn).
+    texts
+        validation and test rows as text, in the order of the encoded rows; of train the first few, as a preview.
+    metric
+        The resolved metric.
+    max_new_tokens
+        Bound of a generated answer.
+    """
+
+    parts: dict[Part, EncodedPart]
+    texts: dict[Part, Sequence[TextRow]]
+    choice_sets: Sequence[ChoiceSet]
+    score_end_tokens: bool
+    end_ids: tuple[int, ...]
+    pad_id: int
+    max_new_tokens: int
+    metric: MetricName
+    template_digest: str
+    tokenizer_digest: str
+    summary: DatasetSummary

@@ -1,0 +1,98 @@
+"""What the template makes of the first train rows, as text: for writing a template without waiting for a training.
+
+Goes through the same reading, splitting and rendering as prepare, so what is shown is what a job trains on; only the
+tokens are left out, and with them the model and torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from finetune_api.stage import StageInput
+from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.parts import Part
+from finetune_trainer.data.split import split_rows
+from finetune_trainer.data.table import read_table
+from finetune_trainer.prepare.encode_rows import RowEncoder
+from finetune_trainer.prepare.keys import key_rows
+from finetune_trainer.prepare.prepare import label_set, placed_rows
+from finetune_trainer.prepare.prepared import TextRow
+from finetune_trainer.process.console import no_progress
+from finetune_trainer.storage.access import Access
+from finetune_trainer.storage.fetch import fetch_dataset
+from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.text.encode import Encoded, Example
+from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
+from finetune_trainer.text.template.render import Renderer
+
+__all__ = ["preview"]
+
+
+def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
+    """Yield one readable text for each of the first train rows.
+
+    Raises
+    ------
+    StageError
+        As prepare: DatasetNotFound, DatasetInvalid, TemplateInvalid, InvalidSpec.
+    """
+    dataset = stage_input.spec.dataset
+    template = resolve_template(dataset.template)
+    bad = BadRowLog(dataset.bad_rows)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="render-")))
+        access = Access(storage=stage_input.storage, credentials_dir=folder / "no-credentials", scratch=folder)
+        files = fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
+        renderer = None
+        if template.name != MESSAGES:
+            renderer = stack.enter_context(Renderer(template.prompt, template.completion))
+        table = read_table(files, dataset, bad)
+        inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
+        keyed = key_rows(table, template, dataset, inline, bad)
+        split = split_rows(keyed.keys, dataset.split)
+        texts = _TextOnly()
+        encoder = RowEncoder(
+            sink=texts,
+            template=template,
+            renderer=renderer,
+            encoder=texts,
+            bad=bad,
+            columns=table.columns,
+            choices=label_set(keyed, split),
+        )
+        train = (row for row in placed_rows(keyed, split) if row[0] == "train")
+        for _ in encoder.encode([list(itertools.islice(train, rows))]):
+            yield from texts.shown
+        if bad.count:
+            yield f"--- rows that can't be used: {bad.examples()}\n"
+
+
+class _TextOnly:
+    """Stands in the places of encoder and sink and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def choices(self, texts: Sequence[str]) -> ChoiceSet:
+        return ChoiceSet(tuple(texts), tuple((index,) for index in range(len(texts))))
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
+        for example in examples:
+            turns = [("prompt", example.prompt)] if isinstance(example.prompt, str) else [
+                (turn.role, turn.content) for turn in example.prompt
+            ]  # fmt: skip
+            lines = [f"=== {example.where}"]
+            for name, text in [*turns, ("completion", example.completion)]:
+                lines += [f"--- {name}", text]
+            self.shown.append("\n".join(lines) + "\n\n")
+        return [Encoded((), (), truncated=False) for _ in examples]
+
+    def add_choices(self, _choices: ChoiceSet) -> int:
+        return 0
+
+    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
+        """Keep nothing: what was encoded is shown already."""

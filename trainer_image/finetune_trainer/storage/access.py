@@ -1,0 +1,113 @@
+"""Opens stores: one client a role, with the role's own credentials and the platform's endpoint.
+
+Sits between ``job/run.py``, which knows roles and URIs, and the stores, which know neither spec nor Secret layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.names import Role
+from finetune_api.reasons import Reason
+from finetune_api.runtime import ResolvedStorage, Storage
+from finetune_api.uris import URI, parse_uri
+from finetune_trainer.errors import StageError
+from finetune_trainer.storage.credentials import hub_token, s3_keys
+from finetune_trainer.storage.local import LocalStore
+from finetune_trainer.storage.s3 import S3Store, make_client
+from finetune_trainer.storage.store import FIELDS, Store
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+__all__ = ["Access", "parse_role_uri"]
+
+
+def parse_role_uri(role: Role, uri: str) -> URI:
+    """Parse a URI of the spec.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec, with the field that holds the URI.
+    """
+    try:
+        return parse_uri(uri)
+    except ValueError as error:
+        raise StageError(Reason.INVALID_SPEC, f"{FIELDS[role]}: {error}") from None
+
+
+class Access:
+    """How this job reaches its storage.
+
+    Parameters
+    ----------
+    storage
+        Endpoint, region and certificates, one entry a role.
+    credentials_dir
+        Folder with one folder of key files a role.
+    scratch
+        Local folder for certificate files.
+    max_attempts
+        Attempts for one S3 request.
+    """
+
+    def __init__(
+        self, *, storage: ResolvedStorage, credentials_dir: Path, scratch: Path, max_attempts: int = 6
+    ) -> None:
+        self._storage = storage
+        self._credentials_dir = credentials_dir
+        self._scratch = scratch
+        self._max_attempts = max_attempts
+        self._clients: dict[Role, S3Client] = {}
+
+    def settings(self, role: Role) -> Storage | None:
+        """Return how the role's storage is reached; None is AWS or the public hub."""
+        settings: Storage | None = getattr(self._storage, role)
+        return settings
+
+    def hub_token(self, role: Role) -> str | None:
+        """Return the role's Hugging Face token; None leaves it to the hub client."""
+        return hub_token(role, self._credentials_dir)
+
+    def ca_bundle(self, role: Role) -> Path | None:
+        """Return a PEM file with the role's certificates; None is the system's."""
+        settings = self.settings(role)
+        if settings is None or settings.ca_bundle is None:
+            return None
+        path = self._scratch / f"ca-{role}.pem"
+        path.write_text(settings.ca_bundle, encoding="utf-8")
+        return path
+
+    def open(self, role: Role, uri: str) -> Store:
+        """Open the folder ``uri`` (s3:// or file://).
+
+        Raises
+        ------
+        StageError
+            InvalidSpec or CredentialsNotFound. Nothing is read yet.
+        """
+        parsed = parse_role_uri(role, uri)
+        if parsed.scheme == "s3":
+            return S3Store(client=self._client(role), role=role, bucket=parsed.host, prefix=parsed.path)
+        if parsed.scheme == "file":
+            return LocalStore(role=role, folder=Path(parsed.path))
+        raise StageError(Reason.INVALID_SPEC, f"{FIELDS[role]}: {uri} is no place for files; use s3:// or file://")
+
+    def open_file(self, role: Role, uri: str) -> tuple[Store, str]:
+        """Open the folder that holds the file ``uri``; return it and the file's key."""
+        folder, _, name = uri.rpartition("/")
+        if not name:
+            raise StageError(Reason.INVALID_SPEC, f"{FIELDS[role]}: {uri} is a folder; name one file")
+        return self.open(role, folder + "/"), name
+
+    def _client(self, role: Role) -> S3Client:
+        if role not in self._clients:
+            self._clients[role] = make_client(
+                storage=self.settings(role),
+                keys=s3_keys(role, self._credentials_dir),
+                ca_bundle=self.ca_bundle(role),
+                max_attempts=self._max_attempts,
+            )
+        return self._clients[role]

@@ -1,0 +1,150 @@
+"""Brings the model and the rows onto the local disk.
+
+Called by ``job/run.py``; knows the spec's blocks, while ``access.py`` knows credentials and endpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from finetune_api.digest import digest_of
+from finetune_api.job import Dataset, Model
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.process.console import Progress
+from finetune_trainer.storage.access import Access, parse_role_uri
+from finetune_trainer.storage.files import bytes_progress
+from finetune_trainer.storage.hub import fetch_hub_model, resolve_hub_model
+from finetune_trainer.storage.local import LocalStore
+from finetune_trainer.storage.modelfiles import select_model_files
+from finetune_trainer.storage.store import Store, StoredFile, download, sha256_file
+
+__all__ = ["FetchedModel", "fetch_dataset", "fetch_model"]
+
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedModel:
+    """A model on the local disk.
+
+    Attributes
+    ----------
+    folder
+        Holds the files.
+    revision
+        Commit of a hub model; else a digest over names, sizes and versions of the stored files.
+    """
+
+    folder: Path
+    revision: str
+
+
+def fetch_model(
+    model: Model,
+    *,
+    access: Access,
+    folder: Path,
+    progress: Progress,
+    weights: bool = True,
+    pinned_revision: str | None = None,
+) -> FetchedModel:
+    """Download a model, or only what tokenising needs of it.
+
+    Parameters
+    ----------
+    folder
+        Where the files go; a ``file://`` model stays where it is.
+    weights
+        False leaves the weights out; they are looked for all the same.
+    pinned_revision
+        What an earlier stage resolved: a hub model is taken at that commit, and any other has to be the same still.
+
+    Raises
+    ------
+    StageError
+        ModelNotFound, UnsafeModel, ModelInvalid, AccessDenied, StorageUnavailable, and VerificationFailed when the
+        model is another one than ``pinned_revision``.
+    """
+    uri = parse_role_uri("model", model.uri)
+    if uri.scheme == "hf":
+        settings = access.settings("model")
+        behind_hub = settings is not None and settings.prefix.startswith("hf://")
+        token = access.hub_token("model")
+        hub_model = resolve_hub_model(
+            uri.path,
+            revision=pinned_revision if pinned_revision and _COMMIT.fullmatch(pinned_revision) else model.revision,
+            token=token,
+            endpoint=settings.endpoint if settings and behind_hub else None,
+            ca_bundle=access.ca_bundle("model") if behind_hub else None,
+        )
+        fetch_hub_model(hub_model, folder, token=token, weights=weights, progress=progress)
+        fetched = FetchedModel(folder, hub_model.commit)
+    else:
+        fetched = _fetch_stored_model(access.open("model", model.uri), folder, weights=weights, progress=progress)
+    if pinned_revision is not None and fetched.revision != pinned_revision:
+        raise StageError(
+            Reason.VERIFICATION_FAILED,
+            f"model.uri: {model.uri} has changed since the prepare stage read its tokenizer; start the job anew",
+        )
+    return fetched
+
+
+def _fetch_stored_model(store: Store, folder: Path, *, weights: bool, progress: Progress) -> FetchedModel:
+    listed = {file.key: file for file in store.list()}
+    names = select_model_files(listed, place=store.uri, weights=weights)
+    every = select_model_files(listed, place=store.uri)
+    if isinstance(store, LocalStore):
+        return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)))
+    files = [listed[name] for name in names]
+    download(store, files, folder, bytes_progress(progress, sum(file.size for file in files)))
+    return FetchedModel(folder, _revision(listed[name] for name in every))
+
+
+def _revision(files: Iterable[StoredFile]) -> str:
+    return digest_of([[file.key, file.size, file.version] for file in files])
+
+
+def _with_digests(folder: Path, names: Iterable[str]) -> Iterable[StoredFile]:
+    """A local disk gives no versions, so the content is hashed."""
+    return (StoredFile(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)
+
+
+def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: Progress) -> dict[str, Path]:
+    """Download the rows.
+
+    Returns
+    -------
+    dict[str, Path]
+        ``{"all": path}`` for dataset.uri, else a path for each of train, validation and test that was given; names
+        keep the ending that tells the format.
+
+    Raises
+    ------
+    StageError
+        DatasetNotFound, AccessDenied, StorageUnavailable, InvalidSpec.
+    """
+    if dataset.uri is not None:
+        uris = {"all": dataset.uri}
+    elif dataset.files is not None:
+        given = {"train": dataset.files.train, "validation": dataset.files.validation, "test": dataset.files.test}
+        uris = {part: uri for part, uri in given.items() if uri is not None}
+    else:
+        raise StageError(Reason.INVALID_SPEC, "dataset needs exactly one of uri and files")
+    sources = {part: access.open_file("dataset", uri) for part, uri in uris.items()}
+    sizes = {part: store.size(key) for part, (store, key) in sources.items()}
+    for part, size in sizes.items():
+        if size is None:
+            field = "dataset.uri" if part == "all" else f"dataset.files.{part}"
+            raise StageError(Reason.DATASET_NOT_FOUND, f"{field}: there is no file at {uris[part]}")
+    on_bytes = bytes_progress(progress, sum(size or 0 for size in sizes.values()))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for part, (store, key) in sources.items():
+        paths[part] = folder / (part + "".join(PurePosixPath(key).suffixes[-2:]))
+        store.get_file(key, paths[part], on_bytes)
+    return paths

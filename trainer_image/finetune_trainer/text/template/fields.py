@@ -1,0 +1,213 @@
+"""From a row's values to what a template needs of it: texts, choices, turns of a conversation; pure.
+
+A :class:`ValueError` from here makes the row a bad one, with its message as the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from finetune_trainer.text.template.catalog import MESSAGES, Field, PromptTemplate
+
+__all__ = ["Message", "Projected", "choose", "project", "row_choices", "to_messages"]
+
+_ROLES: Final = ("system", "user", "assistant")
+_LETTERS: Final = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; ``content`` has no outer white space."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Projected:
+    """What a named template takes of a row.
+
+    Attributes
+    ----------
+    inputs
+        Field to value for everything the prompt shows; the split's key is made of it.
+    answer
+        The expected output as text.
+    messages
+        The turns before the answer; only for the ``messages`` template.
+    choices
+        The row's own choices; only where the template takes them from the row.
+    """
+
+    inputs: dict[str, Any]
+    answer: str
+    messages: tuple[Message, ...] = ()
+    choices: tuple[str, ...] | None = None
+
+
+def project(template: PromptTemplate, values: Mapping[str, Any]) -> Projected:
+    """Take the fields of a named template from a row.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, empty, or not what the field needs; the message names the column.
+    """
+    inputs: dict[str, Any] = {}
+    answer: Any = None
+    choices: tuple[str, ...] | None = None
+    names: tuple[str, ...] = ()
+    for field in template.fields:
+        value = _value(field, values)
+        if template.name == MESSAGES:
+            *before, last = to_messages(value, field.column)
+            plain = [{"role": m.role, "content": m.content} for m in before]
+            return Projected({"messages": plain}, last.content, messages=tuple(before))
+        if field.name == "choices" and template.choice_source == "row":
+            choices, names = row_choices(value, field.column)
+            inputs[field.name] = list(choices)
+        elif field.name == template.answer:
+            answer = value
+            _text(value, field)
+        else:
+            inputs[field.name] = _text(value, field)
+    if template.choices is not None:
+        return Projected(inputs, choose(answer, template.choices))
+    if choices is not None:
+        return Projected(inputs, choose(answer, choices, names=names or _LETTERS), choices=choices)
+    return Projected(inputs, _as_text(answer))
+
+
+def _value(field: Field, values: Mapping[str, Any]) -> Any:
+    if field.column not in values:
+        if field.optional:
+            return ""
+        raise ValueError(f"column {field.column!r} is missing")
+    value = values[field.column]
+    if value is None:
+        value = ""
+    if not field.optional and (value in ("", [], {}) or (isinstance(value, str) and not value.strip())):
+        raise ValueError(f"column {field.column!r} is empty")
+    return value
+
+
+def _text(value: Any, field: Field) -> str:
+    if isinstance(value, list | dict):
+        raise ValueError(  # noqa: TRY004  # the caller tells a bad row by ValueError
+            f"column {field.column!r} holds a {'list' if isinstance(value, list) else 'JSON object'}, not a text"
+        )
+    return _as_text(value)
+
+
+def _as_text(value: Any) -> str:
+    """JSON's own spelling for booleans and null, Python's for numbers."""
+    if isinstance(value, str):
+        return value.strip()
+    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
+
+
+def choose(answer: Any, choices: Sequence[str], *, names: tuple[str, ...] = ()) -> str:
+    """Return the choice that an answer stands for: by its text, by its name, or by its number from 0.
+
+    The text comes first, so that choices that are numbers or letters themselves mean what they say. ``names`` are those
+    of the choices in their order, and may be more than there are choices.
+
+    Raises
+    ------
+    ValueError
+        It names none.
+    """
+    text = _as_text(answer)
+    if text in choices:
+        return text
+    if text in names[: len(choices)]:
+        return choices[names.index(text)]
+    # Choices with names of their own, such as 1 to 4, are not counted from 0 as well.
+    if text.isdecimal() and names in ((), _LETTERS) and int(text) < len(choices):
+        return choices[int(text)]
+    raise ValueError(f"the answer {_shown(text)} is none of the choices")
+
+
+def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the texts of a row's own choices, and their names if the data gives them.
+
+    Parameters
+    ----------
+    value
+        A list of texts or numbers; an object that holds such a list as ``text`` and their names as ``label``, as many
+        published data sets do; or either as JSON text, which is how a CSV file can hold it.
+    column
+        For messages.
+
+    Raises
+    ------
+    ValueError
+        It is neither, has fewer than two choices, or the same twice.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as e:
+            raise ValueError(f'column {column!r} is no JSON list of choices such as ["one", "two"]') from e
+    names: Any = []
+    if isinstance(value, Mapping):
+        value, names = value.get("text"), value.get("label", [])
+    if not isinstance(value, list) or any(isinstance(v, list | dict) or v is None for v in value):
+        raise ValueError(f"column {column!r} is no list of texts")
+    choices = tuple(_as_text(v) for v in value)
+    if "" in choices:
+        raise ValueError(f"column {column!r} has an empty choice")
+    if len(choices) < 2:
+        raise ValueError(f"column {column!r} has fewer than two choices")
+    if len(set(choices)) < len(choices):
+        raise ValueError(f"column {column!r} has the same choice twice")
+    if not isinstance(names, list) or len(names) not in (0, len(choices)):
+        raise ValueError(f"column {column!r} has not one label for each choice")
+    return choices, tuple(_as_text(n) for n in names)
+
+
+def to_messages(value: Any, column: str) -> tuple[Message, ...]:
+    """Check a conversation: an optional system turn, then user and assistant in turn, the assistant last.
+
+    Parameters
+    ----------
+    value
+        A list of objects with ``role`` and ``content``, or that as JSON text.
+    column
+        For messages.
+
+    Raises
+    ------
+    ValueError
+        It is none; the message says which turn is wrong.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as e:
+            raise ValueError(f"column {column!r} is no JSON list of messages") from e
+    if not isinstance(value, list) or not all(isinstance(m, Mapping) for m in value):
+        raise ValueError(f"column {column!r} is no list of objects with role and content")
+    messages = []
+    for n, message in enumerate(value, start=1):
+        role, content = message.get("role"), message.get("content")
+        if role not in _ROLES:
+            raise ValueError(f"message {n} has role {_shown(str(role))}; use system, user or assistant")
+        if not isinstance(content, str) or not content.strip():
+            raise ValueError(f"message {n} has no text as its content")
+        messages.append(Message(role, content.strip()))
+    turns = [m.role for m in messages if m.role != "system"]
+    if any(m.role == "system" for m in messages[1:]):
+        raise ValueError("only the first message may have role system")
+    if turns[1::2] != ["assistant"] * (len(turns) // 2) or turns[::2] != ["user"] * ((len(turns) + 1) // 2):
+        raise ValueError("messages must alternate between user and assistant, the user first")
+    if not turns or turns[-1] != "assistant":
+        raise ValueError("the last message must have role assistant; it is the expected answer")
+    return tuple(messages)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,363 @@
+"""The training loop: cross-entropy on the completion tokens, several epochs, the best weights kept.
+
+The loss of an optimizer step is the sum over all its completion tokens divided by their number, which the plan knows
+beforehand; so it does not depend on how the step is cut into micro-batches. What all prompts begin with (system prompt,
+instruction, list of choices) is run once a micro-batch, not once a row: its keys and values serve all rows, and their
+gradients add up there, which is the same sum. Where prompts share nothing, rows are packed without padding if that is
+exact (``packing.py``). The host reads the device once per log interval. Randomness (dropout) is seeded anew for every
+step, so a training that goes on from a state of
+``state.py`` ends with the same bits as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import DynamicCache
+
+from finetune_api.reasons import Reason
+from finetune_api.status import ValidationPoint
+from finetune_trainer.errors import StageError
+from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.evaluation.stats import decimal
+from finetune_trainer.model.attention import attention_for_training
+from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
+from finetune_trainer.model.load import LoadedModel
+from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.training.batch import collate, completion_lengths, input_lengths, pack
+from finetune_trainer.training.beginning import shared_beginning
+from finetune_trainer.training.observer import LogEntry, Observer, Silent
+from finetune_trainer.training.optimizer import MasterAdamW
+from finetune_trainer.training.outcome import TrainOutcome
+from finetune_trainer.training.packing import supports_packing
+from finetune_trainer.training.plan import (
+    BatchLimits,
+    Hyperparameters,
+    learning_rate_factor,
+    micro_batches,
+    step_seed,
+    steps,
+)
+from finetune_trainer.training.state import (
+    Checkpointer,
+    NoCheckpoints,
+    TrainingProgress,
+    TrainingState,
+    TrainingStopped,
+)
+
+__all__ = ["train"]
+
+MAX_NORM: Final = 1.0
+LIMITS: Final = {
+    "cpu": BatchLimits(tokens=2048, labels=2048, overhead=256),
+    "cuda": BatchLimits(tokens=16384, labels=8192, overhead=1024),
+}
+LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
+"""Steps between two looks at the device; on a CPU looking is free."""
+
+
+def train(
+    loaded: LoadedModel,
+    prepared: Prepared,
+    parameters: Hyperparameters,
+    *,
+    observer: Observer | None = None,
+    limits: BatchLimits | None = None,
+    checkpointer: Checkpointer | None = None,
+    state: TrainingState | None = None,
+) -> TrainOutcome:
+    """Fine-tune in place; afterwards the model holds the weights with the lowest validation loss.
+
+    What is trained is what requires a gradient: everything, or the adapters after
+    :func:`~finetune_trainer.model.load.add_lora`. The weights end as they will be stored, rounded to ``stored_dtype``
+    (adapters stay 32-bit), and stand in ``loaded.weights``.
+
+    Parameters
+    ----------
+    checkpointer
+        Is asked when to keep a state and whether to stop; without one the loop does neither.
+    state
+        Where an earlier run of the same training came to; None starts at the beginning.
+
+    Raises
+    ------
+    StageError
+        Diverged, naming the step; GPUOutOfMemory.
+    TrainingStopped
+        The checkpointer told the loop to stop; holds the state after the last whole step.
+    ValueError
+        The state is that of another training.
+    """
+    if state is not None:
+        loaded.branching = state.progress.branching
+    with gpu_memory_errors("training"), attention_for_training(loaded.model):
+        loop = _Loop(
+            loaded,
+            prepared,
+            parameters,
+            observer=observer or Silent(),
+            limits=limits or LIMITS[loaded.device.type],
+            checkpointer=checkpointer or NoCheckpoints(),
+        )
+        if state is not None:
+            loop.restore(state)
+        try:
+            return loop.run()
+        except _StopNow:
+            raise TrainingStopped(loop.state()) from None
+
+
+class _StopNow(BaseException):
+    """Unwinds the loop from wherever it noticed that it shall stop."""
+
+
+@dataclass
+class _Pending:
+    """Metrics that are still on the device, and their host side, since the last look."""
+
+    first_step: int = 0
+    sums: list[Tensor] = field(default_factory=list)  # (loss sum, tokens right, gradient norm) of each step
+    labels: list[int] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class _Loop:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prepared: Prepared,
+        parameters: Hyperparameters,
+        *,
+        observer: Observer,
+        limits: BatchLimits,
+        checkpointer: Checkpointer,
+    ) -> None:
+        self.loaded, self.prepared, self.parameters = loaded, prepared, parameters
+        self.observer, self.limits, self.checkpointer = observer, limits, checkpointer
+        self.part = prepared.parts["train"]
+        self.shared = shared_beginning(loaded, prepared.parts["train"])
+        if self.shared:
+            self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
+        self.packed = not self.shared and supports_packing(loaded)
+        self.lengths, self.labels = input_lengths(self.part) - self.shared, completion_lengths(self.part)
+        self.optimizer = MasterAdamW({n: p for n, p in loaded.model.named_parameters() if p.requires_grad})
+        self.per_epoch = math.ceil(len(self.part) / parameters.batch_size)
+        self.total = self.per_epoch * parameters.epochs
+        self.step = 0
+        self.pending = _Pending()
+        self.losses: list[float] = []
+        self.points: list[ValidationPoint] = []
+        self.best_loss, self.best_epoch = math.inf, 0
+        self.best: Mapping[str, Tensor] | None = None
+        self.seconds = 0.0
+        self.peak_memory = 0
+        self.stored = torch.float32 if loaded.adapter is not None else loaded.stored_dtype
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from ``state``."""
+        progress = state.progress
+        if progress.step > self.total:
+            raise ValueError(f"the state is at step {progress.step} of a training with {self.total}")
+        self.optimizer.restore(state.optimizer)
+        self.step, self.pending = progress.step, _Pending(first_step=progress.step)
+        self.losses, self.points = list(progress.losses), list(progress.validation)
+        self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
+        self.best_epoch, self.best = progress.best_epoch, state.best
+        self.seconds, self.peak_memory = progress.seconds, progress.peak_memory_bytes
+
+    def state(self) -> TrainingState:
+        """Copy the state after the last whole step."""
+        self._look()
+        return TrainingState(
+            progress=TrainingProgress(
+                step=self.step,
+                losses=tuple(self.losses),
+                validation=tuple(self.points),
+                best_loss=self.best_loss if self.best_epoch else None,
+                best_epoch=self.best_epoch,
+                seconds=self.seconds,
+                peak_memory_bytes=self._peak_memory(),
+                branching=self.loaded.branching,
+            ),
+            optimizer=self.optimizer.state(),
+            best=self.best,
+        )
+
+    @property
+    def epochs_done(self) -> int:
+        return self.step // self.per_epoch
+
+    def run(self) -> TrainOutcome:
+        # An earlier run may have been stopped between an epoch's last step and the end of its validation.
+        while not self._end_epoch():
+            self._epoch()
+        epochs = self.epochs_done
+        weights = dict(self.best) if self.best else self.optimizer.snapshot(self.stored)
+        self.loaded.weights = weights
+        with torch.no_grad():
+            for name, parameter in self.loaded.model.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])
+        self.loaded.model.eval()
+        return TrainOutcome(
+            losses=tuple(self.losses),
+            validation=tuple(self.points),
+            best_epoch=self.best_epoch or epochs,
+            stopped_early=epochs < self.parameters.epochs,
+            tokens=int(self.part.lengths.sum()) * epochs,
+            supervised_tokens=int(self.labels.sum()) * epochs,
+            attention_pairs=int((self.part.lengths.astype(np.int64) ** 2).sum()) * epochs,
+            seconds=self.seconds,
+            peak_memory_bytes=self._peak_memory(),
+        )
+
+    def _end_epoch(self) -> bool:
+        """Validate and save what is due where an epoch ended; return whether it was the last."""
+        if self.step % self.per_epoch:
+            return False
+        epoch, patience = self.epochs_done, self.parameters.patience
+        if len(self.prepared.parts["validation"]) and len(self.points) < epoch:
+            self._validate(epoch)
+        waited = patience is not None and self.best_epoch > 0 and epoch - self.best_epoch >= patience
+        last = waited or epoch >= self.parameters.epochs
+        if self.checkpointer.stopping:
+            raise _StopNow
+        if self.step and self.checkpointer.due("end" if last else "epoch"):
+            self.checkpointer.save(self.state())
+        return last
+
+    def _epoch(self) -> None:
+        """Train to the epoch's end from wherever in it the training stands."""
+        self.loaded.model.train()
+        epoch = self.epochs_done
+        rows_of = steps(self.parameters.seed, epoch, len(self.part), self.parameters.batch_size)
+        for rows in rows_of[self.step - epoch * self.per_epoch :]:
+            start = time.perf_counter()
+            self.pending.sums.append(self._step(self.step, rows))
+            self.pending.labels.append(int(self.labels[rows].sum()))
+            self.pending.tokens += int(self.part.lengths[rows].sum())
+            self.step += 1
+            self.pending.seconds += time.perf_counter() - start
+            if self.step % LOG_STEPS[self.loaded.device.type] == 0 or self.step % self.per_epoch == 0:
+                self._look()
+                # At an epoch's end its validation comes first.
+                if self.step % self.per_epoch and self.checkpointer.due("step"):
+                    self.checkpointer.save(self.state())
+
+    def _step(self, step: int, rows: NDArray[np.int64]) -> Tensor:
+        """One optimizer step; returns (summed loss, tokens right, gradient norm) on the device, unread."""
+        torch.manual_seed(step_seed(self.parameters.seed, step))
+        labels = int(self.labels[rows].sum())
+        sums = torch.zeros(2, device=self.loaded.device)
+        for micro in micro_batches(rows, self.lengths, self.labels, self.limits, packed=self.packed):
+            if self.checkpointer.stopping:
+                raise _StopNow  # the step doesn't count, and its gradients go with this process
+            if self.packed:
+                batch = pack(self.part, micro, device=self.loaded.device)
+            else:
+                batch = collate(self.part, micro, device=self.loaded.device, skip=self.shared)
+            cache = self._beginning(len(micro))
+            logits, _ = self.loaded.head(
+                batch.input_ids, batch.index, use_cache=cache is not None, past_key_values=cache, **batch.inputs
+            )
+            loss = functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
+            (loss / labels).backward()
+            self.optimizer.collect()
+            right = (logits.detach().argmax(-1) == batch.targets).sum()
+            sums += torch.stack([loss.detach(), right.to(loss.dtype)])
+        norm = self.optimizer.step(self._learning_rate(step), max_norm=MAX_NORM)
+        return torch.cat([sums, norm.detach().reshape(1).to(sums.dtype)])
+
+    def _beginning(self, rows: int) -> DynamicCache | None:
+        """Run the shared beginning and return its cache for so many rows, connected to the weights."""
+        if not self.shared:
+            return None
+        cache = DynamicCache(config=self.loaded.model.config)
+        ids = to_device(self.part.tokens[None, : self.shared].astype(np.int64), self.loaded.device)
+        nowhere = torch.zeros(1, dtype=torch.int64, device=self.loaded.device)
+        self.loaded.head(ids, nowhere, use_cache=True, past_key_values=cache)
+        cache.batch_repeat_interleave(rows)
+        return cache
+
+    def _learning_rate(self, step: int) -> float:
+        return float(self.parameters.learning_rate) * learning_rate_factor(step, self.total)
+
+    def _peak_memory(self) -> int:
+        return max(self.peak_memory, peak_memory_bytes(self.loaded.device))
+
+    def _look(self) -> None:
+        """Fetch the metrics that are still on the device and tell them."""
+        if not self.pending.sums:
+            return
+        start = time.perf_counter()
+        host: list[list[float]] = torch.stack(self.pending.sums).tolist()
+        self.pending.seconds += time.perf_counter() - start
+        pending, self.pending = self.pending, _Pending(first_step=self.step)
+        for i, ((loss, _, norm), labels) in enumerate(zip(host, pending.labels, strict=True)):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise StageError(
+                    Reason.DIVERGED,
+                    f"training diverged at step {pending.first_step + i + 1} of {self.total}: the loss is "
+                    f"{loss / labels} and the gradient's norm {norm}, with training.learningRate "
+                    f"{self.parameters.learning_rate}",
+                )
+            self.losses.append(loss / labels)
+        labels = sum(pending.labels)
+        self.seconds += pending.seconds
+        self.observer.on_log(
+            LogEntry(
+                step=self.step,
+                total_steps=self.total,
+                epoch=self.step / self.per_epoch,
+                loss=math.fsum(row[0] for row in host) / labels,
+                token_accuracy=sum(row[1] for row in host) / labels,
+                tokens_per_second=pending.tokens / pending.seconds,
+                learning_rate=self._learning_rate(self.step - 1),
+                grad_norm=host[-1][2],
+            )
+        )
+
+    def _validate(self, epoch: int) -> None:
+        evaluation = evaluate(
+            self.loaded,
+            self.prepared.parts["validation"],
+            self.prepared,
+            texts=(),
+            generate=False,
+            progress=self._evaluated,
+        )
+        if not math.isfinite(evaluation.loss):
+            raise StageError(
+                Reason.DIVERGED,
+                f"training diverged: the validation loss after epoch {epoch} is {evaluation.loss}, with "
+                f"training.learningRate {self.parameters.learning_rate}",
+            )
+        point = ValidationPoint(
+            epoch=epoch,
+            step=epoch * self.per_epoch,
+            loss=decimal(evaluation.loss),
+            score=decimal(evaluation.accuracy),
+        )
+        self.points.append(point)
+        self.observer.on_validation(point)
+        if evaluation.loss < self.best_loss:
+            self.best_loss, self.best_epoch = evaluation.loss, epoch
+            self.best = self.optimizer.snapshot(self.stored)
+
+    def _evaluated(self, done: int, total: int) -> None:
+        """Pass on how far an evaluation is, and stop between its batches."""
+        if self.checkpointer.stopping:
+            raise _StopNow
+        self.observer.on_evaluated(done, total)

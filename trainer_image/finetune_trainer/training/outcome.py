@@ -1,0 +1,53 @@
+"""What a training yields besides the weights: its curve and what it cost. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from finetune_api.status import ValidationPoint
+
+__all__ = ["TrainOutcome"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOutcome:
+    """How a training went. The model that was passed in holds the best weights.
+
+    Attributes
+    ----------
+    losses
+        Mean cross-entropy of a completion token, one number for each optimizer step.
+    validation
+        One point for each epoch; empty without validation rows.
+    best_epoch
+        Epoch (from 1) whose weights the model now holds: the one with the lowest validation loss, else the last.
+    stopped_early
+        Whether early stopping ended it.
+    tokens, supervised_tokens
+        Prompt and completion tokens seen over all epochs, and the completion tokens among them; padding not counted.
+    attention_pairs
+        Sum of squared row lengths over all epochs, for the compute estimate.
+    seconds
+        Time in optimizer steps, without the evaluations between them.
+    """
+
+    losses: Sequence[float]
+    validation: tuple[ValidationPoint, ...]
+    best_epoch: int
+    stopped_early: bool
+    tokens: int
+    supervised_tokens: int
+    attention_pairs: int
+    seconds: float
+    peak_memory_bytes: int = field(default=0)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps done."""
+        return len(self.losses)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Training tokens a second, padding not counted."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
