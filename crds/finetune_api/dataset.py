@@ -6,14 +6,14 @@ Split from :mod:`finetune_api.job` for size; the URI type and rule that both nee
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
 from finetune_api.base import Rule, SecretRef, SpecModel, not_yet
 from finetune_api.uris import DOT_SEGMENT, S3_URI
 
-__all__ = ["BadRows", "Dataset", "DatasetFiles", "InlineTemplate", "Split", "Template", "Uri", "uri_rule"]
+__all__ = ["BadRows", "Dataset", "DatasetFiles", "InlineTemplate", "Percents", "Split", "Template", "Uri", "uri_rule"]
 
 Uri = Annotated[str, Field(min_length=6, max_length=1024)]
 _ROWS: Final = "s3://bucket/rows.jsonl"
@@ -143,36 +143,64 @@ class Template(SpecModel):
     )
 
 
+class Percents(NamedTuple):
+    """Shares of the rows, in percent; together 100."""
+
+    train: int
+    validation: int
+    test: int
+
+
 class Split(SpecModel):
     """How the rows are cut into train, validation and test. Columns are those of the data, before templating."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="self.trainPercent + self.validationPercent + self.testPercent == 100",
-            message="dataset.split.trainPercent, validationPercent and testPercent must add up to 100",
-            check=lambda s: s.train_percent + s.validation_percent + s.test_percent == 100,
+            cel="(!has(self.trainPercent) && !has(self.validationPercent) && !has(self.testPercent)) || "
+            "(has(self.trainPercent) ? self.trainPercent : 0) + "
+            "(has(self.validationPercent) ? self.validationPercent : 0) + "
+            "(has(self.testPercent) ? self.testPercent : 0) == 100",
+            message="dataset.split.trainPercent, validationPercent and testPercent must add up to 100; one that is "
+            "left out beside another counts as 0, and all may be left out",
+            check=lambda s: not s.has_percents or sum(s.given_percents) == 100,
         ),
     )
 
-    train_percent: int = Field(
-        80, ge=1, le=100, description="Share of the rows to learn from. 100 only with files.validation and files.test."
+    train_percent: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Share of the rows to learn from. With all three percents absent: 80/10/10; 90 beside one of "
+        "files.validation and files.test, and 10 for the other; 100 beside both.",
     )
-    validation_percent: int = Field(
-        10, ge=0, le=98, description="Share of the rows to watch during training. 0 with files.validation."
+    validation_percent: int | None = Field(
+        None, ge=0, le=98, description="Share of the rows to watch during training. Absent or 0 with files.validation."
     )
-    test_percent: int = Field(
-        10, ge=0, le=98, description="Share of the sealed rows. 0 with files.test, and only then."
+    test_percent: int | None = Field(
+        None, ge=0, le=98, description="Share of the sealed rows. Absent or 0 with files.test, and only then."
     )
     seed: int = Field(42, ge=0, le=2147483647, description="Another seed gives another split.")
     stratify_by: Column | None = Field(None, description="Keep the shares of this column's values equal in all parts.")
     group_by: Column | None = Field(None, description="Rows with the same value here stay in one part.")
 
+    @property
+    def given_percents(self) -> tuple[int, int, int]:
+        """Percents of train, validation and test as they are given, absent ones as 0."""
+        return self.train_percent or 0, self.validation_percent or 0, self.test_percent or 0
+
+    @property
+    def has_percents(self) -> bool:
+        """Whether any percent is given."""
+        return any(p is not None for p in (self.train_percent, self.validation_percent, self.test_percent))
+
 
 class BadRows(SpecModel):
-    """What to do with rows that can't be used: no JSON, a missing column, an empty or too long completion."""
+    """What to do with rows that can't be used: no JSON, a missing column, an empty completion."""
 
     policy: Literal["Drop", "Fail"] = Field("Drop", description="Drop counts them; Fail ends the job at the first.")
-    max_percent: int = Field(5, ge=0, le=100, description="With Drop: more bad rows than this end the job.")
+    max_percent: int = Field(
+        5, ge=0, le=100, description="With Drop: more bad rows than this, in the whole or in any one part, end the job."
+    )
 
 
 class Dataset(SpecModel):
@@ -186,15 +214,19 @@ class Dataset(SpecModel):
             check=lambda d: (d.uri is None) != (d.files is None),
         ),
         Rule(
-            cel="(has(self.files) && has(self.files.test)) ? self.split.testPercent == 0 : self.split.testPercent > 0",
-            message="dataset.split.testPercent must be 0 with dataset.files.test, and above 0 without it",
-            check=lambda d: (d.split.test_percent == 0) == bool(d.files and d.files.test),
+            cel="(has(self.files) && has(self.files.test)) ? (!has(self.split.testPercent) || "
+            "self.split.testPercent == 0) : (has(self.split.testPercent) ? self.split.testPercent > 0 : "
+            "(!has(self.split.trainPercent) && !has(self.split.validationPercent)))",
+            message="dataset.split.testPercent must be absent or 0 with dataset.files.test, and above 0 without it "
+            "where percents are given",
+            check=lambda d: (d.percents.test == 0) == bool(d.files and d.files.test),
             field="split.testPercent",
         ),
         Rule(
-            cel="!has(self.files) || !has(self.files.validation) || self.split.validationPercent == 0",
-            message="dataset.split.validationPercent must be 0 with dataset.files.validation",
-            check=lambda d: not (d.files and d.files.validation) or d.split.validation_percent == 0,
+            cel="!has(self.files) || !has(self.files.validation) || !has(self.split.validationPercent) || "
+            "self.split.validationPercent == 0",
+            message="dataset.split.validationPercent must be absent or 0 with dataset.files.validation",
+            check=lambda d: not (d.files and d.files.validation) or d.percents.validation == 0,
             field="split.validationPercent",
         ),
         not_yet(
@@ -217,3 +249,14 @@ class Dataset(SpecModel):
     template: Template = Field(description="How a row becomes a prompt and an expected completion.")
     split: Split = Field(Split(), description="How the rows are cut into train, validation and test.")
     bad_rows: BadRows = Field(BadRows(), description="What to do with rows that can't be used.")
+
+    @property
+    def percents(self) -> Percents:
+        """How the rows of ``uri``, or of ``files.train``, are cut, with nothing left open."""
+        if self.split.has_percents:
+            return Percents(*self.split.given_percents)
+        validation, test = (
+            0 if self.files and given else 10
+            for given in ((self.files and self.files.validation), (self.files and self.files.test))
+        )
+        return Percents(100 - validation - test, validation, test)

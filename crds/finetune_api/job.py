@@ -7,7 +7,7 @@ rule, never accepted and ignored.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,14 @@ __all__ = [
 
 MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"})
 """Fields of spec that may change after creation."""
+
+
+_HAS_VALIDATION: Final = (
+    "(has(self.dataset.files) && has(self.dataset.files.validation)) || "
+    "(has(self.dataset.split.validationPercent) ? self.dataset.split.validationPercent > 0 : "
+    "(!has(self.dataset.split.trainPercent) && !has(self.dataset.split.testPercent)))"
+)
+"""CEL, on the spec: there are validation rows."""
 
 
 class RuntimeRef(SpecModel):
@@ -131,13 +139,21 @@ class Training(SpecModel):
     learning_rate: DecimalString | None = Field(None, description='Peak learning rate as text, for example "2e-4".')
     batch_size: int | None = Field(None, ge=1, le=65536, description="Rows per optimizer step over all ranks.")
     max_length: int = Field(
-        1024, ge=16, le=1048576, description="Tokens of prompt and completion; a longer prompt is cut from the left."
+        1024,
+        ge=16,
+        le=1048576,
+        description="Tokens of prompt and completion; of a longer row the longest field is shortened.",
     )
     precision: Literal["Auto", "BFloat16", "Float32"] = Field(
         "Auto", description="Arithmetic of the weights; the optimizer always keeps 32-bit master weights."
     )
     seed: int = Field(7, ge=0, le=2147483647, description="Seed of row order, dropout and new weights.")
     early_stopping: EarlyStopping | None = Field(None, description="Stop when the validation loss no longer falls.")
+    select_by: Literal["Auto", "Score", "Loss"] = Field(
+        "Auto",
+        description="Which epoch's weights are kept: those with the best validation score (ties by loss), or with the "
+        "lowest validation loss. Auto is Score with 100 validation rows or more, else Loss.",
+    )
     checkpoint: Checkpoint = Field(
         Checkpoint(), description="When state is saved; a pod that was stopped goes on from there."
     )
@@ -159,6 +175,13 @@ class Evaluation(SpecModel):
         ge=1,
         le=8192,
         description="Bound of a generated answer. Absent: the longest expected answer plus a margin.",
+    )
+    stop: list[Annotated[str, Field(min_length=1, max_length=32)]] | None = Field(
+        None,
+        min_length=1,
+        max_length=4,
+        description="Texts that end a generated answer, before and after training alike. Absent: the first line end "
+        "where every expected answer is a single line. The model's own end tokens always end it.",
     )
     limit: int | None = Field(None, ge=1, le=10000000, description="Score at most so many test rows. Absent: all.")
 
@@ -220,16 +243,26 @@ class FineTuneJobSpec(SpecModel):
             field="output.export",
         ),
         Rule(
-            cel="!has(self.training.earlyStopping) || self.dataset.split.validationPercent > 0 || "
-            "(has(self.dataset.files) && has(self.dataset.files.validation))",
+            cel=f"!has(self.training.earlyStopping) || {_HAS_VALIDATION}",
             message="training.earlyStopping needs validation rows; raise dataset.split.validationPercent, or give "
             "dataset.files.validation",
             check=lambda s: (
                 s.training.early_stopping is None
-                or s.dataset.split.validation_percent > 0
+                or s.dataset.percents.validation > 0
                 or bool(s.dataset.files and s.dataset.files.validation)
             ),
             field="training.earlyStopping",
+        ),
+        Rule(
+            cel=f"self.training.selectBy == 'Auto' || {_HAS_VALIDATION}",
+            message="training.selectBy needs validation rows; raise dataset.split.validationPercent, or give "
+            "dataset.files.validation",
+            check=lambda s: (
+                s.training.select_by == "Auto"
+                or s.dataset.percents.validation > 0
+                or bool(s.dataset.files and s.dataset.files.validation)
+            ),
+            field="training.selectBy",
         ),
         Rule(
             cel="self.evaluation.metric != 'ChoiceAccuracy' || !has(self.dataset.template.name) || "

@@ -19,15 +19,19 @@ __all__ = [
     "Compute",
     "Condition",
     "DatasetSummary",
+    "DroppedRows",
     "Failure",
     "FineTuneJobStatus",
     "Phase",
     "Progress",
     "Resolved",
+    "ResolvedSplit",
     "Results",
     "Score",
+    "SecondaryName",
     "SecondaryScore",
     "StageStatus",
+    "TruncatedField",
     "ValidationPoint",
 ]
 
@@ -44,6 +48,8 @@ Phase = Literal[
     "Failed",
 ]
 MetricName = Literal["ChoiceAccuracy", "ExactMatch"]
+SecondaryName = Literal["ChoiceAccuracy", "ExactMatch", "ExactMatchTokens"]
+"""ExactMatch compares text as the stop rule leaves it; ExactMatchTokens the tokens, end tokens included."""
 Message = Annotated[str, Field(max_length=1024)]
 
 
@@ -77,22 +83,64 @@ class Progress(ApiModel):
     last_report_time: Timestamp | None = Field(None, description="When the pod last reported.")
 
 
+class DroppedRows(ApiModel):
+    """Bad rows left out, by part."""
+
+    unsplit: int = Field(0, ge=0, description="Rows that could not be read, before their part was known.")
+    train: int = Field(0, ge=0, description="Rows to learn from.")
+    validation: int = Field(0, ge=0, description="Rows watched during training.")
+    test: int = Field(0, ge=0, description="Sealed rows.")
+
+
+class TruncatedField(ApiModel):
+    """A field of the template whose text was shortened."""
+
+    name: str = Field(max_length=64, description="Name of the field; prompt where the prompt as a whole was cut.")
+    rows: int = Field(ge=0, description="Rows in which it was shortened.")
+
+
 class DatasetSummary(ApiModel):
     """What was read and how it was cut."""
 
     rows: int = Field(ge=0, description="Rows read.")
     dropped: int = Field(0, ge=0, description="Bad rows left out.")
+    dropped_by: DroppedRows | None = Field(None, description="The same by part; absent if there are none.")
+    test_unanswerable: int = Field(
+        0,
+        ge=0,
+        description="Sealed rows that can't be answered, counted as wrong before and after: a label that train never "
+        "had, or an answer longer than there is room for.",
+    )
     duplicates: int = Field(0, ge=0, description="Rows left out because the same input and output came before.")
     conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")
     leaked: int = Field(
         0, ge=0, description="Rows taken out because a more sealed file that was given has the same input or group."
     )
-    truncated: int = Field(0, ge=0, description="Rows whose prompt was cut from the left to fit maxLength.")
+    truncated: int = Field(0, ge=0, description="Rows whose prompt was shortened to fit maxLength.")
+    truncated_fields: Annotated[list[TruncatedField], Field(max_length=4)] | None = Field(
+        None, description="What of them was shortened, the most frequent first; absent if there are none."
+    )
+    folded_labels: int = Field(
+        0,
+        ge=0,
+        description="Rows whose label differed from its choice in case, white space, Unicode form or type.",
+    )
+    control_tokens: int = Field(
+        0, ge=0, description="Rows whose text spells control tokens of the model; encoded as plain characters."
+    )
     train: int = Field(0, ge=0, description="Rows to learn from.")
     validation: int = Field(0, ge=0, description="Rows watched during training.")
     test: int = Field(0, ge=0, description="Sealed rows.")
     tokens: int = Field(0, ge=0, description="Tokens of the training rows.")
     fingerprint: Digest | None = Field(None, description="Digest over the encoded rows of all parts.")
+
+
+class ResolvedSplit(ApiModel):
+    """How the rows were cut, in percent."""
+
+    train_percent: int = Field(ge=0, le=100, description="To learn from.")
+    validation_percent: int = Field(ge=0, le=100, description="Watched during training.")
+    test_percent: int = Field(ge=0, le=100, description="Sealed.")
 
 
 class Resolved(ApiModel):
@@ -103,6 +151,11 @@ class Resolved(ApiModel):
     learning_rate: DecimalString | None = Field(None, description="Peak learning rate.")
     precision: str | None = Field(None, max_length=16, description="Arithmetic of the weights.")
     metric: MetricName | None = Field(None, description="The metric of results.")
+    select_by: Literal["Score", "Loss"] | None = Field(None, description="What the kept epoch is the best by.")
+    stop: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=4)] | None = Field(
+        None, description="Texts that end a generated answer, besides the model's end tokens; absent if none does."
+    )
+    split: ResolvedSplit | None = Field(None, description="How the rows were cut.")
     choices: int | None = Field(None, ge=0, description="Number of known answers; absent if they are open.")
     template_digest: Digest | None = Field(None, description="Digest of the template's text.")
     image: str | None = Field(None, max_length=512, description="The trainer's image.")
@@ -121,7 +174,7 @@ class ValidationPoint(ApiModel):
 class SecondaryScore(ApiModel):
     """A second metric on the same rows."""
 
-    name: MetricName = Field(description="Name of the metric.")
+    name: SecondaryName = Field(description="Name of the metric.")
     score: DecimalString = Field(description="Share of rows answered correctly.")
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import Split
+from finetune_api.dataset import Percents, Split
 from finetune_trainer.data.parts import PARTS, Part
 
 __all__ = ["Keyed", "RowKeys", "SplitResult", "exact_key", "input_key", "split_rows"]
@@ -141,7 +141,7 @@ def exact_key(columns: Mapping[str, Any]) -> bytes:
     return _digest(_trim(dict(columns)))
 
 
-def split_rows(rows: RowKeys, split: Split) -> SplitResult:
+def split_rows(rows: RowKeys, split: Split, percents: Percents) -> SplitResult:
     """Give every row a part.
 
     Parameters
@@ -150,7 +150,9 @@ def split_rows(rows: RowKeys, split: Split) -> SplitResult:
         All rows, in the order of their files. Those of a file that stands for ``train`` are cut by the percents, all
         others keep their part.
     split
-        Percents, seed, and whether there are strata. Percents of given parts are 0 (a rule of the API).
+        Seed, and whether there are strata.
+    percents
+        Those of given parts are 0 (a rule of the API).
 
     Returns
     -------
@@ -170,7 +172,7 @@ def split_rows(rows: RowKeys, split: Split) -> SplitResult:
     sides = np.full(len(rows), -1, dtype=np.int8)
     sides[clean] = given[clean]
     train = clean[given[clean] == 0]
-    sides[train] = _cut(rows, train, component[train], names, split)
+    sides[train] = _cut(rows, train, component[train], names, split=split, percents=percents)
     return SplitResult(sides, len(rows) - len(kept), int((outputs[key[clean]] > 1).sum()), len(kept) - len(clean))
 
 
@@ -244,22 +246,24 @@ def _point(seed: int, name: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(name, digest_size=8, salt=seed.to_bytes(16, "big")).digest(), "big")
 
 
-def _cut(rows: RowKeys, train: Ints, component: Ints, names: _Names, split: Split) -> NDArray[np.int8]:
+def _cut(
+    rows: RowKeys, train: Ints, component: Ints, names: _Names, *, split: Split, percents: Percents
+) -> NDArray[np.int8]:
     """Cut rows, ``component`` being that of each; test first, so that it stays when validation changes."""
     numbers, member = np.unique(component, return_inverse=True)
     points = np.fromiter((_point(split.seed, names[n]) for n in numbers), dtype=np.uint64, count=len(numbers))
     if split.stratify_by is None:
         sides = np.zeros(len(numbers), dtype=np.int8)
         for part, percent in (
-            ("validation", split.test_percent + split.validation_percent),
-            ("test", split.test_percent),
+            ("validation", percents.test + percents.validation),
+            ("test", percents.test),
         ):
             # In whole numbers: point x 100 < percent x 2^64.
             bound = -(-percent * _SPAN // 100) - 1
             if bound >= 0:
                 sides[points <= np.uint64(bound)] = PARTS.index(part)
         return sides[member]
-    return _cut_strata(_majority(rows, train, member), points, np.bincount(member), split)[member]
+    return _cut_strata(_majority(rows, train, member), points, np.bincount(member), percents)[member]
 
 
 def _majority(rows: RowKeys, train: Ints, member: Ints) -> Ints:
@@ -275,16 +279,16 @@ def _majority(rows: RowKeys, train: Ints, member: Ints) -> Ints:
     return result
 
 
-def _cut_strata(strata: Ints, points: NDArray[np.uint64], sizes: Ints, split: Split) -> NDArray[np.int8]:
+def _cut_strata(strata: Ints, points: NDArray[np.uint64], sizes: Ints, percents: Percents) -> NDArray[np.int8]:
     """Give every component a side: exact to one component in each stratum."""
     sides = np.zeros(len(strata), dtype=np.int8)
     order = np.lexsort((points, strata))
     starts = np.flatnonzero(np.diff(strata[order], prepend=-1))
     owed = {"test": 0, "validation": 0}
-    percents: dict[Part, int] = {"test": split.test_percent, "validation": split.validation_percent}
+    shares: dict[Part, int] = {"test": percents.test, "validation": percents.validation}
     for members in np.split(order, starts[1:]):
         size, at = int(sizes[members].sum()), 0
-        for part, percent in percents.items():
+        for part, percent in shares.items():
             # In hundredths of a row; what one stratum could not give exactly, the next makes up for, so that many
             # small strata don't all round down to nothing; no stratum gives more than its share and one group.
             owed[part] += size * percent

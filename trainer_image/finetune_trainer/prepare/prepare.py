@@ -98,7 +98,7 @@ def prepare(
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
         with step("split_rows", "split the rows") as progress:
             keyed = key_rows(table, template, spec.dataset, inline, bad, progress=progress)
-            split = split_rows(keyed.keys, spec.dataset.split)
+            split = split_rows(keyed.keys, spec.dataset.split, spec.dataset.percents)
         _check_parts({part: split.count(part) for part in PARTS}, spec, files, bad)
         writer = stack.enter_context(PreparedWriter(folder))
         encoder_of_rows = RowEncoder(
@@ -207,19 +207,14 @@ def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mappi
     StageError
         DatasetInvalid: says which part, and what to change.
     """
-    split = spec.dataset.split
-    percents: dict[Part, int] = {
-        "train": split.train_percent,
-        "validation": split.validation_percent,
-        "test": split.test_percent,
-    }
+    percents = spec.dataset.percents._asdict()
     for part in PARTS:
-        if counts[part] or (part == "validation" and part not in files and split.validation_percent == 0):
+        if counts[part] or (part == "validation" and part not in files and percents["validation"] == 0):
             continue
         dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
         if part in files and part != "train":
             raise StageError(Reason.DATASET_INVALID, f"dataset.files.{part} has no row that can be used{dropped}")
-        rest = "" if split.stratify_by else ", set split.stratifyBy for exact shares"
+        rest = "" if spec.dataset.split.stratify_by else ", set split.stratifyBy for exact shares"
         raise StageError(
             Reason.DATASET_INVALID,
             f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "

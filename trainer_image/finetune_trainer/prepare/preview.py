@@ -53,7 +53,7 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
         table = read_table(files, dataset, bad)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
         keyed = key_rows(table, template, dataset, inline, bad)
-        split = split_rows(keyed.keys, dataset.split)
+        split = split_rows(keyed.keys, dataset.split, dataset.percents)
         texts = _TextOnly()
         encoder = RowEncoder(
             sink=texts,
