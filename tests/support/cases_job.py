@@ -81,14 +81,28 @@ def _dataset() -> Iterator[Case]:
     yield JOB.ok("three files", files | {"dataset.files.validation": rows, "dataset.files.test": rows} | whole)
     yield JOB.no("dataset", "uri and files", {"dataset.files.train": rows}, one_of)
     yield JOB.no("dataset", "neither uri nor files", {"dataset.uri": ABSENT}, one_of)
-    sealed = "dataset.split.testPercent must be 0 with dataset.files.test, and above 0 without it"
-    yield JOB.no("dataset.split.testPercent", "test file and percent", files | {"dataset.files.test": rows}, sealed)
+    yield JOB.ok("three files without percents", files | {f"dataset.files.{p}": rows for p in ("validation", "test")})
+    yield JOB.ok("a test file without percents", files | {"dataset.files.test": rows})
+    sealed = (
+        "dataset.split.testPercent must be absent or 0 with dataset.files.test, and above 0 without it where percents "
+        "are given"
+    )
+    given = {"dataset.split": {"trainPercent": 80, "validationPercent": 10, "testPercent": 10}}
+    yield JOB.no(
+        "dataset.split.testPercent", "test file and percent", files | {"dataset.files.test": rows} | given, sealed
+    )
+    yield JOB.no(
+        "dataset.split.testPercent",
+        "percents without test rows",
+        {"dataset.split": {"trainPercent": 90, "validationPercent": 10}},
+        sealed,
+    )
     yield JOB.no("dataset.split.testPercent", "no test rows at all", split, sealed)
     yield JOB.no(
         "dataset.split.validationPercent",
         "validation file and percent",
-        files | {"dataset.files.validation": rows},
-        "dataset.split.validationPercent must be 0 with dataset.files.validation",
+        files | {"dataset.files.validation": rows} | given,
+        "dataset.split.validationPercent must be absent or 0 with dataset.files.validation",
     )
     yield from JOB.choice("dataset.format", "Auto", "Jsonl", "Csv", "Tsv", also=["Json", "Parquet", "Arrow"])
     for value in ("Json", "Parquet", "Arrow"):
@@ -106,16 +120,21 @@ def _split() -> Iterator[Case]:
     def parts(train: int, validation: int, test: int) -> dict[str, Any]:
         return {"dataset.split": {"trainPercent": train, "validationPercent": validation, "testPercent": test}}
 
-    message = "dataset.split.trainPercent, validationPercent and testPercent must add up to 100"
+    message = (
+        "dataset.split.trainPercent, validationPercent and testPercent must add up to 100; one that is left out beside "
+        "another counts as 0, and all may be left out"
+    )
+    yield JOB.ok("no percents", {"dataset.split": {"seed": 1}})
+    yield JOB.ok("train and test percents alone", {"dataset.split": {"trainPercent": 90, "testPercent": 10}})
     yield JOB.ok("the smallest parts", parts(1, 1, 98))
     yield JOB.ok("no validation", parts(99, 0, 1))
     yield JOB.ok("as much validation as can be", parts(1, 98, 1))
     yield JOB.no("dataset.split", "99 percent", parts(80, 10, 9), message)
     yield JOB.no("dataset.split", "101 percent", parts(80, 10, 11), message)
     yield JOB.no("dataset.split", "one part changed", {"dataset.split.trainPercent": 70}, message)
-    yield from JOB.integer("dataset.split.trainPercent", 1, 100, ok=[80])
-    yield from JOB.integer("dataset.split.validationPercent", 0, 98, ok=[10])
-    yield from JOB.integer("dataset.split.testPercent", 0, 98, ok=[10])
+    yield from JOB.integer("dataset.split.trainPercent", 1, 100, ok=[])
+    yield from JOB.integer("dataset.split.validationPercent", 0, 98, ok=[])
+    yield from JOB.integer("dataset.split.testPercent", 0, 98, ok=[])
     yield from JOB.integer("dataset.split.seed", 0, 2147483647)
     for column in ("stratifyBy", "groupBy"):
         yield from JOB.text(f"dataset.split.{column}", 128, lambda n: "ü" * n, shortest=1)
@@ -232,6 +251,15 @@ def _training() -> Iterator[Case]:
         "early stopping with a validation file",
         no_validation | stopping | {"dataset.uri": ABSENT, "dataset.files": files},
     )
+    yield JOB.ok("early stopping with the default percents", stopping)
+    yield from JOB.choice("training.selectBy", "Auto", "Score", "Loss")
+    yield JOB.no(
+        "training.selectBy",
+        "selection without validation rows",
+        no_validation | {"training.selectBy": "Loss"},
+        "training.selectBy needs validation rows; raise dataset.split.validationPercent, or give "
+        "dataset.files.validation",
+    )
     yield JOB.ok("checkpoint without an interval", {"training.checkpoint": {}})
     yield from JOB.integer("training.checkpoint.intervalSeconds", 30, 86400)
 
@@ -247,6 +275,12 @@ def _evaluation() -> Iterator[Case]:
     yield from JOB.integer("evaluation.fewShot", 1, 64, ok=[])
     yield from JOB.integer("evaluation.maxNewTokens", 1, 8192)
     yield from JOB.integer("evaluation.limit", 1, 10000000)
+    yield from JOB.text(
+        "evaluation.stop", 32, lambda n: "#" * n, shortest=1, at="evaluation.stop[0]", wrap=lambda text: [text]
+    )
+    yield JOB.ok("four stops", {"evaluation.stop": ["a", "b", "c", "d"]})
+    yield JOB.no("evaluation.stop", "five stops", {"evaluation.stop": ["a", "b", "c", "d", "e"]}, "4")
+    yield JOB.no("evaluation.stop", "no stop in the list", {"evaluation.stop": []}, "at least 1")
 
 
 def _output() -> Iterator[Case]:

@@ -82,9 +82,10 @@ def _point(name: bytes, seed: int) -> int:
 
 def _side(name: bytes, split: Split) -> Part:
     share = 100 * _point(name, split.seed)
-    if share < split.test_percent * 2**64:
+    _, validation, test = split.given_percents
+    if share < test * 2**64:
         return "test"
-    return "validation" if share < (split.test_percent + split.validation_percent) * 2**64 else "train"
+    return "validation" if share < (test + validation) * 2**64 else "train"
 
 
 def _strata(rows: Sequence[Keyed], members: dict[bytes, list[int]], split: Split) -> dict[bytes, Part]:
@@ -93,7 +94,7 @@ def _strata(rows: Sequence[Keyed], members: dict[bytes, list[int]], split: Split
         counts = Counter("-" if rows[i].stratum is None else f"={rows[i].stratum}" for i in places)
         strata.setdefault(min(counts, key=lambda s: (-counts[s], s)), []).append(name)
     owed: dict[Part, int] = {"test": 0, "validation": 0}
-    percents: dict[Part, int] = {"test": split.test_percent, "validation": split.validation_percent}
+    percents: dict[Part, int] = {"test": split.given_percents[2], "validation": split.given_percents[1]}
     sides: dict[bytes, Part] = {}
     for stratum in sorted(strata):
         names = sorted(strata[stratum], key=lambda name: (_point(name, split.seed), name))

@@ -242,7 +242,7 @@ def test_checkpoints_that_cannot_be_stored_do_not_stop_a_training(
 # Real processes, a real store, real signals
 
 PROGRAM = (
-    "import sys; from finetune_trainer import checkpointer; checkpointer.MIN_EPOCH_SECONDS = 0.0;"
+    "import sys; from finetune_trainer.checkpoint import background; background.MIN_EPOCH_SECONDS = 0.0;"
     "from finetune_trainer.__main__ import main; sys.exit(main(['stage', 'train']))"
 )
 

@@ -93,7 +93,7 @@ def test_a_prefix_without_a_slash_does_not_cover_a_bucket_with_a_longer_name() -
 
 def test_files_in_two_stores_are_refused() -> None:
     files = {"train": "s3://team-a-data/train.jsonl", "test": "s3://elsewhere/test.jsonl"}
-    spec = b.job_spec(dataset={"uri": None, "files": files, "split": {"trainPercent": 90, "testPercent": 0}})
+    spec = b.job_spec(dataset={"uri": None, "files": files, "split": {"trainPercent": 90, "validationPercent": 10}})
     reason, message = refused(b.runtime_spec(), spec)
     assert reason == "InvalidSpec"
     assert "dataset.files.test" in message
@@ -145,8 +145,8 @@ def test_what_the_runtime_does_not_allow_is_refused_by_field(
     ("part", "split"),
     [
         ("train", {}),
-        ("validation", {"trainPercent": 90, "validationPercent": 0}),
-        ("test", {"trainPercent": 90, "testPercent": 0}),
+        ("validation", {"trainPercent": 90, "testPercent": 10}),
+        ("test", {"trainPercent": 90, "validationPercent": 10}),
     ],
 )
 def test_every_file_of_the_dataset_is_checked_against_the_allowed_prefixes(part: str, split: dict[str, int]) -> None:
