@@ -72,6 +72,7 @@ def resolved_of(work: Work, prepared: Prepared, *, model_revision: str) -> Resol
     return Resolved(
         method=work.spec.training.method,
         metric=prepared.metric,
+        stop=list(prepared.stop) or None,
         choices=len(choices) if choices else None,
         template_digest=prepared.template_digest,
         image=work.stage_input.image,

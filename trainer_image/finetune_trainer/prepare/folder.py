@@ -76,6 +76,7 @@ class Rest(BaseModel):
     score_end_tokens: bool
     end_ids: tuple[int, ...]
     pad_id: int
+    stop: tuple[str, ...]
     max_new_tokens: int
     metric: MetricName
     template_digest: str
@@ -128,6 +129,7 @@ def load_prepared(folder: Path) -> Prepared:
             score_end_tokens=rest.score_end_tokens,
             end_ids=rest.end_ids,
             pad_id=rest.pad_id,
+            stop=rest.stop,
             max_new_tokens=rest.max_new_tokens,
             metric=rest.metric,
             template_digest=rest.template_digest,

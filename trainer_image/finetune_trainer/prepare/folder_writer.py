@@ -29,6 +29,7 @@ from finetune_trainer.prepare.linefile import LineFile
 from finetune_trainer.prepare.prepared import TextRow
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, score_end_tokens
+from finetune_trainer.text.stop import is_single_line
 
 __all__ = ["PreparedWriter"]
 
@@ -51,6 +52,8 @@ class PreparedWriter:
         Tokens of each part so far.
     truncated
         Rows so far whose prompt was cut.
+    single_lines
+        Whether every expected answer of train so far is a single line.
     longest
         Tokens of the longest completion, end tokens included.
     score_end_tokens
@@ -63,6 +66,7 @@ class PreparedWriter:
         self.tokens: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.truncated = self.longest = self.choice_sets = 0
         self.score_end_tokens = False
+        self.single_lines = True
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -113,6 +117,8 @@ class PreparedWriter:
         self.counts[part] += 1
         self.truncated += row.truncated
         self.longest = max(self.longest, len(row.completion))
+        if part == "train" and self.single_lines:
+            self.single_lines = is_single_line(text.completion)
 
     def finish(self, end_ids: tuple[int, ...]) -> str:
         """Write the arrays and return the fingerprint; what is left is :meth:`describe`."""

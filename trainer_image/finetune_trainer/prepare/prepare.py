@@ -30,6 +30,7 @@ from finetune_trainer.prepare.keys import KeyedTable, TemplateRow, key_rows
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Steps, no_steps
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
+from finetune_trainer.text.stop import stop_texts
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
 from finetune_trainer.text.template.render import Renderer
 
@@ -136,6 +137,7 @@ def prepare(
                 score_end_tokens=writer.score_end_tokens,
                 end_ids=encoder.end_ids,
                 pad_id=encoder.pad_id,
+                stop=stop_texts(spec.evaluation.stop, single_lines=writer.single_lines),
                 # A model that has learned to stop needs no more; one that has not is wrong whatever it adds.
                 max_new_tokens=spec.evaluation.max_new_tokens or writer.longest + max(8, writer.longest // 4),
                 metric=metric,

@@ -81,6 +81,8 @@ class Prepared:
         validation and test rows as text, in the order of the encoded rows; of train the first few, as a preview.
     metric
         The resolved metric.
+    stop
+        Texts that end a generated answer (:class:`~finetune_trainer.text.stop.StopRule`), before and after alike.
     max_new_tokens
         Bound of a generated answer.
     """
@@ -91,6 +93,7 @@ class Prepared:
     score_end_tokens: bool
     end_ids: tuple[int, ...]
     pad_id: int
+    stop: tuple[str, ...] = ()
     max_new_tokens: int
     metric: MetricName
     template_digest: str
