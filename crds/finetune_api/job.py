@@ -148,7 +148,9 @@ class Training(SpecModel):
         "Auto", description="Arithmetic of the weights; the optimizer always keeps 32-bit master weights."
     )
     seed: int = Field(7, ge=0, le=2147483647, description="Seed of row order, dropout and new weights.")
-    early_stopping: EarlyStopping | None = Field(None, description="Stop when the validation loss no longer falls.")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="Stop when no better epoch comes, by training.selectBy."
+    )
     select_by: Literal["Auto", "Score", "Loss"] = Field(
         "Auto",
         description="Which epoch's weights are kept: those with the best validation score (ties by loss), or with the "
