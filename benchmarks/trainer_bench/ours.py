@@ -36,7 +36,7 @@ class _Watch(Silent):
 def _part(rows: TokenRows) -> EncodedPart:
     nothing = np.full(len(rows), -1, dtype=np.int32)
     numbers = np.arange(1, len(rows) + 1, dtype=np.int64)
-    return EncodedPart(rows.tokens, rows.offsets, rows.prompt_lengths, numbers, nothing, nothing)
+    return EncodedPart(rows.tokens, rows.offsets, rows.prompt_lengths, numbers, nothing, nothing, nothing + 1)
 
 
 def _prepared(rows: TokenRows) -> Prepared:

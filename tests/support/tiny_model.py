@@ -147,6 +147,7 @@ def encode_rows(
         rows=np.arange(first_row, first_row + len(rows), dtype=np.int64),
         choice_set=np.full(len(rows), -1 if choices is None else 0, dtype=np.int32),
         answer=np.array([-1 if choices is None else list(choices).index(c) for _, c in rows], dtype=np.int32),
+        unanswerable=np.zeros(len(rows), dtype=np.int32),
     )
 
 

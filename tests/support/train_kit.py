@@ -51,5 +51,6 @@ def without_validation(prepared: Prepared) -> Prepared:
         rows=part.rows[:0],
         choice_set=part.choice_set[:0],
         answer=part.answer[:0],
+        unanswerable=part.unanswerable[:0],
     )
     return dataclasses.replace(prepared, parts={**prepared.parts, "validation": none})

@@ -21,7 +21,7 @@ from finetune_trainer.evaluation import evaluate as evaluate_module
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.load import LoadedModel, load_model
-from finetune_trainer.prepare.prepared import EncodedPart, Prepared, TextRow
+from finetune_trainer.prepare.prepared import NO_ROOM, UNKNOWN_ANSWER, EncodedPart, Prepared, TextRow
 from finetune_trainer.text.choices import ChoiceSet
 from tests.support.tiny_model import ARCHITECTURES, Architecture, make_model, make_prepared
 
@@ -53,6 +53,7 @@ def hand_over(
     score_end_tokens: bool = False,
     max_new_tokens: int = 6,
     answers: Sequence[int] | None = None,
+    unanswerable: Sequence[int] | None = None,
 ) -> tuple[EncodedPart, Prepared]:
     tokens = [t for prompt, completion, _ in rows for t in prompt + completion]
     part = EncodedPart(
@@ -62,6 +63,7 @@ def hand_over(
         rows=np.arange(1, len(rows) + 1, dtype=np.int64),
         choice_set=np.array([s for _, _, s in rows], dtype=np.int32),
         answer=np.array(answers or [0] * len(rows), dtype=np.int32),
+        unanswerable=np.array(unanswerable or [0] * len(rows), dtype=np.int32),
     )
     prepared = Prepared(
         parts={"train": part, "validation": part, "test": part},
@@ -377,3 +379,35 @@ def test_evaluating_leaves_a_training_model_in_training(model: Loader, tmp_path:
     )
     assert first == second
     assert loaded.model.training
+
+
+def test_a_row_that_can_not_be_answered_is_wrong_even_if_the_model_says_just_that(model: Loader) -> None:
+    loaded = model("llama")
+    prompt = [5, 6, 7, 8]
+    said = plain_greedy(loaded, prompt, 6)
+    rows: list[Row] = [(prompt, said, -1), (prompt, said, -1)]
+    part, prepared = hand_over(rows, unanswerable=[0, UNKNOWN_ANSWER])
+    scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
+    assert [r.correct for r in scored.rows] == [True, False]
+    assert [r.exact_match for r in scored.rows] == [True, False]
+    assert scored.rows[0].loss == scored.rows[1].loss
+
+
+def test_a_row_that_does_not_fit_is_wrong_and_adds_nothing_to_the_loss(model: Loader) -> None:
+    loaded = model("llama")
+    row: Row = ([5, 6, 7, 8], [9, END], 0)
+    choices = [[[9], [10]]]
+    part, prepared = hand_over([row, ([], [], -1)], choices, metric="ChoiceAccuracy", unanswerable=[0, NO_ROOM])
+    alone, _ = hand_over([row], choices, metric="ChoiceAccuracy")
+    both = evaluate(loaded, part, prepared, texts=(), generate=False)
+    one = evaluate(loaded, alone, prepared, texts=(), generate=False)
+    assert (both.total, both.correct) == (2, one.correct)
+    assert both.loss == pytest.approx(one.loss)
+    assert [r.right_choice for r in both.rows][1] is False
+    assert both.score().secondary is not None
+
+
+def test_without_one_row_that_fits_there_is_no_loss(model: Loader) -> None:
+    part, prepared = hand_over([([], [], -1)], unanswerable=[NO_ROOM])
+    scored = evaluate(model("llama"), part, prepared, texts=(), generate=False).score()
+    assert (scored.correct, scored.total, scored.loss) == (0, 1, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -39,7 +41,7 @@ def evaluation(*answers: tuple[str, str, float]) -> Evaluation:
     return Evaluation(metric="ChoiceAccuracy", rows=rows, seconds=1.0)
 
 
-def page(before: Evaluation, after: Evaluation, *, epochs: int = 2) -> str:
+def page(before: Evaluation, after: Evaluation, *, epochs: int = 2, texts: Sequence[TextRow] = ()) -> str:
     spec = job_spec(model="s3://abc/m/", rows="s3://abc/r.jsonl", output="s3://abc/o/")
     points = [ValidationPoint(epoch=n + 1, step=n, loss=f"{2 - n / 4}", score="0.5") for n in range(epochs)]
     report = StageReport(
@@ -49,7 +51,7 @@ def page(before: Evaluation, after: Evaluation, *, epochs: int = 2) -> str:
         resolved=Resolved(method="LoRA"),
         validation=points or None,
     )
-    texts = [TextRow(i + 1, f"question {i} {EVIL}", r.expected) for i, r in enumerate(after.rows)]
+    texts = texts or [TextRow(i + 1, f"question {i} {EVIL}", r.expected) for i, r in enumerate(after.rows)]
     return html_page(make_stage_input("train", spec), report, texts=texts, baseline=before, test=after)
 
 
@@ -102,3 +104,10 @@ def test_any_number_of_epochs_is_drawn(epochs: int) -> None:
     assert ("<polyline" in shown) is (epochs > 1)
     for part in shown.split("<svg")[1:]:
         ElementTree.fromstring("<svg" + part.split("</svg>")[0] + "</svg>")  # noqa: S314 - our own text
+
+
+def test_a_row_that_no_answer_can_be_right_for_says_why() -> None:
+    unasked = replace(row(0, expected="a", predicted="b"), loss=0.0, tokens=0)
+    once = Evaluation(metric="ChoiceAccuracy", rows=(unasked, row(1, expected="a", predicted="a")), seconds=1.0)
+    shown = page(once, once, texts=[TextRow(1, "question", "a", "too long <b>"), TextRow(2, "question", "a")])
+    assert shown.count("too long &lt;b&gt;") == 1

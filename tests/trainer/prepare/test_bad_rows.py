@@ -44,8 +44,9 @@ def test_more_bad_rows_than_allowed_end_the_job(dataset: Dataset, percent: int, 
 
 
 def test_rows_that_fail_only_when_encoded_count_against_the_limit_too(dataset: Dataset) -> None:
-    rows = [{"prompt": f"p {i}", "completion": "long " * 100 if i % 10 == 0 else "c"} for i in range(100)]
-    error = dataset.refused(rows, spec_of({"name": "raw"}, training={"maxLength": 40}))
+    rows = [{"prompt": f"p {i}", "completion": "" if i % 10 == 0 else "c"} for i in range(100)]
+    inline = {"inline": {"prompt": "{{ prompt }}", "completion": "{{ completion }}"}}
+    error = dataset.refused(rows, spec_of(inline))
     assert error.reason is Reason.DATASET_INVALID
     assert "10 of 100 rows can't be used, more than dataset.badRows.maxPercent 5" in error.message
 

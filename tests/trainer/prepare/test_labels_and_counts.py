@@ -22,7 +22,7 @@ def test_the_label_set_comes_from_the_train_rows_alone(dataset: Dataset) -> None
     )
     prepared = dataset.prepare(rows, spec)
     assert prepared.choice_sets[0].texts == LABELS
-    assert (prepared.summary.test, prepared.summary.dropped) == (30, 1)
+    assert (prepared.summary.test, prepared.summary.test_unanswerable, prepared.summary.dropped) == (31, 1, 0)
 
 
 def test_an_answer_that_is_no_choice_is_a_bad_row(dataset: Dataset) -> None:

@@ -67,6 +67,7 @@ def test_the_arrays_have_the_promised_types(dataset: Dataset) -> None:
         "rows": "int64",
         "choice_set": "int32",
         "answer": "int32",
+        "unanswerable": "int32",
     }
 
 

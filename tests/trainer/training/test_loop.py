@@ -183,6 +183,7 @@ def test_the_common_beginning_ends_before_the_last_token_of_any_prompt(prompts: 
         rows=np.arange(len(prompts)),
         choice_set=np.full(len(prompts), -1, dtype=np.int32),
         answer=np.full(len(prompts), -1, dtype=np.int32),
+        unanswerable=np.zeros(len(prompts), dtype=np.int32),
     )
     assert common_beginning(part) == common
 

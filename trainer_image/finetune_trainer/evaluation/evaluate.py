@@ -4,6 +4,9 @@ ChoiceAccuracy is the arg-max over the summed log-probabilities of the choices' 
 first (``acc`` of lm-evaluation-harness). ExactMatch asks whether greedy decoding yields the expected completion, end
 tokens included. Loss is the training loss. All three come from one forward pass a row; see ``score.py`` and
 ``decode.py``.
+
+A row that no answer can be right for (``EncodedPart.unanswerable``) counts as wrong under every metric. One that
+does not fit into maxLength is never fed to the model, and the loss leaves it out.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.evaluation.score import Question, Scored, compute_prefix, score, score_alone, supports_branches
 from finetune_trainer.model.device import gpu_memory_errors
 from finetune_trainer.model.load import LoadedModel
-from finetune_trainer.prepare.prepared import EncodedPart, Prepared, TextRow
+from finetune_trainer.prepare.prepared import NO_ROOM, EncodedPart, Prepared, TextRow
 from finetune_trainer.process.console import Progress, no_progress
 
 __all__ = ["TOKEN_BUDGET", "evaluate"]
@@ -89,13 +92,27 @@ class _Run:
         self.stops = frozenset({*prepared.end_ids[-1:], *loaded.eos_ids})
 
     def all(self, rows: NDArray[np.int64], token_budget: int, progress: Progress) -> list[RowResult]:
-        questions = [self._question(int(i)) for i in rows]
+        fits = self.part.unanswerable[rows] != NO_ROOM
+        results = {int(at): self._unasked(int(rows[at])) for at in np.flatnonzero(~fits)}
+        if fits.any():
+            self._ask(rows, np.flatnonzero(fits), results, token_budget, progress)
+        return [results[i] for i in range(len(rows))]
+
+    def _ask(
+        self,
+        rows: NDArray[np.int64],
+        asked: NDArray[np.int64],
+        results: dict[int, RowResult],
+        token_budget: int,
+        progress: Progress,
+    ) -> None:
+        """Score the rows at the places ``asked`` of ``rows`` into ``results``."""
+        questions = [self._question(int(i)) for i in rows[asked]]
         longest = max(q.length for q in questions) + (self.prepared.max_new_tokens if self.generate else 0)
         # Chains (open answers) need no mask to be scored, but decoding on from their cache does.
         shared = supports_branches(self.loaded, longest)
         prefix = compute_prefix(self.loaded, [q.prompt for q in questions]) if shared else None
         lengths = np.array([q.length - (prefix.length if prefix else 0) for q in questions], dtype=np.int64)
-        results: dict[int, RowResult] = {}
         for group in length_groups(lengths, token_budget):
             batch = [questions[i] for i in group]
             if prefix is not None:
@@ -113,10 +130,9 @@ class _Run:
                     prompts = [batch[i].prompt for i in missed]
                     tokens = generate_plain(self.loaded, prompts, pad_id=self.prepared.pad_id, stops=stops, limit=most)
                 texts = {i: self._decode(t) for i, t in zip(missed, tokens, strict=True)}
-            for i, at in enumerate(group):
+            for i, at in enumerate(asked[group]):
                 results[int(at)] = self._result(int(rows[at]), batch[i], scored[i], texts.get(i))
             progress(len(results), len(rows))
-        return [results[i] for i in range(len(rows))]
 
     def _question(self, index: int) -> Question:
         """Build the prompt with the expected completion as first answer, then the choices."""
@@ -152,12 +168,13 @@ class _Run:
             generated = expected if self.texts else None
         elif generated is not None and self.texts:
             exact = _folded(generated) == _folded(expected)
+        exact = exact and not self.part.unanswerable[index]
         chosen = right_choice = None
         predicted = generated
         choices = int(self.part.choice_set[index])
         if choices >= 0:
             chosen = int(np.argmax([logprobs.sum() for logprobs in scored.logprobs[1:]]))  # the first of equals
-            right_choice = chosen == int(self.part.answer[index])
+            right_choice = chosen == int(self.part.answer[index]) and not self.part.unanswerable[index]
             if self.prepared.metric == "ChoiceAccuracy":
                 predicted = self.prepared.choice_sets[choices].texts[chosen]
         return RowResult(
@@ -173,6 +190,23 @@ class _Run:
             generated=generated,
             expected=expected,
             correct=bool(right_choice) if self.prepared.metric == "ChoiceAccuracy" else exact,
+        )
+
+    def _unasked(self, index: int) -> RowResult:
+        """A row that does not fit: wrong, without a loss."""
+        return RowResult(
+            index=index,
+            row=int(self.part.rows[index]),
+            chosen=None,
+            right_choice=False if self.prepared.choice_sets else None,
+            exact_match=False,
+            loss=0.0,
+            tokens=0,
+            tokens_correct=0,
+            predicted=None,
+            generated=None,
+            expected=self.texts[index].completion if self.texts else "",
+            correct=False,
         )
 
 

@@ -31,7 +31,8 @@ class RowResult:
     loss
         Summed cross-entropy of the completion tokens, end tokens included, in nats.
     tokens, tokens_correct
-        Completion tokens, and those whose arg-max under teacher forcing is right.
+        Completion tokens, and those whose arg-max under teacher forcing is right; none of a row that does not fit into
+        maxLength.
     predicted
         The answer as text: the chosen choice under ChoiceAccuracy, else what greedy decoding writes; None where nothing
         was generated.
@@ -85,13 +86,13 @@ class Evaluation:
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy of a completion token (not of a row), in nats."""
-        return math.fsum(r.loss for r in self.rows) / self.tokens
+        """Mean cross-entropy of a completion token (not of a row), in nats; 0 where no row has any."""
+        return math.fsum(r.loss for r in self.rows) / max(1, self.tokens)
 
     @property
     def token_accuracy(self) -> float:
         """Share of completion tokens whose arg-max under teacher forcing is right."""
-        return sum(r.tokens_correct for r in self.rows) / self.tokens
+        return sum(r.tokens_correct for r in self.rows) / max(1, self.tokens)
 
     @property
     def secondary(self) -> tuple[SecondaryScore, ...]:
@@ -112,7 +113,7 @@ class Evaluation:
             correct=self.correct,
             total=self.total,
             ci95=[decimal(low), decimal(high)],
-            loss=decimal(self.loss),
+            loss=decimal(self.loss) if self.tokens else None,
             secondary=list(self.secondary) or None,
         )
 

@@ -127,16 +127,21 @@ def _errors(texts: Sequence[TextRow], before: Sequence[RowResult], after: Sequen
     """The rows that the tuned model got wrong, those first whose expected answer it found least likely."""
     wrong = sorted(
         (pair for pair in zip(before, after, strict=True) if not pair[1].correct),
-        key=lambda pair: -pair[1].loss / pair[1].tokens,
+        key=lambda pair: -pair[1].loss / max(1, pair[1].tokens),  # last those that don't fit, which have no loss
     )
     if not wrong:
         return "<h2>Errors</h2><p>None.</p>"
     rows = "".join(
         f'<tr><td class="n">{now.row}</td><td><pre>{escape(texts[now.index].prompt[-600:])}</pre></td>'
-        f"<td>{escape(now.expected)}</td><td>{escape(was.predicted or '')}</td>"
+        f"<td>{escape(now.expected)}{_why(texts[now.index])}</td><td>{escape(was.predicted or '')}</td>"
         f'<td class="bad">{escape(now.predicted or "")}</td></tr>'
         for was, now in wrong[:MOST_ERRORS]
     )
     head = '<tr><th class="n">row</th><th>prompt</th><th>expected</th><th>before</th><th>after</th></tr>'
     shown = f"{min(len(wrong), MOST_ERRORS)} of {len(wrong)}"
     return f"<h2>Errors ({shown}), least likely answers first</h2><table>{head}{rows}</table>"
+
+
+def _why(text: TextRow) -> str:
+    """A note on a row that no answer can be right for."""
+    return f'<div class="small">{escape(text.unanswerable)}</div>' if text.unanswerable else ""

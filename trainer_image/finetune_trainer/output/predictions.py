@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from finetune_api.report import StageReport
 from finetune_trainer.evaluation.results import Evaluation
@@ -14,11 +15,11 @@ __all__ = ["write_predictions", "write_results"]
 
 
 def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation, test: Evaluation) -> None:
-    """Write one line a test row: what was asked, what was expected, and both answers."""
+    """Write one line a test row: what was asked, what was expected, both answers, and why none can be right."""
     with path.open("w", encoding="utf-8") as file:
         for before, after in zip(baseline.rows, test.rows, strict=True):
             text = texts[after.index]
-            line = {
+            line: dict[str, Any] = {
                 "row": after.row,
                 "prompt": text.prompt,
                 "expected": text.completion,
@@ -27,6 +28,8 @@ def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation
                 "baselineCorrect": before.correct,
                 "tunedCorrect": after.correct,
             }
+            if text.unanswerable:
+                line["unanswerable"] = text.unanswerable
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 

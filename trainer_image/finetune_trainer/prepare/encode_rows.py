@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
@@ -14,19 +14,24 @@ from finetune_trainer.data.parts import Part
 from finetune_trainer.data.table import Record, shown_columns
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.keys import TemplateRow
-from finetune_trainer.prepare.prepared import TextRow
+from finetune_trainer.prepare.prepared import NO_ROOM, UNKNOWN_ANSWER, TextRow
 from finetune_trainer.text.choices import ChoiceSet
-from finetune_trainer.text.encode import Encoded, Example
+from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import PromptTemplate
 from finetune_trainer.text.template.render import Renderer, Unrendered
 
 __all__ = ["ExampleEncoder", "RowEncoder", "RowSink"]
 
 
+_Tokenised = tuple[Encoded, int] | NoRoom | str
+"""Tokens with the number of their choice set, or why there are none."""
+_NOTHING: Final = Encoded((), (), truncated=False)
+
+
 class ExampleEncoder(Protocol):
     """What makes tokens of rendered rows: :class:`~finetune_trainer.text.encode.Encoder`, or who only looks at them."""
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         """Encode rows; a text says why one can't be used."""
 
     def choices(self, texts: Sequence[str]) -> ChoiceSet:
@@ -39,12 +44,18 @@ class RowSink(Protocol):
     def add_choices(self, choices: ChoiceSet) -> int:
         """Take a choice set that has not come before and return its number; called from another thread than ``add``."""
 
-    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
-        """Take a row; ``choice_set`` and ``answer`` are -1 without choices."""
+    def add(
+        self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int, unanswerable: int = 0
+    ) -> None:
+        """Take a row; its numbers are those of :class:`~finetune_trainer.prepare.prepared.EncodedPart`."""
 
 
 class RowEncoder:
     """Renders and encodes rows chunk by chunk.
+
+    What is no row (it can't be rendered, the chat template refuses it) goes to the bad ones. What is merely hard (an
+    answer that is no choice, more text than there is room for) goes there from train only: validation and test keep it
+    as unanswerable, since a score over the rows that are left would be too good.
 
     Parameters
     ----------
@@ -58,6 +69,11 @@ class RowEncoder:
         Of the data, to tell a column that this row lacks from one that no row has.
     choices
         The possible answers of every row; None where they are open or each row has its own.
+
+    Attributes
+    ----------
+    hard
+        The first row of a part that can't be answered, with the reason.
 
     Raises
     ------
@@ -78,6 +94,7 @@ class RowEncoder:
     ) -> None:
         self.template, self.renderer, self.encoder, self.bad, self.columns = template, renderer, encoder, bad, columns
         self.sink, self.choices = sink, choices
+        self.hard: dict[Part, str] = {}
         self._numbers: dict[bytes, int] = {}  # of choice sets, by a digest: there may be one a row
         if choices is not None:
             try:
@@ -106,7 +123,7 @@ class RowEncoder:
             TemplateInvalid or ModelInvalid: no row could be encoded; DatasetInvalid: a bad row where none may be.
         """
         with ThreadPoolExecutor(max_workers=1) as thread:
-            tokenised: Future[list[tuple[Encoded, int] | str]] | None = None
+            tokenised: Future[list[_Tokenised]] | None = None
             rendered: list[tuple[Part, Record, Example]] = []
             size = 0
             for chunk in chunks:
@@ -120,11 +137,11 @@ class RowEncoder:
                 self._store(rendered, tokenised.result())
                 yield size
 
-    def _tokenise(self, examples: Sequence[Example]) -> list[tuple[Encoded, int] | str]:
+    def _tokenise(self, examples: Sequence[Example]) -> list[_Tokenised]:
         """Encode rows, with the number of each one's choice set; in one thread, as tokenizers serve one at a time."""
-        results: list[tuple[Encoded, int] | str] = []
+        results: list[_Tokenised] = []
         for example, result in zip(examples, self.encoder.encode(examples), strict=True):
-            if isinstance(result, str):
+            if isinstance(result, str | NoRoom):
                 results.append(result)
                 continue
             try:
@@ -133,26 +150,33 @@ class RowEncoder:
                 results.append(str(e))
         return results
 
-    def _store(
-        self, rendered: Sequence[tuple[Part, Record, Example]], results: Sequence[tuple[Encoded, int] | str]
-    ) -> None:
+    def _store(self, rendered: Sequence[tuple[Part, Record, Example]], results: Sequence[_Tokenised]) -> None:
         for (part, record, example), result in zip(rendered, results, strict=True):
             if isinstance(result, str):
                 self.bad.add(record.where, result)
                 continue
-            encoded, choice_set = result
-            answer = example.choices.index(example.completion) if example.choices else -1
-            text = TextRow(record.number, _prompt_text(example), example.completion)
-            self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer)
+            if isinstance(result, NoRoom):
+                encoded, choice_set, kind, why = _NOTHING, -1, NO_ROOM, result.why
+            else:
+                encoded, choice_set = result
+                why = self._no_choice(example)
+                kind = UNKNOWN_ANSWER if why else 0
+            if why and part == "train":
+                self.bad.add(record.where, why)
+                continue
+            if why:
+                self.hard.setdefault(part, f"{record.where}: {why}")
+            answer = -1 if choice_set < 0 or why else example.choices.index(example.completion)
+            text = TextRow(record.number, _prompt_text(example), example.completion, why)
+            self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer, unanswerable=kind)
 
     def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
         if self.renderer is None:
             for part, row in rows:
                 assert row.projected is not None  # noqa: S101  # messages is a named template
-                record = row.record
-                example = Example(record.where, row.projected.messages, row.projected.answer, self._choices_of(row))
-                if self._answer_is_known(record, example):
-                    yield part, record, example
+                projected, where = row.projected, row.record.where
+                example = Example(where, projected.messages, projected.answer, self._choices_of(row))
+                yield part, row.record, example
             return
         results = self.renderer.render((row.record.where, self._context(row)) for _, row in rows)
         for (part, row), result in zip(rows, results, strict=True):
@@ -160,9 +184,7 @@ class RowEncoder:
             if isinstance(result, Unrendered):
                 self._unrendered(record, result)
                 continue
-            example = Example(record.where, result.prompt, result.completion, self._choices_of(row))
-            if self._answer_is_known(record, example):
-                yield part, record, example
+            yield part, record, Example(record.where, result.prompt, result.completion, self._choices_of(row))
 
     def _context(self, row: TemplateRow) -> dict[str, Any]:
         choices = list(self._choices_of(row))
@@ -177,15 +199,14 @@ class RowEncoder:
         own = row.projected.choices if row.projected is not None else None
         return own or ()
 
-    def _answer_is_known(self, record: Record, example: Example) -> bool:
+    def _no_choice(self, example: Example) -> str:
+        """Say that the answer is none of the choices; empty where it is one, or answers are open."""
         if not example.choices or example.completion in example.choices:
-            return True
+            return ""
         shown = repr(example.completion if len(example.completion) <= 60 else example.completion[:57] + "...")
         if self.template.choices is None:
-            self.bad.add(record.where, f"the answer {shown} is no label of the train rows; list it in template.choices")
-        else:
-            self.bad.add(record.where, f"the answer {shown} is none of dataset.template.choices")
-        return False
+            return f"the answer {shown} is no label of the train rows; list it in template.choices"
+        return f"the answer {shown} is none of dataset.template.choices"
 
     def _unrendered(self, record: Record, result: Unrendered) -> None:
         if result.unknown is not None and result.unknown not in self.columns:

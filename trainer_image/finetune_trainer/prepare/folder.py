@@ -53,6 +53,7 @@ ARRAYS: Final[Mapping[str, Kind]] = {
     "rows": "<i8",
     "choice_set": "<i4",
     "answer": "<i4",
+    "unanswerable": "<i4",
 }
 """Arrays of a part with their types, in the order of the fingerprint."""
 CHOICES: Final = "choices.jsonl"
@@ -101,7 +102,10 @@ def choice_line(choices: ChoiceSet) -> bytes:
 
 def text_line(row: TextRow) -> bytes:
     """Return a row as its line of a file of :data:`TEXTS`."""
-    return canonical_json({"row": row.row, "prompt": row.prompt, "completion": row.completion}) + b"\n"
+    line: dict[str, Any] = {"row": row.row, "prompt": row.prompt, "completion": row.completion}
+    if row.unanswerable:
+        line["unanswerable"] = row.unanswerable
+    return canonical_json(line) + b"\n"
 
 
 def load_choices(folder: Path) -> LineFile[ChoiceSet]:
@@ -145,7 +149,7 @@ def load_prepared(folder: Path) -> Prepared:
 def _check_counts(prepared: Prepared) -> None:
     """Compare the files with each other; what is in a line is read only when it is asked for."""
     for part, rows in prepared.parts.items():
-        lengths = {len(getattr(rows, name)) for name in ("prompt_lengths", "rows", "choice_set", "answer")}
+        lengths = {len(getattr(rows, name)) for name in ARRAYS if name not in ("tokens", "offsets")}
         if lengths != {len(rows)} or len(rows.offsets) != len(rows) + 1 or int(rows.offsets[-1]) != len(rows.tokens):
             raise ValueError(f"the arrays of {part} are not of one length")
         if part != "train" and len(prepared.texts[part]) != len(rows):

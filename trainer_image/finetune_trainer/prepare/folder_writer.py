@@ -54,6 +54,8 @@ class PreparedWriter:
         Rows so far whose prompt was cut.
     single_lines
         Whether every expected answer of train so far is a single line.
+    unanswerable
+        Rows of each part so far that no answer can be right for.
     longest
         Tokens of the longest completion, end tokens included.
     score_end_tokens
@@ -64,6 +66,7 @@ class PreparedWriter:
         self.folder = folder
         self.counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.tokens: dict[Part, int] = dict.fromkeys(PARTS, 0)
+        self.unanswerable: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.truncated = self.longest = self.choice_sets = 0
         self.score_end_tokens = False
         self.single_lines = True
@@ -97,7 +100,9 @@ class PreparedWriter:
         self.choice_sets += 1
         return self.choice_sets - 1
 
-    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
+    def add(
+        self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int, unanswerable: int = 0
+    ) -> None:
         """Append a row; ``choice_set`` and ``answer`` are -1 without choices."""
         self.tokens[part] += len(row.prompt) + len(row.completion)
         values = {
@@ -106,6 +111,7 @@ class PreparedWriter:
             "rows": text.row,
             "choice_set": choice_set,
             "answer": answer,
+            "unanswerable": unanswerable,
         }
         tokens = self._columns[f"{part}.tokens"]
         tokens.extend(row.prompt)
@@ -115,6 +121,7 @@ class PreparedWriter:
         if part != "train" or self.counts[part] < _PREVIEW_ROWS:
             self._lines[part].write(text_line(text))
         self.counts[part] += 1
+        self.unanswerable[part] += unanswerable != 0
         self.truncated += row.truncated
         self.longest = max(self.longest, len(row.completion))
         if part == "train" and self.single_lines:

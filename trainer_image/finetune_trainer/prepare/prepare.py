@@ -118,12 +118,14 @@ def prepare(
                 progress(done, total)
         bad.check(table.rows)
         _check_parts(writer.counts, spec, files, bad)
+        _check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
         metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
         summary = DatasetSummary(
             rows=table.rows,
             dropped=bad.count,
+            test_unanswerable=writer.unanswerable["test"],
             duplicates=split.duplicates,
             conflicts=split.conflicts,
             leaked=split.leaked,
@@ -223,6 +225,22 @@ def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mappi
             f"{counts['test']}){dropped}; give more rows with different inputs, raise split.{part}Percent above "
             f"{percents[part]}{rest}, or choose another split.seed",
         )
+
+
+def _check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None:
+    """Make sure that in each part there is something to measure.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid: no model could answer a single row of a part; names one.
+    """
+    for part, why in hard.items():
+        if written.unanswerable[part] == written.counts[part]:
+            raise StageError(
+                Reason.DATASET_INVALID,
+                f"none of the {written.counts[part]} {part} rows can be answered, so nothing would be measured: {why}",
+            )
 
 
 def _metric(evaluation: Evaluation, *, choices: bool) -> MetricName:

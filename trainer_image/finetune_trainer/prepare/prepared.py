@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +18,25 @@ from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.data.parts import Part
 from finetune_trainer.text.choices import ChoiceSet
 
-__all__ = ["EncodedPart", "Prepared", "TextRow"]
+__all__ = ["NO_ROOM", "UNKNOWN_ANSWER", "EncodedPart", "Prepared", "TextRow"]
+
+UNKNOWN_ANSWER: Final = 1
+"""Of ``EncodedPart.unanswerable``: the expected answer is none of the choices. Its tokens are there."""
+NO_ROOM: Final = 2
+"""Of ``EncodedPart.unanswerable``: prompt and expected answer do not fit into maxLength. The row has no tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextRow:
-    """A row as text, kept for validation and test rows, for the report and for comparing answers."""
+    """A row as text, kept for validation and test rows, for the report and for comparing answers.
+
+    ``unanswerable`` says why no answer can be right; empty where one can.
+    """
 
     row: int
     prompt: str
     completion: str
+    unanswerable: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +56,10 @@ class EncodedPart:
     choice_set
         int32 (n,): index into ``Prepared.choice_sets``, -1 without choices.
     answer
-        int32 (n,): index of the right answer in its choice set, -1 without choices.
+        int32 (n,): index of the right answer in its choice set, -1 without choices or where it is none of them.
+    unanswerable
+        int32 (n,): 0, or why no answer can be right: :data:`UNKNOWN_ANSWER` or :data:`NO_ROOM`. Such a row is kept in
+        validation and test, and counts as wrong under every metric and for every model; train has none.
     """
 
     tokens: NDArray[np.int32]
@@ -55,6 +68,7 @@ class EncodedPart:
     rows: NDArray[np.int64]
     choice_set: NDArray[np.int32]
     answer: NDArray[np.int32]
+    unanswerable: NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)

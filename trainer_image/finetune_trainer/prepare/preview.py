@@ -25,7 +25,7 @@ from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.fetch import fetch_dataset
 from finetune_trainer.text.choices import ChoiceSet
-from finetune_trainer.text.encode import Encoded, Example
+from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
 from finetune_trainer.text.template.render import Renderer
 
@@ -80,7 +80,7 @@ class _TextOnly:
     def choices(self, texts: Sequence[str]) -> ChoiceSet:
         return ChoiceSet(tuple(texts), tuple((index,) for index in range(len(texts))))
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         for example in examples:
             turns = [("prompt", example.prompt)] if isinstance(example.prompt, str) else [
                 (turn.role, turn.content) for turn in example.prompt
@@ -94,5 +94,7 @@ class _TextOnly:
     def add_choices(self, _choices: ChoiceSet) -> int:
         return 0
 
-    def add(self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int) -> None:
+    def add(
+        self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int, unanswerable: int = 0
+    ) -> None:
         """Keep nothing: what was encoded is shown already."""

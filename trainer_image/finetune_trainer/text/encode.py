@@ -23,7 +23,7 @@ from finetune_trainer.text.template.fields import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "Encoder", "Example", "score_end_tokens", "tokenizer_digest"]
+__all__ = ["Encoded", "Encoder", "Example", "NoRoom", "score_end_tokens", "tokenizer_digest"]
 
 Ids = tuple[int, ...]
 
@@ -60,6 +60,13 @@ class Encoded:
     prompt: Ids
     completion: Ids
     truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Why a row does not fit; it is a row all the same, so a sealed one still counts."""
+
+    why: str
 
 
 class Encoder:
@@ -104,13 +111,13 @@ class Encoder:
         self._cached_tokens = 0
         self._frames: dict[tuple[Message, ...], tuple[Ids, Ids]] = {}
 
-    def encode(self, examples: Sequence[Example]) -> list[Encoded | str]:
+    def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         """Encode rows.
 
         Returns
         -------
         list
-            One a row, in order: the tokens, or why the row can't be used.
+            One a row, in order: the tokens, that there is no room for it, or why the row can't be used.
 
         Raises
         ------
@@ -174,7 +181,7 @@ class Encoder:
             raise StageError(Reason.MODEL_INVALID, "the model's chat template begins with two BOS tokens")
         return ids
 
-    def _fit(self, example: Example, prompt: Ids | str, completion: Ids) -> Encoded | str:
+    def _fit(self, example: Example, prompt: Ids | str, completion: Ids) -> Encoded | NoRoom | str:
         if isinstance(prompt, str):
             return prompt
         if self.end_ids[-1] in completion:
@@ -187,7 +194,7 @@ class Encoder:
         cut = self._cut(example.prompt, prompt, room)
         if cut is None:
             what = "completion" if longest == len(completion) else "longest choice"
-            return (
+            return NoRoom(
                 f"its {what} of {longest + len(self.end_ids)} tokens leaves no room for the prompt in "
                 f"training.maxLength {self._max_length}"
             )
