@@ -37,7 +37,7 @@ def test_more_bad_rows_than_allowed_end_the_job(dataset: Dataset, percent: int, 
     if percent == 1:
         assert error.message == (
             "2 of 100 rows can't be used, more than dataset.badRows.maxPercent 1: "
-            "line 99: not JSON: Expecting value at column 1; line 100: column 'label' is missing"
+            "rows.jsonl line 99: not JSON: Expecting value at column 1; rows.jsonl line 100: column 'label' is missing"
         )
     else:
         assert "1 of 100 rows can't be used" in error.message
@@ -68,7 +68,7 @@ def test_policy_fail_ends_at_the_first_bad_row(dataset: Dataset) -> None:
     spec = spec_of(dataset={"badRows": {"policy": "Fail", "maxPercent": 100}})
     error = dataset.refused([*intents(50), "x", "y"], spec)
     assert error.reason is Reason.DATASET_INVALID
-    assert error.message.startswith("line 51: not JSON")
+    assert error.message.startswith("rows.jsonl line 51: not JSON")
 
 
 def test_a_completion_too_long_for_max_length_is_a_bad_row_and_a_prompt_is_cut(dataset: Dataset) -> None:
@@ -112,7 +112,7 @@ def test_a_given_test_file_without_a_usable_row_is_refused(dataset: Dataset) -> 
     )
     error = dataset.refused({"train": intents(60), "test": ["x"]}, spec)
     assert error.reason is Reason.DATASET_INVALID
-    assert "dataset.files.test has no row that can be used (1 bad rows: test line 1: not JSON" in error.message
+    assert "dataset.files.test has no row that can be used (1 bad rows: test.jsonl line 1: not JSON" in error.message
 
 
 def test_the_bound_of_a_generated_answer_is_the_longest_expected_one_plus_a_margin(dataset: Dataset) -> None:

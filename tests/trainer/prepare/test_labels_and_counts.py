@@ -142,4 +142,4 @@ def test_a_bad_row_is_named_with_its_file(dataset: Dataset) -> None:
     )
     error = dataset.refused({"train": intents(50), "test": [*intents(2, 90), "no json"]}, spec)
     assert error.reason is Reason.DATASET_INVALID
-    assert error.message.startswith("test line 3: not JSON")
+    assert error.message.startswith("test.jsonl line 3: not JSON")

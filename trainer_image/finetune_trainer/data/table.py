@@ -7,8 +7,9 @@ minutes, and a dataset may be larger than the memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,14 +17,21 @@ from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.parts import PARTS, Part
-from finetune_trainer.data.readers import BadRow, Row, read_rows
+from finetune_trainer.data.readers import BadRow, Row, Source, look_at, read_rows
+from finetune_trainer.data.source import file_name
+from finetune_trainer.data.tsv_quotes import QuoteMarks
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
 
-__all__ = ["Record", "Table", "read_table", "shown_columns"]
+__all__ = ["Observer", "Record", "Table", "read_table", "shown_columns"]
 
 _SHOWN: Final = 20
 _PROGRESS_ROWS: Final = 1024
+
+Observer = Callable[[str, Mapping[str, Any]], None]
+"""Takes where a row stands, in words, and its values."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class Record:
     number
         Its line.
     where
-        The same in words, with the part where there are several files.
+        The same in words, with the file's name.
     values
         Column to value.
     size
@@ -58,17 +66,14 @@ class Table:
     Attributes
     ----------
     files
-        (part that the file stands for, its name in front of line numbers, path), in the order of reading.
-    format
-        ``dataset.format``.
+        (part that the file stands for, the file), in the order of reading.
     columns
         Every column that some row has, in the order of their coming.
     usable
         For each row, bad ones included, whether it can be used as far as is known: 0 or 1.
     """
 
-    files: tuple[tuple[Part, str, Path], ...]
-    format: str
+    files: tuple[tuple[Part, Source], ...]
     columns: tuple[str, ...]
     usable: bytearray
 
@@ -79,25 +84,30 @@ class Table:
 
     def records(self, progress: Progress = no_progress) -> Iterator[tuple[int, Record]]:
         """Read the usable rows once more, each with its place in ``usable``."""
-        for place, (part, where, row) in enumerate(_read(self.files, self.format, progress, self.rows)):
+        for place, (part, where, row) in enumerate(_read(self.files, progress, self.rows)):
             if self.usable[place] and isinstance(row, Row):
                 yield place, Record(part, row.number, where, row.values, row.size)
 
 
 def _read(
-    files: Sequence[tuple[Part, str, Path]], declared: str, progress: Progress, total: int
+    files: Sequence[tuple[Part, Source]], progress: Progress, total: int
 ) -> Iterator[tuple[Part, str, Row | BadRow]]:
     done = 0
-    for part, prefix, path in files:
-        for row in read_rows(path, declared):
-            yield part, f"{prefix}line {row.number}", row
+    for part, source in files:
+        for row in read_rows(source):
+            yield part, f"{source.name} line {row.number}", row
             done += 1
             if done % _PROGRESS_ROWS == 0:
                 progress(done, total)
 
 
 def read_table(
-    files: Mapping[str, Path], dataset: Dataset, bad: BadRowLog, *, progress: Progress = no_progress
+    files: Mapping[str, Path],
+    dataset: Dataset,
+    bad: BadRowLog,
+    *,
+    progress: Progress = no_progress,
+    observe: Observer | None = None,
 ) -> Table:
     """Read all files once.
 
@@ -111,6 +121,8 @@ def read_table(
         Takes the rows that can't be read.
     progress
         Called with the rows read so far; how many there are is not known yet (0).
+    observe
+        Gets every row that can be read, in their order.
 
     Raises
     ------
@@ -120,18 +132,16 @@ def read_table(
     """
     columns: dict[str, None] = {}
     usable = bytearray()
-    given: tuple[tuple[Part, str, Path], ...] = (
-        (("train", "", files["all"]),)
-        if "all" in files
-        else tuple((part, f"{part} ", files[part]) for part in PARTS if part in files)
-    )
-    for _, where, row in _read(given, dataset.format, progress, 0):
+    given = _sources(files, dataset)
+    for _, where, row in _read(given, progress, 0):
         usable.append(isinstance(row, Row))
         if isinstance(row, BadRow):
             bad.add(where, row.why)
         else:
             columns.update(dict.fromkeys(row.values))
-    table = Table(given, dataset.format, tuple(columns), usable)
+            if observe is not None:
+                observe(where, row.values)
+    table = Table(given, tuple(columns), usable)
     bad.check(table.rows)
     for field, column in (("stratifyBy", dataset.split.stratify_by), ("groupBy", dataset.split.group_by)):
         if column is not None and column not in columns:
@@ -140,6 +150,26 @@ def read_table(
                 f"dataset.split.{field} names column {column!r}, which no row has; {shown_columns(table.columns)}",
             )
     return table
+
+
+def _sources(files: Mapping[str, Path], dataset: Dataset) -> tuple[tuple[Part, Source], ...]:
+    """Look at each file; those of one name are told apart by their part."""
+    uris: dict[str, str | None] = {"all": dataset.uri}
+    if dataset.files is not None:
+        uris |= {part: getattr(dataset.files, part) for part in PARTS}
+    names = {key: file_name(uris.get(key) or path.name) for key, path in files.items()}
+    given: list[tuple[Part, Source]] = []
+    for part in PARTS:
+        key = "all" if part == "train" and "all" in files else part
+        if key not in files:
+            continue
+        name = names[key]
+        source = look_at(files[key], dataset.format, name)
+        if source.marks is not QuoteMarks.NONE and source.format == "Tsv":
+            _log.info("the quotation marks in %s are read as %s", name, source.marks.value)
+        twice = list(names.values()).count(name) > 1
+        given.append((part, replace(source, name=f"{part} {name}") if twice else source))
+    return tuple(given)
 
 
 def shown_columns(columns: Sequence[str]) -> str:

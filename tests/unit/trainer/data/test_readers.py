@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.reasons import Reason
-from finetune_trainer.data import readers as data
-from finetune_trainer.data.readers import BadRow, Row, read_rows, resolve_format
+from finetune_trainer.data import source as data
+from finetune_trainer.data.readers import BadRow, Row, look_at, read_rows
+from finetune_trainer.data.source import file_name, resolve_format
 from finetune_trainer.errors import StageError
 
 
@@ -22,7 +24,7 @@ def write(folder: Path, name: str, content: bytes | str) -> Path:
 
 
 def read(folder: Path, name: str, content: bytes | str) -> list[Row | BadRow]:
-    return list(read_rows(write(folder, name, content)))
+    return list(read_rows(look_at(write(folder, name, content))))
 
 
 def test_json_lines_are_read_with_their_line_numbers_past_blank_lines(tmp_path: Path) -> None:
@@ -38,7 +40,13 @@ def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b'{"a": ', "not JSON: Expecting value at column"),
+        (b'{"a": ', "the line ends inside the object (Expecting value at column 6); write one object a line"),
+        (b'{"a": 1},', "a comma after the object at column 9; write one object a line"),
+        (b'{"a": 1}{"a": 2}', "more after the object at column 9; write one object a line"),
+        (b'{"a": 1e999}', "the number 1e999 is too large"),
+        (b'{"a": [1, {"b": -1e400}]}', "the number -1e400 is too large"),
+        (b'{"a": 1, "b": 2, "a": 1}', "the key 'a' stands twice"),
+        (b'{"a": {"b": 1, "b": 2}}', "the key 'b' stands twice"),
         (b"plain text", "not JSON: Expecting value at column 1"),
         (b"[1, 2]", "a JSON array, not an object"),
         (b'"a"', "a JSON string, not an object"),
@@ -92,7 +100,8 @@ def test_separated_values_keep_quoted_separators_and_line_ends(tmp_path: Path, n
         (b"1", "1 fields where the header has 2"),
         (b"1,2,3", "3 fields where the header has 2"),
         (b"\xff,2", "not UTF-8"),
-        (b'"a"b,2', "not a row"),
+        (b'"a"b,2', "not a row: text after the closing quote in column 'a'"),
+        (b'1,"say \\"a\\""', "not a row: text after the closing quote in column 'b'"),
     ],
 )
 def test_a_bad_csv_row_is_named_and_reading_goes_on(tmp_path: Path, line: bytes, why: str) -> None:
@@ -103,12 +112,62 @@ def test_a_bad_csv_row_is_named_and_reading_goes_on(tmp_path: Path, line: bytes,
     assert after == Row(5, {"a": "3", "b": "4"})
 
 
-def test_a_quote_that_never_closes_is_one_bad_row(tmp_path: Path) -> None:
-    rows = read(tmp_path, "a.csv", 'a,b\n1,2\n"3,4\n5,6\n')
+def refused(folder: Path, name: str, content: bytes | str) -> str:
+    with pytest.raises(StageError) as caught:
+        read(folder, name, content)
+    assert caught.value.reason is Reason.DATASET_INVALID
+    return caught.value.message
+
+
+def csv_rows(first: int, last: int) -> str:
+    return "".join(f"text {i},label {i % 3}\n" for i in range(first, last))
+
+
+def test_a_quote_that_no_line_closes_ends_the_stage_however_few_rows_it_takes(tmp_path: Path) -> None:
+    message = refused(tmp_path, "a.csv", "text,label\n" + csv_rows(2, 100) + '"open,x\n' + csv_rows(101, 104))
+    assert message == (
+        "a.csv line 100: the quote that opens column 'text' is not closed up to the end of the file, so that 4 lines "
+        "are one cell; close it, or write a quote inside a quoted cell twice"
+    )
+
+
+def test_the_line_of_an_open_quote_is_where_it_opens_not_where_its_row_begins(tmp_path: Path) -> None:
+    content = 'text,label\n"a\nb","open\n' + csv_rows(4, 9)
+    assert "a.csv line 3: the quote that opens column 'label' is not closed" in refused(tmp_path, "a.csv", content)
+
+
+def test_a_quote_that_opens_in_the_last_line_costs_that_row_alone(tmp_path: Path) -> None:
+    rows = read(tmp_path, "a.csv", 'a,b\n1,2\n3,"4\n')
     assert rows[0] == Row(2, {"a": "1", "b": "2"})
-    assert isinstance(rows[1], BadRow)
-    assert rows[1].number == 3
-    assert len(rows) == 2
+    assert rows[1:] == [
+        BadRow(
+            3,
+            "a quote opens in column 'b' that nothing closes; close it, or write a quote inside a quoted cell twice",
+        )
+    ]
+
+
+def test_a_quote_that_a_later_quoted_cell_ends_badly_is_told(tmp_path: Path) -> None:
+    content = "text,label\n" + csv_rows(2, 50) + '"open,x\n' + csv_rows(51, 80) + '"good, cell",x\n' + csv_rows(81, 99)
+    message = refused(tmp_path, "a.csv", content)
+    assert "a.csv line 50: the quote that opens column 'text' is not closed before line 80" in message
+
+
+@pytest.mark.parametrize("between", [2, 5, 40])
+def test_a_quote_that_a_later_stray_one_closes_is_told_by_the_rows_between(tmp_path: Path, between: int) -> None:
+    content = "text,label\n" + csv_rows(2, 50) + '"open,x\n' + csv_rows(51, 51 + between) + 'closed",x\n'
+    message = refused(tmp_path, "a.csv", content + csv_rows(0, 40))
+    assert f"a.csv line 50: the quote that opens column 'text' is closed in line {51 + between} only" in message
+    assert f"and {between} lines between look like rows of their own" in message
+
+
+def test_texts_of_many_lines_with_commas_stay_texts(tmp_path: Path) -> None:
+    letters = "".join(
+        f'"Dear {i},\nyes, no\nor, so\nbye",x\n"one\ntwo {i}\nthree",y\n"a, b, c\nd",z\n' for i in range(9)
+    )
+    rows = read(tmp_path, "a.csv", "text,label\n" + letters)
+    assert len(rows) == 27
+    assert rows[0] == Row(2, {"text": "Dear 0,\nyes, no\nor, so\nbye", "label": "x"})
 
 
 def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path) -> None:
@@ -124,13 +183,33 @@ def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path
         ("a.jsonl", b"\xef\xbb\xbf\n\n", "a.jsonl has no rows"),
         ("a.csv", b"", "a.csv has no rows"),
         ("a.csv", b"a,b\n", "a.csv has no rows"),
-        ("a.csv", b"a,,c\n1,2,3\n", "column 2 of a.csv has no name"),
+        ("a.csv", b"a,,c\n1,2,3\n", "column 2 of a.csv has no name; name it in the header, or take the column out"),
+        ("a.csv", b",,c\n1,2,3\n", "column 2 of a.csv has no name"),
+        ("a.csv", b"text;label\na;b\n", "'text;label', is one column: it is parted by semicolons, and Csv by commas"),
+        ("a.csv", b"sep=;\ntext;label\na;b\n", "parted by semicolons"),
+        ("a.csv", b"text|label\na|b\n", "parted by bars"),
+        ("a.csv", b"text\tlabel\na\tb\n", "parted by tabs, and Csv by commas; set dataset.format to Tsv"),
+        ("a.tsv", b"text,label\na,b\n", "parted by commas, and Tsv by tabs; set dataset.format to Csv"),
+        ("a.csv", b'"text,label\na,b\nc,d\n', "the header of a.csv opens a quote in line 1 that is not closed there"),
+        ("a.csv", b'"text,label\na",b\nc,d\n', "the header of a.csv opens a quote in line 1 that is not closed there"),
+        ("a.csv", b"a,b\r1,2\r3,4\r", "the lines of a.csv end in a bare carriage return"),
         ("a.csv", b"a,b,a\n1,2,3\n", "names 'a' twice"),
         ("a.csv", b"a,\xff\n1,2\n", "the header of a.csv is not UTF-8"),
         ("a.csv", b'"a"b\n1\n', "the header of a.csv can't be read"),
         ("a.jsonl", b'[\n{"a": 1}\n]', "JSON array; write one object a line"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16; store it as UTF-8"),
-        ("a.dat", b"a", "set dataset.format to Jsonl, Csv or Tsv"),
+        ("a.jsonl", b'[{"a": 1},\n{"a": 2}]', "JSON array; write one object a line"),
+        ("a.jsonl", b'[{"a": 1}, {"a": 2}]', "JSON array; write one object a line"),
+        ("a.jsonl", b'\xef\xbb\xbf\n[ {"a": 1}]', "JSON array; write one object a line"),
+        ("a.jsonl", b'{\n  "a": 1\n}\n', "the objects of a.jsonl stand over several lines; write one object a line"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "a.jsonl is UTF-16; store it as UTF-8"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "a.jsonl is no UTF-8 text (UTF-16?)"),
+        ("a.jsonl", gzip.compress(b'{"a": 1}'), "a.jsonl is compressed with gzip; store it uncompressed"),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}'), "a.jsonl.gz is compressed with gzip; store it uncompressed"),
+        ("a.csv", b"PK\x03\x04....", "a.csv is a zip archive or a workbook of Excel"),
+        ("a.parquet", b"PAR1....", "a.parquet is a Parquet file; store its rows as JSON Lines, CSV or TSV"),
+        ("a.csv", b"\n<!DOCTYPE html><html>", "a.csv is a web page, not rows"),
+        ("a.json", b"{}", "the ending of 'a.json' does not tell its format; set dataset.format to Jsonl (one JSON"),
+        ("a.dat", b"a", "set dataset.format to Jsonl (one JSON object a line), Csv or Tsv"),
     ],
 )
 def test_a_file_that_is_no_dataset_ends_the_stage(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -158,7 +237,7 @@ def test_the_declared_format_wins_over_the_ending(name: str, declared: str, kind
 
 def test_rows_are_streamed(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '{"a": 1}\n' * 3)
-    rows = read_rows(path)
+    rows = read_rows(look_at(path))
     assert next(rows) == Row(1, {"a": 1})
     path.write_bytes(b"")
     assert next(rows) == Row(2, {"a": 1})
@@ -178,4 +257,39 @@ def test_any_json_lines_written_by_json_come_back(
     text = "".join(json.dumps(r, ensure_ascii=ascii_only) + "\n" for r in rows)
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_bytes(text.encode())
-    assert list(read_rows(path)) == [Row(i, r) for i, r in enumerate(rows, start=1)]
+    assert list(read_rows(look_at(path))) == [Row(i, r) for i, r in enumerate(rows, start=1)]
+
+
+def test_a_first_column_without_a_name_is_left_out(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.csv", ",text,label\n0,a,b\n1,c,d\n") == [
+        Row(2, {"text": "a", "label": "b"}),
+        Row(3, {"text": "c", "label": "d"}),
+    ]
+
+
+def test_words_that_stand_for_missing_values_elsewhere_are_texts_in_csv(tmp_path: Path) -> None:
+    rows = read(tmp_path, "a.csv", "a,b\nNA,null\nNone,nan\ntrue,1e999\n")
+    assert [list(r.values.values()) for r in rows if isinstance(r, Row)] == [
+        ["NA", "null"],
+        ["None", "nan"],
+        ["true", "1e999"],
+    ]
+
+
+def test_messages_use_the_users_name_of_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "all.csv", "a;b\n1;2\n")
+    with pytest.raises(StageError, match=r"the header of intents\.csv"):
+        list(read_rows(look_at(path, "Auto", "intents.csv")))
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("s3://bucket/a/rows.csv", "rows.csv"),
+        ("https://host/x/rows.csv?download=1#top", "rows.csv"),
+        ("file:///data/my rows.tsv", "my rows.tsv"),
+        ("s3://bucket/" + "x" * 200 + ".csv", "..." + "x" * 73 + ".csv"),
+    ],
+)
+def test_a_file_is_called_by_the_end_of_its_uri(uri: str, name: str) -> None:
+    assert file_name(uri) == name
