@@ -163,8 +163,8 @@ def resolve_format(path: Path, declared: str, name: str | None = None) -> Format
     if known is None:
         raise StageError(
             Reason.DATASET_INVALID,
-            f"the ending of {name or path.name!r} does not tell its format; set dataset.format to Jsonl (one JSON object a line), "
-            "Csv or Tsv",
+            f"the ending of {name or path.name!r} does not tell its format; set dataset.format to Jsonl (one JSON "
+            "object a line), Csv or Tsv",
         )
     return known
 
