@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.job import Split
+from finetune_api.dataset import Percents, Split
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.split import Keyed, RowKeys, split_rows
 
@@ -29,7 +29,7 @@ def real_cut(rows: Sequence[Keyed], split: Split, *, given: Sequence[Part] | Non
     keys = RowKeys()
     for i, row in enumerate(rows):
         keys.add(row, given[i] if given else "train")
-    result = split_rows(keys, split)
+    result = split_rows(keys, split, Percents(*split.given_percents))
     parts: dict[Part, list[int]] = {
         p: [i for i, side in enumerate(result.sides) if PARTS[side] == p and side >= 0] for p in PARTS
     }
