@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from finetune_trainer.text.encode import Encoded, Encoder, Example
-from finetune_trainer.text.template.fields import Message
+from finetune_trainer.text.template.conversation import Message
 from tests.support.tiny_tokenizer import make_tokenizer
 
 __all__ = [

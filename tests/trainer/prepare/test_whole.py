@@ -164,7 +164,9 @@ def test_messages_train_on_the_last_turn(dataset: Dataset, chat: PreTrainedToken
     )
     assert completion == f"d {i}<|im_end|>"
     assert prepared.metric == "ExactMatch"
-    assert prepared.texts["test"][0].prompt == f"system: Be brief.\n\nuser: a {i}\n\nassistant: b\n\nuser: c"
+    text = prepared.texts["test"][0]
+    assert text.prompt == f"system: Be brief.\n\nuser: a {i}\n\nassistant: b\n\nuser: c"
+    assert text.turns == (("system", "Be brief."), ("user", f"a {i}"), ("assistant", "b"), ("user", "c"))
 
 
 def test_messages_need_a_chat_template(plain_dataset: Dataset) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.encode import Encoder, Example
-from finetune_trainer.text.template.fields import Message
+from finetune_trainer.text.template.conversation import Message
 from tests.support.encode_kit import (
     BOS,
     EOS,
@@ -202,13 +202,12 @@ def test_a_chat_template_that_does_not_answer_its_own_prompt_is_refused(
     assert message in caught.value.message
 
 
-def test_a_conversation_that_renders_otherwise_once_answered_names_its_row(folder: Path) -> None:
+def test_a_conversation_that_renders_otherwise_once_answered_is_a_bad_row(folder: Path) -> None:
     template = CHAT_TEMPLATE.replace("<|im_start|>{{", "{{ messages | length if messages | length > 3 }}<|im_start|>{{")
     encoder = Encoder(with_template(folder / "count", template), max_length=512)
     turns = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
-    with pytest.raises(StageError, match=r"conversation of line 1 in another way") as caught:
-        encode(encoder, turns, "d")
-    assert caught.value.reason is Reason.MODEL_INVALID
+    assert "renders the conversation in another way once it is answered" in encode(encoder, turns, "d")
+    assert encode(encoder, turns[2:], "d") == encode(encoder, "c", "d")
 
 
 def test_a_row_that_the_chat_template_refuses_is_a_bad_row_alone(folder: Path) -> None:

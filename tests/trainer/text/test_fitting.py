@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Encoder, Example, score_end_tokens, tokenizer_digest
-from finetune_trainer.text.template.fields import Message
+from finetune_trainer.text.template.conversation import Message
 from tests.support.encode_kit import (
     BOS,
     NO_END,

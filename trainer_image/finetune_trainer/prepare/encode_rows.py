@@ -167,7 +167,7 @@ class RowEncoder:
             if why:
                 self.hard.setdefault(part, f"{record.where}: {why}")
             answer = -1 if choice_set < 0 or why else example.choices.index(example.completion)
-            text = TextRow(record.number, _prompt_text(example), example.completion, why)
+            text = TextRow(record.number, _prompt_text(example), example.completion, why, _turns(example))
             self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer, unanswerable=kind)
 
     def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
@@ -229,3 +229,7 @@ def _prompt_text(example: Example) -> str:
     if isinstance(example.prompt, str):
         return example.prompt
     return "\n\n".join(f"{m.role}: {m.content}" for m in example.prompt)
+
+
+def _turns(example: Example) -> tuple[tuple[str, str], ...]:
+    return () if isinstance(example.prompt, str) else tuple((m.role, m.content) for m in example.prompt)

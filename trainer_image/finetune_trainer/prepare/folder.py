@@ -105,7 +105,14 @@ def text_line(row: TextRow) -> bytes:
     line: dict[str, Any] = {"row": row.row, "prompt": row.prompt, "completion": row.completion}
     if row.unanswerable:
         line["unanswerable"] = row.unanswerable
+    if row.turns:
+        line["turns"] = row.turns
     return canonical_json(line) + b"\n"
+
+
+def _text_row(line: dict[str, Any]) -> TextRow:
+    turns = tuple((role, content) for role, content in line.pop("turns", ()))
+    return TextRow(**line, turns=turns)
 
 
 def load_choices(folder: Path) -> LineFile[ChoiceSet]:
@@ -128,7 +135,7 @@ def load_prepared(folder: Path) -> Prepared:
         rest = Rest.model_validate_json((folder / _REST).read_bytes())
         prepared = Prepared(
             parts={part: EncodedPart(**{n: arrays[f"{part}.{n}"] for n in ARRAYS}) for part in PARTS},
-            texts={part: LineFile(folder / name, lambda line: TextRow(**line)) for part, name in TEXTS.items()},
+            texts={part: LineFile(folder / name, _text_row) for part, name in TEXTS.items()},
             choice_sets=load_choices(folder),
             score_end_tokens=rest.score_end_tokens,
             end_ids=rest.end_ids,

@@ -30,13 +30,19 @@ NO_ROOM: Final = 2
 class TextRow:
     """A row as text, kept for validation and test rows, for the report and for comparing answers.
 
-    ``unanswerable`` says why no answer can be right; empty where one can.
+    Attributes
+    ----------
+    unanswerable
+        Why no answer can be right; empty where one can.
+    turns
+        Role and content of the turns before the answer, where the prompt is a conversation; else empty.
     """
 
     row: int
     prompt: str
     completion: str
     unanswerable: str = ""
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,22 @@
 """How a model's chat template frames a prompt and an answer, found out by rendering, not by knowing templates.
 
-A conversation of one user turn and one answer is rendered with and without the answer. What stands between prompt and
-answer and after the answer is then the same for every row, which is checked again for rows of several turns.
+A template may say different things to the same turns: by switches that its caller sets, by today's date. All of that
+is fixed in its text (:mod:`~finetune_trainer.text.fixed_template`), and the fixed text alone renders, here and in what
+is exported. A conversation of one user turn and one answer is then rendered with and without the answer: what stands
+between prompt and answer and after the answer is the same for every row, which is checked again for rows of several
+turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
-
-from jinja2 import TemplateError
+from typing import TYPE_CHECKING, Final
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.text.template.fields import Message
+from finetune_trainer.text.fixed_template import fix_template, with_generation_text
+from finetune_trainer.text.template.conversation import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,12 +25,10 @@ __all__ = ["ChatFormat", "ChatRefusedError"]
 
 _QUESTION: Final = "Question0"
 _ANSWER: Final = "Answer0"
-_DATE: Final = datetime(2025, 1, 1, tzinfo=UTC)
-_DATE_CODES: Final = ("%d", "%-d", "%e", "%b", "%B", "%m", "%y", "%Y", "%a", "%A", "%j", "%H", "%I", "%M", "%S", "%p")
 
 
 class ChatRefusedError(ValueError):
-    """The chat template raised an error of its own about a conversation."""
+    """The chat template can't render a conversation, or not as prompt, answer, end; the reason is the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,16 @@ class ChatFormat:
     ----------
     tokenizer
         Renders.
+    template
+        The fixed text: says the same whenever and by whomever it is rendered.
     before
-        Text between the generation prompt and the answer; nearly always empty.
+        Blanks between the generation prompt and the answer, which are the answer's; nearly always empty.
     after
         Text after the answer: the end of the turn, and what the template puts after it.
     """
 
     tokenizer: PreTrainedTokenizerBase
+    template: str
     before: str
     after: str
 
@@ -60,21 +62,16 @@ class ChatFormat:
             ModelInvalid: the template can't render one question with its answer, or renders something before the answer
             that its generation prompt doesn't have; what is trained would then not be what is asked for later.
         """
-        if not tokenizer.chat_template:
+        source = _source(tokenizer)
+        if source is None:
             return None
         try:
-            prompt = _render(tokenizer, [_user(_QUESTION)], ask=True)
-            whole = _render(tokenizer, [_user(_QUESTION), Message("assistant", _ANSWER)], ask=False)
-        except ChatRefusedError as e:
-            raise StageError(Reason.MODEL_INVALID, f"the model's chat template can't render a question: {e}") from e
-        before, found, after = whole.removeprefix(prompt).partition(_ANSWER)
-        if not whole.startswith(prompt) or not found or _QUESTION not in prompt:
-            raise StageError(
-                Reason.MODEL_INVALID,
-                "the model's chat template does not render an answered question as its generation prompt followed by "
-                "the answer, so no training row can be built with it; use a model with another chat template",
-            )
-        return cls(tokenizer, before, after)
+            return _probe(tokenizer, fix_template(source, switches_off=True))
+        except StageError as error:
+            try:
+                return _probe(tokenizer, fix_template(source, switches_off=False))
+            except StageError:
+                raise error from None
 
     def prompt(self, messages: Sequence[Message]) -> str:
         """Render turns as a prompt: the text that asks the model for its answer.
@@ -84,47 +81,63 @@ class ChatFormat:
         ChatRefusedError
             The template refuses these turns.
         """
-        return _render(self.tokenizer, messages, ask=True)
+        return _render(self.tokenizer, self.template, messages, ask=True)
 
-    def check(self, messages: Sequence[Message], prompt: str, answer: str, *, where: str) -> None:
+    def check(self, messages: Sequence[Message], prompt: str, answer: str) -> None:
         """Make sure that the whole conversation renders as prompt, answer, end.
 
         Raises
         ------
-        StageError
-            ModelInvalid: it doesn't; ``where`` names the row.
+        ChatRefusedError
+            It doesn't.
         """
-        whole = _render(self.tokenizer, [*messages, Message("assistant", answer)], ask=False)
+        whole = _render(self.tokenizer, self.template, [*messages, Message("assistant", answer)], ask=False)
         if whole != prompt + self.before + answer + self.after:
-            raise StageError(
-                Reason.MODEL_INVALID,
-                f"the model's chat template renders the conversation of {where} in another way once it is answered, so "
-                "what would be trained is not what is asked for later; use a model with another chat template",
+            raise ChatRefusedError(
+                "it renders the conversation in another way once it is answered, as templates do with thinking tags or "
+                "marks of their own in an answer; leave these out of the row"
             )
 
 
-def _user(content: str) -> Message:
-    return Message("user", content)
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, ask: bool) -> str:
-    turns = [{"role": m.role, "content": m.content} for m in messages]
-    # Answers hold no reasoning, so templates that can leave room for it are told not to; others ignore the word.
-    more: dict[str, Any] = {"enable_thinking": False}
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, chat_template=_dateless(tokenizer), tokenize=False, add_generation_prompt=ask, **more
+def _source(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template that plain loading and rendering picks."""
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        raise StageError(
+            Reason.MODEL_INVALID,
+            f"the model has several chat templates ({', '.join(sorted(templates))}) and none of them is named default, "
+            "so it isn't known which one is meant; give the model's folder a chat_template.jinja",
         )
-    except (TemplateError, TypeError, ValueError) as e:
-        raise ChatRefusedError(str(e)) from e
+    return str(templates["default"] if isinstance(templates, dict) else templates) if templates else None
+
+
+def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatFormat:
+    """Find the format; text that stands between every generation prompt and its answer goes into the template."""
+    question = Message("user", _QUESTION)
+    try:
+        prompt = _render(tokenizer, template, [question], ask=True)
+        whole = _render(tokenizer, template, [question, Message("assistant", _ANSWER)], ask=False)
+    except ChatRefusedError as e:
+        raise StageError(Reason.MODEL_INVALID, f"the model's chat template can't render a question: {e}") from e
+    before, found, after = whole.removeprefix(prompt).partition(_ANSWER)
+    if not whole.startswith(prompt) or not found or _QUESTION not in prompt:
+        raise StageError(
+            Reason.MODEL_INVALID,
+            "the model's chat template does not render an answered question as its generation prompt followed by "
+            "the answer, so no training row can be built with it; use a model with another chat template",
+        )
+    # An empty thinking block, the name of a channel: who asks later must send it too, or the model would have to
+    # write it. Blanks stay with the answer, whose first token they may be part of.
+    frame = before.rstrip(" ")
+    if frame:
+        template = with_generation_text(template, frame)
+    return ChatFormat(tokenizer, template, before[len(frame) :], after)
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message], *, ask: bool) -> str:
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    try:
+        text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=ask)
+    except Exception as e:  # a template is a program of its maker, and any row may be the one it can't take
+        raise ChatRefusedError(str(e) or type(e).__name__) from e
     return str(text)
-
-
-def _dateless(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The chat template with the date fixed: one that prints today's would give the same rows other tokens tomorrow."""
-    template = str(tokenizer.get_chat_template())
-    if "strftime_now" not in template:
-        return template
-    replaced = "".join(f" | replace('{code}', '{_DATE.strftime(code)}')" for code in _DATE_CODES)
-    # The empty output keeps the block's end from swallowing a line end at the template's beginning.
-    return f"{{% macro strftime_now(format) %}}{{{{ format{replaced} }}}}{{% endmacro %}}{{{{ '' }}}}{template}"

@@ -18,7 +18,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.chat import ChatFormat, ChatRefusedError
 from finetune_trainer.text.choices import ChoiceSet
-from finetune_trainer.text.template.fields import Message
+from finetune_trainer.text.template.conversation import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -171,7 +171,7 @@ class Encoder:
                 "model, or the templates instruction or raw",
             )
         text = self.chat.prompt(example.prompt)
-        self.chat.check(example.prompt, text, example.completion, where=example.where)
+        self.chat.check(example.prompt, text, example.completion)
         return text
 
     def _whole_prompt(self, ids: Ids) -> Ids:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from finetune_api.job import Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.template.catalog import resolve_template
-from finetune_trainer.text.template.fields import Message, Projected, choose, project, row_choices, to_messages
+from finetune_trainer.text.template.fields import Projected, choose, project, row_choices
 
 
 def projected(template: dict[str, Any], values: dict[str, Any]) -> Projected:
@@ -160,53 +159,6 @@ def test_choices_are_a_list_or_an_object_with_texts_or_either_as_json(value: obj
 def test_other_choices_are_refused(value: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         row_choices(value, "c")
-
-
-def turns(*roles: str) -> list[dict[str, str]]:
-    return [{"role": role, "content": f" {role} {i} "} for i, role in enumerate(roles)]
-
-
-@pytest.mark.parametrize(
-    "roles",
-    [
-        ("user", "assistant"),
-        ("system", "user", "assistant"),
-        ("user", "assistant", "user", "assistant"),
-    ],
-)
-def test_the_last_turn_is_the_answer_and_all_before_it_the_prompt(roles: tuple[str, ...]) -> None:
-    expected = [Message(role, f"{role} {i}") for i, role in enumerate(roles)]
-    assert list(to_messages(turns(*roles), "m")) == expected
-    assert list(to_messages(json.dumps(turns(*roles)), "m")) == expected
-    result = projected({"name": "messages", "columns": {"messages": "m"}}, {"m": turns(*roles)})
-    assert (list(result.messages), result.answer) == (expected[:-1], expected[-1].content)
-    assert result.inputs == {"messages": [{"role": m.role, "content": m.content} for m in expected[:-1]]}
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("text", "'m' is no JSON list of messages"),
-        ({"role": "user"}, "'m' is no list of objects"),
-        (["a"], "'m' is no list of objects"),
-        ([], "the last message must have role assistant"),
-        (turns("user"), "the last message must have role assistant"),
-        (turns("user", "assistant", "user"), "the last message must have role assistant"),
-        (turns("system", "assistant"), "alternate between user and assistant, the user first"),
-        (turns("assistant"), "alternate between user and assistant, the user first"),
-        (turns("user", "user", "assistant"), "alternate between user and assistant"),
-        (turns("user", "assistant", "assistant"), "alternate between user and assistant"),
-        (turns("user", "system", "assistant"), "only the first message may have role system"),
-        (turns("user", "tool", "assistant"), "message 2 has role 'tool'"),
-        ([{"content": "a"}], "message 1 has role 'None'"),
-        ([{"role": "user", "content": ""}], "message 1 has no text"),
-        ([{"role": "user", "content": None}], "message 1 has no text"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "message 1 has no text"),
-    ],
-)
-def test_other_conversations_are_refused(value: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        to_messages(value, "m")
 
 
 def test_the_digest_changes_with_everything_that_changes_a_rendering() -> None:

@@ -11,19 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_trainer.text.template.catalog import MESSAGES, Field, PromptTemplate
+from finetune_trainer.text.template.conversation import Message, check_beside, shown, to_messages
 
-__all__ = ["Message", "Projected", "choose", "project", "row_choices", "to_messages"]
+__all__ = ["Projected", "choose", "project", "row_choices"]
 
-_ROLES: Final = ("system", "user", "assistant")
 _LETTERS: Final = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation; ``content`` has no outer white space."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +55,7 @@ def project(template: PromptTemplate, values: Mapping[str, Any]) -> Projected:
     for field in template.fields:
         value = _value(field, values)
         if template.name == MESSAGES:
+            check_beside(values, field.column)
             *before, last = to_messages(value, field.column)
             plain = [{"role": m.role, "content": m.content} for m in before]
             return Projected({"messages": plain}, last.content, messages=tuple(before))
@@ -128,7 +121,7 @@ def choose(answer: Any, choices: Sequence[str], *, names: tuple[str, ...] = ()) 
     # Choices with names of their own, such as 1 to 4, are not counted from 0 as well.
     if text.isdecimal() and names in ((), _LETTERS) and int(text) < len(choices):
         return choices[int(text)]
-    raise ValueError(f"the answer {_shown(text)} is none of the choices")
+    raise ValueError(f"the answer {shown(text)} is none of the choices")
 
 
 def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -167,47 +160,3 @@ def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ..
     if not isinstance(names, list) or len(names) not in (0, len(choices)):
         raise ValueError(f"column {column!r} has not one label for each choice")
     return choices, tuple(_as_text(n) for n in names)
-
-
-def to_messages(value: Any, column: str) -> tuple[Message, ...]:
-    """Check a conversation: an optional system turn, then user and assistant in turn, the assistant last.
-
-    Parameters
-    ----------
-    value
-        A list of objects with ``role`` and ``content``, or that as JSON text.
-    column
-        For messages.
-
-    Raises
-    ------
-    ValueError
-        It is none; the message says which turn is wrong.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as e:
-            raise ValueError(f"column {column!r} is no JSON list of messages") from e
-    if not isinstance(value, list) or not all(isinstance(m, Mapping) for m in value):
-        raise ValueError(f"column {column!r} is no list of objects with role and content")
-    messages = []
-    for n, message in enumerate(value, start=1):
-        role, content = message.get("role"), message.get("content")
-        if role not in _ROLES:
-            raise ValueError(f"message {n} has role {_shown(str(role))}; use system, user or assistant")
-        if not isinstance(content, str) or not content.strip():
-            raise ValueError(f"message {n} has no text as its content")
-        messages.append(Message(role, content.strip()))
-    turns = [m.role for m in messages if m.role != "system"]
-    if any(m.role == "system" for m in messages[1:]):
-        raise ValueError("only the first message may have role system")
-    if turns[1::2] != ["assistant"] * (len(turns) // 2) or turns[::2] != ["user"] * ((len(turns) + 1) // 2):
-        raise ValueError("messages must alternate between user and assistant, the user first")
-    if not turns or turns[-1] != "assistant":
-        raise ValueError("the last message must have role assistant; it is the expected answer")
-    return tuple(messages)
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,0 +1,186 @@
+"""From the dialects of chat files to turns, or to words that name the message and the mend."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from finetune_api.job import Template
+from finetune_trainer.text.template.catalog import resolve_template
+from finetune_trainer.text.template.conversation import Message, check_beside, to_messages
+from finetune_trainer.text.template.fields import project
+
+
+def turns(*roles: str) -> list[dict[str, Any]]:
+    return [{"role": role, "content": f" {role} {i} "} for i, role in enumerate(roles)]
+
+
+def marked(**marks: Any) -> list[dict[str, Any]]:
+    """Two answers; ``a1`` and ``a3`` are what stands in them beside role and content."""
+    rows = turns("user", "assistant", "user", "assistant")
+    rows[1].update(marks.get("a1", {}))
+    rows[3].update(marks.get("a3", {}))
+    return rows
+
+
+@pytest.mark.parametrize(
+    "roles", [("user", "assistant"), ("system", "user", "assistant"), ("user", "assistant", "user", "assistant")]
+)
+def test_the_last_turn_is_the_answer_and_all_before_it_the_prompt(roles: tuple[str, ...]) -> None:
+    expected = [Message(role, f"{role} {i}") for i, role in enumerate(roles)]
+    assert list(to_messages(turns(*roles), "m")) == expected
+    assert list(to_messages(json.dumps(turns(*roles)), "m")) == expected
+    template = resolve_template(Template.model_validate({"name": "messages", "columns": {"messages": "m"}}))
+    result = project(template, {"m": turns(*roles)})
+    assert (list(result.messages), result.answer) == (expected[:-1], expected[-1].content)
+    assert result.inputs == {"messages": [{"role": m.role, "content": m.content} for m in expected[:-1]]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("text", "'m' is no JSON list of messages"),
+        ({"role": "user"}, "'m' is no list of objects"),
+        (["a"], "'m' is no list of objects"),
+        ([], "the last message must have role assistant"),
+        (turns("user"), "the last message must have role assistant"),
+        (turns("user", "assistant", "user"), "the last message must have role assistant"),
+        (turns("system", "assistant"), "alternate between user and assistant, the user first"),
+        (turns("assistant"), "alternate between user and assistant, the user first"),
+        (turns("user", "user", "assistant"), "alternate between user and assistant"),
+        (turns("user", "assistant", "assistant"), "alternate between user and assistant"),
+        (turns("user", "system", "assistant"), "only the first message may have role system"),
+        ([{"content": "a"}], "message 1 has no role; a message has role and content"),
+        ([{"role": "user", "content": ""}], "message 1 has no text"),
+        ([{"role": "user", "content": " \n"}], "message 1 has no text"),
+        ([{"role": "user", "content": None}], "message 1 has no text"),
+        ([{"role": "user", "content": []}], "message 1 has no text"),
+        ([{"role": "user", "content": {"text": "a"}}], "message 1 has no text"),
+    ],
+)
+def test_other_conversations_are_refused(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_messages(value, "m")
+
+
+@pytest.mark.parametrize(
+    ("role", "mend"),
+    [
+        ("developer", "use system"),
+        ("human", "use user"),
+        ("gpt", "use assistant"),
+        ("model", "use assistant"),
+        ("User", "use user"),
+        ("critic", "use system, user or assistant"),
+        (None, "use system, user or assistant"),
+    ],
+)
+def test_a_role_of_another_dialect_is_named_with_its_mend(role: object, mend: str) -> None:
+    with pytest.raises(ValueError, match=rf"^message 1 has role '{role}'; {mend}$"):
+        to_messages([{"role": role, "content": "a"}, {"role": "assistant", "content": "b"}], "m")
+
+
+@pytest.mark.parametrize("role", ["tool", "function", "ipython", "observation"])
+def test_a_turn_of_a_tool_says_that_tools_can_not_be_learned_yet(role: str) -> None:
+    with pytest.raises(ValueError, match=f"message 2 has role '{role}'; tools can't be learned yet"):
+        to_messages(turns("user", role, "assistant"), "m")
+
+
+@pytest.mark.parametrize("content", [None, "", "I look it up."])
+@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
+def test_a_turn_that_calls_a_tool_is_refused_whatever_else_it_says(key: str, content: str | None) -> None:
+    call = {"role": "assistant", "content": content, key: [{"function": {"name": "topic"}}]}
+    with pytest.raises(ValueError, match=rf"message 2 calls a tool \({key}\)"):
+        to_messages([*turns("user"), call], "m")
+
+
+@pytest.mark.parametrize("nothing", [None, []])
+def test_a_turn_with_an_empty_list_of_calls_is_a_plain_one(nothing: object) -> None:
+    assert to_messages(marked(a3={"tool_calls": nothing}), "m")[-1] == Message("assistant", "assistant 3")
+
+
+@pytest.mark.parametrize("tools", [[{"type": "function"}], '[{"name": "topic"}]', {"name": "topic"}])
+@pytest.mark.parametrize("column", ["tools", "functions"])
+def test_tools_offered_beside_a_conversation_are_named(column: str, tools: object) -> None:
+    with pytest.raises(ValueError, match=f"column '{column}' offers tools, which can't be learned yet"):
+        check_beside({"messages": [], column: tools}, "messages")
+
+
+@pytest.mark.parametrize("tools", [None, [], "", "[]", " null ", {}])
+def test_an_empty_column_of_tools_is_no_matter(tools: object) -> None:
+    check_beside({"messages": [], "tools": tools}, "messages")
+
+
+def test_a_row_with_tools_is_a_bad_one_of_the_template() -> None:
+    template = resolve_template(Template.model_validate({"name": "messages"}))
+    with pytest.raises(ValueError, match="column 'tools'"):
+        project(template, {"messages": turns("user", "assistant"), "tools": [{"name": "topic"}]})
+
+
+def test_from_and_value_are_named_as_keys_with_the_ones_that_are_wanted() -> None:
+    value = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    with pytest.raises(
+        ValueError, match=r"'m' has turns with the keys from and value \(ShareGPT\); name them role and"
+    ):
+        to_messages(value, "m")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": " a "}], "a"),
+        ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\nb"),
+        ([{"type": "input_text", "text": "a"}], "a"),
+        ([{"text": "a"}, "b"], "a\nb"),
+    ],
+)
+def test_content_as_parts_of_text_is_text(content: object, text: str) -> None:
+    assert to_messages([{"role": "user", "content": content}, *turns("assistant")], "m")[0] == Message("user", text)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "image_url"),
+        ({"type": "image"}, "image"),
+        ({"type": "text", "text": None}, "text"),
+        ({"type": ["text"], "text": "a"}, r"\['text'\]"),
+    ],
+)
+def test_a_part_that_is_no_text_is_named(part: object, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"message 1 has a part of type .{kind}.; only parts of type text"):
+        to_messages([{"role": "user", "content": [{"type": "text", "text": "a"}, part]}, *turns("assistant")], "m")
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"weight": "0"}, {"weight": False}, {"train": False}])
+def test_the_last_answer_that_is_not_marked_is_the_one_to_learn(mark: dict[str, Any]) -> None:
+    assert [m.content for m in to_messages(marked(a3=mark), "m")] == ["user 0", "assistant 1"]
+
+
+@pytest.mark.parametrize("mark", [{"weight": 1}, {"weight": 1.0}, {"weight": "1"}, {"weight": None}, {"train": True}])
+def test_an_answer_that_is_marked_to_be_learned_is_the_last_one(mark: dict[str, Any]) -> None:
+    assert len(to_messages(marked(a3=mark), "m")) == 4
+
+
+def test_an_earlier_answer_of_weight_0_is_context() -> None:
+    assert len(to_messages(marked(a1={"weight": 0}, a3={"weight": 1}), "m")) == 4
+
+
+def test_a_conversation_without_an_answer_to_learn_is_refused() -> None:
+    with pytest.raises(ValueError, match="its answers are all marked as not to be learned"):
+        to_messages(marked(a1={"weight": 0}, a3={"weight": 0}), "m")
+
+
+@pytest.mark.parametrize("weight", [0.5, 2, -1, "high", [0]])
+def test_another_weight_is_refused(weight: object) -> None:
+    with pytest.raises(ValueError, match=r"message 4 has weight .*; only 0"):
+        to_messages(marked(a3={"weight": weight}), "m")
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_beside_the_answer_is_not_left_out_in_silence(key: str) -> None:
+    with pytest.raises(ValueError, match=f"message 4 has {key}, which can't be learned yet"):
+        to_messages(marked(a3={key: "because"}), "m")
+    assert len(to_messages(marked(a1={key: "because"}, a3={key: None}), "m")) == 4
