@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import Reason
+from finetune_api.status import DroppedRows
 from finetune_trainer.data.parts import PARTS
 from tests.support.prepare_kit import Dataset, intents, spec_of
 
@@ -121,3 +122,14 @@ def test_the_bound_of_a_generated_answer_is_the_longest_expected_one_plus_a_marg
     assert dataset.prepare(rows[10:], spec_of({"name": "raw"})).max_new_tokens == 2 + 8
     asked = spec_of({"name": "raw"}, evaluation={"maxNewTokens": 5})
     assert dataset.prepare(rows, asked).max_new_tokens == 5
+
+
+def test_each_part_is_held_to_the_limit_and_counted_by_itself(dataset: Dataset) -> None:
+    inline = {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}
+    files = {part: f"s3://data/{part}.jsonl" for part in PARTS}
+    broken: dict[str, Any] = {"text": "t", "label": None}
+    rows = {"train": [*intents(200), "x"], "validation": intents(20, 300), "test": [*intents(9, 400), broken]}
+    error = dataset.refused(rows, spec_of(inline, dataset={"files": files}))
+    assert "1 of 10 test rows can't be used, more than dataset.badRows.maxPercent 5: test.jsonl line 10" in error.message
+    allowed = spec_of(inline, dataset={"files": files, "badRows": {"maxPercent": 10}})
+    assert dataset.prepare(rows, allowed).summary.dropped_by == DroppedRows(train=1, test=1)

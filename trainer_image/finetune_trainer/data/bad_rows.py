@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Final
 
-from finetune_api.job import BadRows
+from finetune_api.dataset import Dataset
 from finetune_api.reasons import Reason
+from finetune_api.status import DroppedRows
+from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.errors import StageError
 
 __all__ = ["BadRowLog"]
@@ -15,24 +19,51 @@ _WHY_CHARS: Final = 160
 
 
 class BadRowLog:
-    """The bad rows of one dataset; the first few are kept by name."""
+    """The bad rows of one dataset, by part; the first few are kept by name.
 
-    def __init__(self, policy: BadRows) -> None:
-        self._policy = policy
+    A row that falls out before the split has a part only if its file stands for one that isn't cut.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._policy, self._percents = dataset.bad_rows, dataset.percents
         self._first: list[str] = []
-        self.count = 0
+        self._first_of: dict[Part | None, list[str]] = defaultdict(list)
+        self._before: Counter[Part | None] = Counter()
+        self._after: Counter[Part] = Counter()
 
-    def add(self, where: str, why: str) -> None:
-        """Note a row.
+    @property
+    def count(self) -> int:
+        """How many there are in all."""
+        return self._before.total() + self._after.total()
+
+    def add_unsplit(self, where: str, why: str, file: Part) -> None:
+        """Note a row that falls out before the split; ``file`` is the part that its file stands for.
 
         Raises
         ------
         StageError
             DatasetInvalid: the policy is Fail.
         """
-        self.count += 1
-        if len(self._first) < _NAMED:
-            self._first.append(f"{where}: {why if len(why) <= _WHY_CHARS else why[: _WHY_CHARS - 3] + '...'}")
+        part = None if file == "train" and self._percents.train < 100 else file
+        self._before[part] += 1
+        self._note(where, why, part)
+
+    def add(self, where: str, why: str, part: Part) -> None:
+        """Note a row that falls out of its part.
+
+        Raises
+        ------
+        StageError
+            DatasetInvalid: the policy is Fail.
+        """
+        self._after[part] += 1
+        self._note(where, why, part)
+
+    def _note(self, where: str, why: str, part: Part | None) -> None:
+        text = f"{where}: {why if len(why) <= _WHY_CHARS else why[: _WHY_CHARS - 3] + '...'}"
+        for named in (self._first, self._first_of[part]):
+            if len(named) < _NAMED:
+                named.append(text)
         if self._policy.policy == "Fail":
             raise StageError(
                 Reason.DATASET_INVALID, f"{self._first[0]} (dataset.badRows.policy Fail ends the job at the first)"
@@ -46,14 +77,49 @@ class BadRowLog:
         StageError
             DatasetInvalid: there are more; names the first few.
         """
-        if self.count * 100 > self._policy.max_percent * rows:
+        self._compare(self.count, rows, "", self.examples())
+
+    def check_parts(self, fell: Mapping[Part, int]) -> None:
+        """Compare with ``badRows.maxPercent`` part by part, so that no part is quietly hollowed out.
+
+        Parameters
+        ----------
+        fell
+            Rows that the split gave to each part.
+
+        Raises
+        ------
+        StageError
+            DatasetInvalid: in some part there are more; names the first few of it.
+        """
+        for part in PARTS:
+            bad = self._before[part] + self._after[part]
+            self._compare(bad, fell[part] + self._before[part], f"{part} ", _shown(self._first_of[part], bad))
+        # What might have fallen into any part is compared with all that was cut.
+        unsplit = self._before[None]
+        cut = sum(fell[part] for part in PARTS if getattr(self._percents, part))
+        self._compare(unsplit, cut + unsplit, "", _shown(self._first_of[None], unsplit))
+
+    def dropped_by(self) -> DroppedRows | None:
+        """Return the counts for the status; None if there are none."""
+        if not self.count:
+            return None
+        parts = {part: self._before[part] + self._after[part] for part in PARTS}
+        return DroppedRows(unsplit=self._before[None], **parts)
+
+    def _compare(self, bad: int, rows: int, of: str, examples: str) -> None:
+        if bad * 100 > self._policy.max_percent * rows:
             raise StageError(
                 Reason.DATASET_INVALID,
-                f"{self.count} of {rows} rows can't be used, more than dataset.badRows.maxPercent "
-                f"{self._policy.max_percent}: {self.examples()}",
+                f"{bad} of {rows} {of}rows can't be used, more than dataset.badRows.maxPercent "
+                f"{self._policy.max_percent}: {examples}",
             )
 
     def examples(self) -> str:
         """The first few bad rows with their reasons, as one line."""
-        more = self.count - len(self._first)
-        return "; ".join(self._first) + (f"; and {more} more" if more else "")
+        return _shown(self._first, self.count)
+
+
+def _shown(named: list[str], count: int) -> str:
+    more = count - len(named)
+    return "; ".join(named) + (f"; and {more} more" if more else "")

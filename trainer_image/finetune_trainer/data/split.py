@@ -1,7 +1,8 @@
 """Cuts rows into train, validation and test before anything is rendered; pure.
 
 The same input never stands in two parts: not as a duplicate, not with another output, not in another row of the same
-group. What prepare knows of a row arrives as a :class:`Keyed`: hashes only, so that nothing here depends on templates.
+group or conversation. What prepare knows of a row arrives as a :class:`Keyed`: hashes only, so that nothing here
+depends on templates.
 
 By default a row's part follows from a hash of seed and key alone. Adding rows then moves none (the ratios are met
 approximately, as any random cut does). With strata the ratios are exact to one group, and adding rows may move some.
@@ -44,16 +45,19 @@ class Keyed:
         Value of ``split.groupBy`` as text; None without it or where the row has none.
     stratum
         Value of ``split.stratifyBy`` as text.
+    opening
+        Key of what the row's conversation begins with, which keeps its cuts on one side; None where it is none.
     """
 
     key: bytes
     output: bytes
     group: str | None = None
     stratum: str | None = None
+    opening: bytes | None = None
 
 
 class RowKeys:
-    """What the split knows of all rows, column by column: 37 bytes a row, 24 more for one that is in a group."""
+    """What the split knows of all rows, column by column: 37 bytes a row, 24 more for each group that it is in."""
 
     def __init__(self) -> None:
         self.keys, self.outputs, self.given = bytearray(), bytearray(), bytearray()
@@ -67,14 +71,21 @@ class RowKeys:
     def add(self, row: Keyed, part: Part = "train") -> None:
         """Append a row; ``part`` is the one that its own file stands for, ``train`` if there is one file."""
         if row.group is not None:
-            self.grouped.append(len(self))
-            self.groups += _digest(row.group)
+            self.tie(len(self), _digest(row.group))
+        if row.opening is not None:
+            # Behind nearly all digests of groups, so that a set is named by the user's own group where it has one.
+            self.tie(len(self), b"\xff\xff" + row.opening[:14])
         # None and text are told apart by the mark in front.
         mark = "-" if row.stratum is None else f"={row.stratum}"
         self.strata.append(self.marks.setdefault(mark, len(self.marks)))
         self.keys += row.key
         self.outputs += row.output
         self.given.append(PARTS.index(part))
+
+    def tie(self, row: int, group: bytes) -> None:
+        """Put a row into one more group, named by 16 bytes."""
+        self.grouped.append(row)
+        self.groups += group
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +101,16 @@ class SplitResult:
     conflicts
         Remaining rows whose input also stands with another output.
     leaked
-        Rows taken out because a given part that is more sealed holds the same input or group.
+        Rows taken out because a given part that is more sealed holds the same input, group or conversation.
+    largest
+        Remaining rows that the largest set holds which must stay in one part.
     """
 
     sides: NDArray[np.int8]
     duplicates: int
     conflicts: int
     leaked: int
+    largest: int
 
     def count(self, part: Part) -> int:
         """Rows of a part."""
@@ -173,7 +187,13 @@ def split_rows(rows: RowKeys, split: Split, percents: Percents) -> SplitResult:
     sides[clean] = given[clean]
     train = clean[given[clean] == 0]
     sides[train] = _cut(rows, train, component[train], names, split=split, percents=percents)
-    return SplitResult(sides, len(rows) - len(kept), int((outputs[key[clean]] > 1).sum()), len(kept) - len(clean))
+    return SplitResult(
+        sides,
+        duplicates=len(rows) - len(kept),
+        conflicts=int((outputs[key[clean]] > 1).sum()),
+        leaked=len(kept) - len(clean),
+        largest=int(np.bincount(component[clean]).max(initial=0)),
+    )
 
 
 def _ranks(digests: bytearray) -> tuple[Ints, Ints]:

@@ -133,10 +133,10 @@ def read_table(
     columns: dict[str, None] = {}
     usable = bytearray()
     given = _sources(files, dataset)
-    for _, where, row in _read(given, progress, 0):
+    for part, where, row in _read(given, progress, 0):
         usable.append(isinstance(row, Row))
         if isinstance(row, BadRow):
-            bad.add(where, row.why)
+            bad.add_unsplit(where, row.why, part)
         else:
             columns.update(dict.fromkeys(row.values))
             if observe is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from finetune_api.reasons import Reason
-from finetune_api.status import Resolved
+from finetune_api.status import Resolved, ResolvedSplit
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
 from finetune_trainer.prepare.folder import PREPARED
@@ -69,10 +69,14 @@ def load_tokenizer(folder: Path, place: str) -> PreTrainedTokenizerBase:
 def resolved_of(work: Work, prepared: Prepared, *, model_revision: str) -> Resolved:
     """Return what prepare chose where the spec left a choice."""
     choices = prepared.choice_sets[0].texts if len(prepared.choice_sets) == 1 else None
+    percents = work.spec.dataset.percents
     return Resolved(
         method=work.spec.training.method,
         metric=prepared.metric,
         stop=list(prepared.stop) or None,
+        split=ResolvedSplit(
+            train_percent=percents.train, validation_percent=percents.validation, test_percent=percents.test
+        ),
         choices=len(choices) if choices else None,
         template_digest=prepared.template_digest,
         image=work.stage_input.image,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Score
+from finetune_trainer.output.data_words import left_out, shares
 
 __all__ = ["model_card"]
 
@@ -52,9 +53,10 @@ has both answers to every test row.
 
 ## Data
 
-`{source}`: {data.rows} rows, of which {data.train} were trained on, {data.validation} watched and {data.test} sealed;
-{data.dropped} bad rows were left out and {data.duplicates} duplicates. Template: {template}. Fingerprint of the encoded
-rows: `{data.fingerprint}`.
+`{source}`: {data.rows} rows, of which {data.train} were trained on, {data.validation} watched and {data.test} sealed
+{shares(resolved)}. Template: {template}. Fingerprint of the encoded rows: `{data.fingerprint}`.
+
+{left_out(data)}
 
 ## Training
 

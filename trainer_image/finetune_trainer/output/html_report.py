@@ -14,6 +14,7 @@ from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Score, ValidationPoint
 from finetune_trainer.evaluation.results import Evaluation, RowResult
+from finetune_trainer.output.data_words import left_out, shares
 from finetune_trainer.prepare.prepared import TextRow
 
 __all__ = ["html_page"]
@@ -53,6 +54,7 @@ def html_page(
 <p>{escape(stage_input.spec.model.uri)}, {escape(resolved.method or "")}, {escape(results.metric)} on
 {results.test.total} sealed test rows. Gain <b>{escape(results.gain)}</b>, two-sided p-value
 {escape(results.p_value or "")} (exact McNemar test).</p>
+{_data(report)}
 {_scores(results.baseline, results.test)}
 {_curve(report.validation or [])}
 {_by_answer(baseline.rows, test.rows)}
@@ -60,6 +62,15 @@ def html_page(
 <p class="small">All settings, versions and digests: manifest.json. Both answers to every row: predictions.jsonl.</p>
 </body></html>
 """
+
+
+def _data(report: StageReport) -> str:
+    """How the rows were cut, and which of them don't count or can't be right."""
+    data, resolved = report.dataset, report.resolved
+    if data is None or resolved is None:
+        return ""
+    parts = f"{data.train} rows to train, {data.validation} to validate, {data.test} to test {shares(resolved)}."
+    return f"<p>{escape(parts)} {escape(left_out(data))}</p>"
 
 
 def _scores(before: Score, after: Score) -> str:

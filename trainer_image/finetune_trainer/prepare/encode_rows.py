@@ -153,7 +153,7 @@ class RowEncoder:
     def _store(self, rendered: Sequence[tuple[Part, Record, Example]], results: Sequence[_Tokenised]) -> None:
         for (part, record, example), result in zip(rendered, results, strict=True):
             if isinstance(result, str):
-                self.bad.add(record.where, result)
+                self.bad.add(record.where, result, part)
                 continue
             if isinstance(result, NoRoom):
                 encoded, choice_set, kind, why = _NOTHING, -1, NO_ROOM, result.why
@@ -162,7 +162,7 @@ class RowEncoder:
                 why = self._no_choice(example)
                 kind = UNKNOWN_ANSWER if why else 0
             if why and part == "train":
-                self.bad.add(record.where, why)
+                self.bad.add(record.where, why, part)
                 continue
             if why:
                 self.hard.setdefault(part, f"{record.where}: {why}")
@@ -182,7 +182,7 @@ class RowEncoder:
         for (part, row), result in zip(rows, results, strict=True):
             record = row.record
             if isinstance(result, Unrendered):
-                self._unrendered(record, result)
+                self._unrendered(part, record, result)
                 continue
             yield part, record, Example(record.where, result.prompt, result.completion, self._choices_of(row))
 
@@ -208,14 +208,14 @@ class RowEncoder:
             return f"the answer {shown} is no label of the train rows; list it in template.choices"
         return f"the answer {shown} is none of dataset.template.choices"
 
-    def _unrendered(self, record: Record, result: Unrendered) -> None:
+    def _unrendered(self, part: Part, record: Record, result: Unrendered) -> None:
         if result.unknown is not None and result.unknown not in self.columns:
             raise StageError(
                 Reason.TEMPLATE_INVALID,
                 f"dataset.template.inline uses {result.unknown!r}, which is no column; {shown_columns(self.columns)}",
             )
         nulls = [c for c, v in record.values.items() if v is None] if result.unknown is None else []
-        self.bad.add(record.where, result.why + (f" (null columns: {', '.join(nulls)})" if nulls else ""))
+        self.bad.add(record.where, result.why + (f" (null columns: {', '.join(nulls)})" if nulls else ""), part)
 
     def _choice_set(self, choices: tuple[str, ...]) -> int:
         digest = hashlib.blake2b(json.dumps(choices).encode(), digest_size=16).digest()

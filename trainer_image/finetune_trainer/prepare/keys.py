@@ -10,6 +10,7 @@ import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,14 @@ from finetune_trainer.data.split import Keyed, RowKeys, exact_key, input_key
 from finetune_trainer.data.table import Record, Table, shown_columns
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
-from finetune_trainer.text.template.catalog import PromptTemplate
-from finetune_trainer.text.template.fields import Projected, project
+from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
+from finetune_trainer.text.template.fields import Message, Projected, project
 from finetune_trainer.text.template.render import Uses
 
-__all__ = ["KeyedTable", "TemplateRow", "key_rows"]
+__all__ = ["KeyedTable", "TemplateRow", "key_rows", "opening_of"]
+
+_GREETING_CHARS: Final = 16
+"""Shorter first turns without a number may be a greeting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,21 +112,24 @@ def key_rows(
     read = _columns_read(uses, table.columns)
     keys, answers = RowKeys(), array("Q")
     for place, record in table.records(progress):
+        opening = None
         if template.fields:
             try:
                 projected = project(template, record.values)
             except ValueError as e:
-                bad.add(record.where, str(e))
+                bad.add_unsplit(record.where, str(e), record.part)
                 table.usable[place] = 0
                 continue
             key, output = input_key(projected.inputs), exact_key({"answer": projected.answer})
+            if template.name == MESSAGES:
+                opening = opening_of(projected.messages, projected.answer)
             if template.choice_source == "labels":
                 answers.append(_hash(projected.answer))
         else:
             inputs, outputs = ({c: record.values.get(c) for c in names} for names in read)
             key, output = input_key(inputs), exact_key(outputs)
-        split = dataset.split
-        keys.add(Keyed(key, output, _as_text(record, split.group_by), _as_text(record, split.stratify_by)), record.part)
+        group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
+        keys.add(Keyed(key, output, group, stratum, opening), record.part)
     bad.check(table.rows)
     return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64))
 
@@ -151,6 +158,21 @@ def _columns_read(uses: tuple[Uses, Uses] | None, columns: Sequence[str]) -> lis
                 + f"; {shown_columns(columns)}",
             )
     return read
+
+
+def opening_of(before: Sequence[Message], answer: str) -> bytes | None:
+    """Key by which the rows that were cut from one conversation are known; the system turn has no part in it.
+
+    That is the first thing that a user says. Where it is hardly more than a greeting, which strangers share, the reply
+    belongs to it. One row's turns can then never begin another's in another part, nor can both begin alike.
+    """
+    first = next((i for i, turn in enumerate(before) if turn.role != "system"), None)
+    if first is None:
+        return None
+    said = before[first].content
+    if len(" ".join(said.split())) >= _GREETING_CHARS or any(c.isdigit() for c in said):
+        return input_key({"said": said})
+    return input_key({"said": said, "reply": before[first + 1].content if len(before) > first + 1 else answer})
 
 
 def _hash(text: str) -> int:

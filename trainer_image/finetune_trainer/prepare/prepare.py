@@ -89,7 +89,7 @@ def prepare(
             "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
             "model, or the templates instruction or raw",
         )
-    bad = BadRowLog(spec.dataset.bad_rows)
+    bad = BadRowLog(spec.dataset)
     with contextlib.ExitStack() as stack:
         renderer: Renderer | None = None
         if template.name != MESSAGES:
@@ -100,7 +100,9 @@ def prepare(
         with step("split_rows", "split the rows") as progress:
             keyed = key_rows(table, template, spec.dataset, inline, bad, progress=progress)
             split = split_rows(keyed.keys, spec.dataset.split, spec.dataset.percents)
-        _check_parts({part: split.count(part) for part in PARTS}, spec, files, bad)
+        fell = {part: split.count(part) for part in PARTS}
+        _check_parts(fell, spec, files, bad, largest=split.largest)
+        bad.check_parts(fell)
         writer = stack.enter_context(PreparedWriter(folder))
         encoder_of_rows = RowEncoder(
             sink=writer,
@@ -111,13 +113,14 @@ def prepare(
             columns=table.columns,
             choices=label_set(keyed, split),
         )
-        done, total = 0, sum(split.count(part) for part in PARTS)
+        done, total = 0, sum(fell.values())
         with step("encode_rows", "render and tokenise the rows") as progress:
             for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split))):
                 done += rows
                 progress(done, total)
         bad.check(table.rows)
-        _check_parts(writer.counts, spec, files, bad)
+        _check_parts(writer.counts, spec, files, bad, largest=split.largest)
+        bad.check_parts(fell)
         _check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
@@ -125,6 +128,7 @@ def prepare(
         summary = DatasetSummary(
             rows=table.rows,
             dropped=bad.count,
+            dropped_by=bad.dropped_by(),
             test_unanswerable=writer.unanswerable["test"],
             duplicates=split.duplicates,
             conflicts=split.conflicts,
@@ -203,7 +207,9 @@ def _chunks(rows: Iterator[tuple[Part, TemplateRow]]) -> Iterator[list[tuple[Par
         yield chunk
 
 
-def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mapping[str, Path], bad: BadRowLog) -> None:
+def _check_parts(
+    counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mapping[str, Path], bad: BadRowLog, *, largest: int
+) -> None:
     """Make sure that no part is empty that must not be.
 
     Raises
@@ -218,6 +224,8 @@ def _check_parts(counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mappi
         dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
         if part in files and part != "train":
             raise StageError(Reason.DATASET_INVALID, f"dataset.files.{part} has no row that can be used{dropped}")
+        if 2 * largest > sum(counts.values()):
+            dropped += f"; {largest} rows share an input, a group or the beginning of a conversation and stay together"
         rest = "" if spec.dataset.split.stratify_by else ", set split.stratifyBy for exact shares"
         raise StageError(
             Reason.DATASET_INVALID,

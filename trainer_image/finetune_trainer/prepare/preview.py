@@ -42,7 +42,7 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
     """
     dataset = stage_input.spec.dataset
     template = resolve_template(dataset.template)
-    bad = BadRowLog(dataset.bad_rows)
+    bad = BadRowLog(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="render-")))
         access = Access(storage=stage_input.storage, credentials_dir=folder / "no-credentials", scratch=folder)
