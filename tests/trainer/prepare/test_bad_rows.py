@@ -130,6 +130,6 @@ def test_each_part_is_held_to_the_limit_and_counted_by_itself(dataset: Dataset) 
     broken: dict[str, Any] = {"text": "t", "label": None}
     rows = {"train": [*intents(200), "x"], "validation": intents(20, 300), "test": [*intents(9, 400), broken]}
     error = dataset.refused(rows, spec_of(inline, dataset={"files": files}))
-    assert "1 of 10 test rows can't be used, more than dataset.badRows.maxPercent 5: test.jsonl line 10" in error.message
+    assert "1 of 10 test rows can't be used, more than dataset.badRows.maxPercent 5: test.jsonl line 1" in error.message
     allowed = spec_of(inline, dataset={"files": files, "badRows": {"maxPercent": 10}})
     assert dataset.prepare(rows, allowed).summary.dropped_by == DroppedRows(train=1, test=1)

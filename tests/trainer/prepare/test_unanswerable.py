@@ -82,7 +82,7 @@ def test_a_part_without_one_row_that_can_be_answered_is_refused(dataset: Dataset
     error = dataset.refused(rows, given_files({"name": "raw"}, training={"maxLength": 40}))
     assert error.reason is Reason.DATASET_INVALID
     assert f"none of the 2 {part} rows can be answered" in error.message
-    assert f"{part} line 1: its completion of" in error.message
+    assert f"{part}.jsonl line 1: its completion of" in error.message
 
 
 def test_the_reason_is_stored_with_the_row_and_with_no_other(dataset: Dataset) -> None:
