@@ -13,7 +13,8 @@ from finetune_api.job import LoRA
 from finetune_api.status import DatasetSummary
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.model.device import configure_threads, resolve_precision
-from finetune_trainer.model.load import add_lora, load_model
+from finetune_trainer.model.load import load_model
+from finetune_trainer.model.lora import add_lora
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.observer import LogEntry, Silent
@@ -66,7 +67,7 @@ def main() -> None:
     loaded = load_model(Path(order.model), device=device, precision=precision)
     lora = LoRA() if order.method == "LoRA" else None
     if lora is not None:
-        add_lora(loaded, lora, seed=SEED)
+        loaded = add_lora(loaded, lora, seed=SEED)
     rows = load_rows(Path(order.rows))
     if order.epochs == 0:
         rows = rows.first(BATCH_SIZE)

@@ -13,7 +13,8 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.model.device import Precision, peak_memory_bytes, pick_device, resolve_precision
-from finetune_trainer.model.load import LoadedModel, add_lora, load_model
+from finetune_trainer.model.load import LoadedModel, load_model
+from finetune_trainer.model.lora import add_lora
 from finetune_trainer.output.export import export, reload_and_compare
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.outcome import TrainOutcome
@@ -29,7 +30,7 @@ def run(
 ) -> tuple[LoadedModel, TrainOutcome]:
     loaded = load_model(folder, device=device, precision=precision)
     if lora:
-        add_lora(loaded, LoRA(rank=8), seed=1)
+        loaded = add_lora(loaded, LoRA(rank=8), seed=1)
         for parameter in loaded.model.parameters():
             if parameter.requires_grad:  # drawn on the CPU, so that both devices start alike
                 generator = torch.Generator().manual_seed(parameter.numel())
@@ -84,7 +85,9 @@ def test_an_export_from_the_gpu_verifies(tmp_path: Path, lora: bool, precision: 
     make_model(tmp_path / "base", dtype=torch.bfloat16)
     loaded, outcome = run(tmp_path / "base", pick_device(1), lora=lora, precision=precision)
     prepared = make_prepared(loaded.tokenizer)
-    exported = export(loaded, prepared, tmp_path / "out", kind="Both" if lora else "Model", base_name="base")
+    exported = export(
+        loaded, outcome.weights, prepared, tmp_path / "out", kind="Both" if lora else "Model", base_name="base"
+    )
     again = reload_and_compare(exported, prepared)
     assert again.device.type == "cuda"
     assert all(math.isfinite(loss) for loss in outcome.losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from finetune_trainer.checkpoint.catalog import Checkpoints
 from finetune_trainer.checkpoint.format import Identity
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.model.device import Precision
-from finetune_trainer.model.load import LoadedModel, add_lora, load_model
+from finetune_trainer.model.load import LoadedModel, load_model
+from finetune_trainer.model.lora import add_lora
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.local import LocalStore
@@ -121,7 +122,7 @@ class Stop(Silent, Checkpointer):
 @dataclasses.dataclass
 class Result:
     outcome: TrainOutcome
-    weights: dict[str, torch.Tensor]
+    weights: Mapping[str, torch.Tensor]
 
 
 def go(base: Path, case: Case, stop: Stop | None = None, state: TrainingState | None = None) -> Result:
@@ -130,12 +131,11 @@ def go(base: Path, case: Case, stop: Stop | None = None, state: TrainingState | 
     if state is None:  # as in a job, where the baseline comes first; a later attempt doesn't repeat it
         evaluate(loaded, prepared.parts["test"], prepared, texts=(), generate=False)
     if case.parameters.lora is not None:
-        add_lora(loaded, case.parameters.lora, seed=case.parameters.seed)
+        loaded = add_lora(loaded, case.parameters.lora, seed=case.parameters.seed)
     stop = stop or Stop()
     # A row a micro-batch, so that each step has a middle.
     outcome = train(loaded, prepared, case.parameters, observer=stop, limits=LIMITS, checkpointer=stop, state=state)
-    assert loaded.weights is not None
-    return Result(outcome, loaded.weights)
+    return Result(outcome, outcome.weights)
 
 
 def stored_and_read(state: TrainingState, base: Path, case: Case, folder: Path) -> TrainingState:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.model.load import LoadedModel, add_lora, load_model, shape_of
+from finetune_trainer.model.load import LoadedModel, load_model, shape_of
+from finetune_trainer.model.lora import add_lora
 from tests.support.tiny_model import ARCHITECTURES, Architecture, make_model
 
 CPU = torch.device("cpu")
@@ -194,7 +195,7 @@ def test_adapters_sit_on_every_linear_layer_of_the_blocks_and_nowhere_else(
     loaded = load(tmp_path)
     before, linear = loaded.parameters, shape_of(loaded).body
     names = {n for n, m in loaded.model.named_modules() if type(m).__name__ in ("Linear", "Conv1D") and n != "lm_head"}
-    add_lora(loaded, LoRA(rank=4), seed=0)
+    loaded = add_lora(loaded, LoRA(rank=4), seed=0)
     adapted = {
         n.removesuffix(".lora_A.default") for n, _ in loaded.model.named_modules() if n.endswith("lora_A.default")
     }
@@ -210,14 +211,14 @@ def test_fresh_adapters_change_no_answer(made: Path) -> None:
     ids = torch.arange(3, 43).reshape(2, 20)
     with torch.no_grad():
         before = loaded.model(ids).logits
-        add_lora(loaded, LoRA(), seed=0)
+        loaded = add_lora(loaded, LoRA(), seed=0)
         assert torch.equal(loaded.model(ids).logits, before)
 
 
 def test_adapters_start_the_same_from_the_same_seed(made: Path) -> None:
     def weights(seed: int) -> torch.Tensor:
         loaded = load(made)
-        add_lora(loaded, LoRA(), seed=seed)
+        loaded = add_lora(loaded, LoRA(), seed=seed)
         return torch.cat([p.detach().flatten() for p in loaded.model.parameters() if p.requires_grad])
 
     assert torch.equal(weights(1), weights(1))

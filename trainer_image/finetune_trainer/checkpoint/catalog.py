@@ -113,6 +113,11 @@ class Checkpoints:
         """Precision of this training, None if there is no checkpoint of it."""
         return self.found[0].manifest.precision if self.found else None
 
+    @property
+    def branching(self) -> bool | None:
+        """Whether answers share a prompt's forward pass in this training; None where nothing says so."""
+        return self.found[0].manifest.progress.branching if self.found else None
+
     def restore(
         self, *, precision: Precision, settings: Mapping[str, Any], shapes: Mapping[str, Any], progress: Progress
     ) -> Restored | None:

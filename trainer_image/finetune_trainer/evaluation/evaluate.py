@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.data.sample import row_sample
+from finetune_trainer.evaluation.abilities import supports_branches
 from finetune_trainer.evaluation.answer_tree import build_tree
 from finetune_trainer.evaluation.batches import length_groups
 from finetune_trainer.evaluation.decode import decode_from_cache, generate_plain
 from finetune_trainer.evaluation.results import Evaluation, RowResult
-from finetune_trainer.evaluation.score import Question, Scored, compute_prefix, score, score_alone, supports_branches
+from finetune_trainer.evaluation.score import Question, Scored, compute_prefix, score, score_alone
 from finetune_trainer.model.device import gpu_memory_errors
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.prepare.prepared import NO_ROOM, EncodedPart, Prepared, TextRow

@@ -6,14 +6,13 @@ prompt, so every answer is scored as if it stood alone. What all prompts of a pa
 instruction, list of choices) is computed once and kept as a key-value cache.
 
 Not every architecture can be masked like this (recurrent layers, position biases from a two-dimensional mask, windows
-shorter than the row). :func:`supports_branches` tries it on two made-up rows; without it, every answer is a row of its
-own through the plain forward, which is always right and slower.
+shorter than the row). ``abilities.py`` tries it on two made-up rows; without it, every answer is a row of its own
+through the plain forward, which is always right and slower.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +24,13 @@ from transformers import DynamicCache
 
 from finetune_trainer.evaluation.answer_tree import ROOT, Tree, build_tree
 from finetune_trainer.model.device import to_device
-from finetune_trainer.model.load import LoadedModel, embedding_rows
+from finetune_trainer.model.load import LoadedModel
 
-__all__ = ["Prefix", "Question", "Scored", "Scores", "compute_prefix", "score", "score_alone", "supports_branches"]
+__all__ = ["Prefix", "Question", "Scored", "Scores", "compute_prefix", "score", "score_alone"]
 
 MIN_PREFIX = 8
 """A shorter common beginning isn't worth a pass of its own."""
 Ints = NDArray[np.int64]
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,36 +207,3 @@ def score_alone(loaded: LoadedModel, questions: Sequence[Question]) -> tuple[Sco
                 greedy[node + 1] = best
         scored.append(Scored(tuple(logprobs), greedy))
     return tuple(scored)
-
-
-def supports_branches(loaded: LoadedModel, longest: int) -> bool:
-    """Whether rows of up to ``longest`` slots can be scored as trees; tried once a model, then remembered."""
-    config = loaded.model.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    if any(isinstance(w, int) and longest >= w for w in windows):
-        return False
-    if loaded.branching is None:
-        loaded.branching = _try_branches(loaded)
-        if not loaded.branching:
-            log.warning("this architecture can't share a prompt among answers; each answer is scored by itself")
-    return loaded.branching
-
-
-def _try_branches(loaded: LoadedModel) -> bool:
-    vocabulary = embedding_rows(loaded.model)
-    made_up = [int(i) for i in np.arange(1, 40) * 7919 % vocabulary]
-    tree = build_tree([made_up[30:32], [*made_up[30:32], made_up[33]], made_up[34:37], made_up[37:38]])
-    questions = [Question(tuple(made_up[:20]), tree), Question(tuple(made_up[:12] + made_up[20:23]), tree)]
-    try:
-        prefix = compute_prefix(loaded, [q.prompt for q in questions])
-        shared = score(loaded, questions, prefix, keep_cache=True).rows
-    except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
-        log.info("sharing a prompt among answers failed: %s", error)
-        return False
-    alone = score_alone(loaded, questions)
-    bound = 1e-3 if loaded.model.dtype == torch.float32 else 0.3  # nats; unlikely tokens are known less exactly
-    return all(
-        bool((np.abs(a - b) <= bound * np.maximum(1, np.abs(b) / 8)).all())
-        for x, y in zip(shared, alone, strict=True)
-        for a, b in zip(x.logprobs, y.logprobs, strict=True)
-    )

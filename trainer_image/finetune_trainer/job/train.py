@@ -7,7 +7,7 @@ The order makes the numbers believable: the test runs on what was read back from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from finetune_trainer.checkpoint.format import Identity
 from finetune_trainer.checkpoint.kept_baseline import Baseline, load_baseline, store_baseline
 from finetune_trainer.checkpoint.resume import ResumableTraining
 from finetune_trainer.data.sample import row_sample
+from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation, results
 from finetune_trainer.job.context import Work
@@ -29,7 +30,8 @@ from finetune_trainer.job.reuse import own_result, take_or_reuse
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.model.device import Precision, configure_threads, pick_device, resolve_precision
 from finetune_trainer.model.flops import compute
-from finetune_trainer.model.load import LoadedModel, add_lora, load_model, shape_of
+from finetune_trainer.model.load import Abilities, LoadedModel, load_model, shape_of
+from finetune_trainer.model.lora import add_lora
 from finetune_trainer.output.card import model_card
 from finetune_trainer.output.export import ExportKind, export, reload_and_compare
 from finetune_trainer.output.folder import abort_uploads, artifact_of
@@ -125,16 +127,20 @@ class _Run:
             threads=self.threads,
         )
         try:
-            report = self._report(training, checkpoints.precision)
+            report = self._report(training, checkpoints)
         finally:
             training.close()
         clear_checkpoints(work.output)
         return report
 
-    def _report(self, training: ResumableTraining, precision: Precision | None) -> StageReport:
+    def _report(self, training: ResumableTraining, checkpoints: Checkpoints) -> StageReport:
         work, console, spec = self.work, self.work.console, self.work.spec
         kept = load_baseline(work.output, self.identity)
-        loaded = self._load(precision or (kept.precision if kept else None))
+        loaded = self._load(checkpoints.precision or (kept.precision if kept else None))
+        branching = checkpoints.branching if checkpoints.precision else (kept.branching if kept else None)
+        if branching is not None:
+            loaded = replace(loaded, abilities=Abilities(branching=branching))
+        loaded = try_out(loaded)
         resolved = resolved_of(work, self.prepared, model_revision=self.inputs.model_revision)
         baseline = self._baseline(loaded, kept)
 
@@ -147,13 +153,18 @@ class _Run:
             }
         )
         if parameters.lora is not None:
-            add_lora(loaded, parameters.lora, seed=parameters.seed)
+            loaded = add_lora(loaded, parameters.lora, seed=parameters.seed)
         shape = shape_of(loaded)
         outcome = training.run(loaded, self.prepared, parameters)
         kind: ExportKind = spec.output.export or ("Model" if parameters.lora is None else "Adapter")
         with console.step("export", "write the model"):
             exported = export(
-                loaded, self.prepared, self.export_folder, kind=kind, base_name=spec.model.uri.removeprefix("hf://")
+                loaded,
+                outcome.weights,
+                self.prepared,
+                self.export_folder,
+                kind=kind,
+                base_name=spec.model.uri.removeprefix("hf://"),
             )
         chat = bool(loaded.tokenizer.chat_template)
         del loaded  # the exported weights are loaded next; both may not fit
@@ -210,14 +221,13 @@ class _Run:
         """Score the untouched model, or take the scores that an earlier attempt stored."""
         rows = row_sample(len(self.prepared.parts["test"]), self.work.spec.evaluation.limit).tolist()
         if kept and kept.precision == loaded.precision and [row.index for row in kept.evaluation.rows] == rows:
-            loaded.branching = kept.branching
             self._tell_score("baseline", kept.evaluation, measured=False)
             return kept.evaluation
         evaluation = self._evaluate("baseline", "score the untouched model on the test rows", loaded)
         store_baseline(
             self.work.output,
             self.identity,
-            Baseline(evaluation=evaluation, precision=loaded.precision, branching=loaded.branching),
+            Baseline(evaluation=evaluation, precision=loaded.precision, branching=_branching(loaded)),
         )
         return evaluation
 
@@ -295,3 +305,7 @@ class _Run:
         with work.console.step("manifest", "write the manifest"):
             publish_manifest(work.output, work.stage_input.job, manifest)
         return report.model_copy(update={"digest": sha256_digest(manifest)})
+
+
+def _branching(loaded: LoadedModel) -> bool | None:
+    return loaded.abilities.branching if loaded.abilities else None

@@ -9,6 +9,7 @@ inside the model's forward, and a check at load time proves it for the architect
 from __future__ import annotations
 
 import logging
+import weakref
 from typing import Any
 
 import torch
@@ -35,10 +36,12 @@ class CompletionHead:
         self.restricted = False
         head = model.get_output_embeddings()
         if isinstance(head, nn.Module):
-            head.register_forward_pre_hook(self._select)
+            # Not bound to this object, or the model would own its owner and outlive both.
+            this = weakref.ref(self)
+            head.register_forward_pre_hook(lambda _, args: own._select(args) if (own := this()) else None)
             self.restricted = True
 
-    def _select(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _select(self, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._index is None or not self.restricted or not args:
             return None
         hidden: Tensor = args[0]

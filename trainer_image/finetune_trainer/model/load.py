@@ -1,4 +1,4 @@
-"""A model folder becomes a model: checked for unsafe content, loaded in the resolved precision, adapters added.
+"""A model folder becomes a model: checked for unsafe content and loaded in the resolved precision.
 
 The folder comes from a tenant. Only safetensors are read (pickles run code when they are opened), and code that a
 folder brings along is never run.
@@ -22,7 +22,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.device import Precision, dtype_of, gpu_memory_errors
@@ -30,7 +29,7 @@ from finetune_trainer.model.flops import Shape
 from finetune_trainer.model.head import CompletionHead
 from finetune_trainer.storage.modelfiles import check_no_code, json_object
 
-__all__ = ["LoadedModel", "add_lora", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
+__all__ = ["Abilities", "LoadedModel", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
 
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 _LOADING_ERRORS: Final = (
@@ -47,9 +46,24 @@ _LOADING_ERRORS: Final = (
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What was tried out about a model: found once for a job and part of its arithmetic from then on.
+
+    Attributes
+    ----------
+    branching
+        Whether answers can share a prompt's forward pass by an attention mask.
+    """
+
+    branching: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
     """A model with all that scoring, training and export need to know of it.
+
+    The value never changes; training changes the weights of the network in it.
 
     Attributes
     ----------
@@ -65,10 +79,8 @@ class LoadedModel:
         Runs the model and returns logits at chosen positions.
     eos_ids
         Tokens that end a text, as the folder's generation config has them.
-    weights
-        After training: the trained parameters by name, on the CPU, as exact as they will be stored.
-    branching
-        Whether answers can share a prompt's forward pass by an attention mask; None until it was tried.
+    abilities
+        What it was found to be able to do; None where nobody has tried yet.
     """
 
     model: PreTrainedModel
@@ -80,8 +92,7 @@ class LoadedModel:
     head: CompletionHead
     eos_ids: frozenset[int]
     adapter: Any = None
-    weights: dict[str, torch.Tensor] | None = None
-    branching: bool | None = None
+    abilities: Abilities | None = None
 
     @property
     def parameters(self) -> int:
@@ -194,40 +205,6 @@ def _stored_dtype(folder: Path) -> torch.dtype:
             if dtype.is_floating_point:
                 return dtype
     return torch.float32
-
-
-def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> None:
-    """Put adapters on every linear layer of the blocks, in place; never on embeddings or head (they may be tied).
-
-    The adapters start as a zero update, so the model's answers are still those of the base. They have the type of the
-    base weights; the optimizer keeps 32-bit masters.
-
-    Raises
-    ------
-    StageError
-        ModelInvalid for an architecture whose layers can't carry adapters.
-    """
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
-    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
-
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=float(lora.dropout),
-        target_modules="all-linear",
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in loaded.model.modules()),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        loaded.adapter = get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
-    except ValueError as error:
-        kind = loaded.model.config.model_type
-        raise StageError(
-            Reason.MODEL_INVALID,
-            f"model.uri: training.method LoRA is not possible with {kind}, but Full is: {error}",
-        ) from error
-    loaded.model.eval()
 
 
 def shape_of(loaded: LoadedModel) -> Shape:

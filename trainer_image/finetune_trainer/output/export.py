@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,7 +30,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.device import Precision, dtype_of
-from finetune_trainer.model.load import LoadedModel, convert, load_model
+from finetune_trainer.model.load import Abilities, LoadedModel, convert, load_model
 from finetune_trainer.prepare.prepared import Prepared
 
 __all__ = ["ExportKind", "Exported", "compare", "export", "load_exported", "reload_and_compare"]
@@ -68,8 +69,8 @@ class Exported:
         Which of ``adapter/`` and ``model/`` there are below ``folder``.
     part, reference
         The part that was scored before the files were written, by the weights that are in them, and the outcome.
-    branching
-        Whether answers shared a prompt's forward pass in that: scored another way, bits differ.
+    abilities
+        What the model used in that: scored another way, bits differ.
     """
 
     folder: Path
@@ -79,30 +80,36 @@ class Exported:
     precision: Precision
     part: Part
     reference: Evaluation
-    branching: bool | None
+    abilities: Abilities | None
 
 
-def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: ExportKind, base_name: str) -> Exported:
+def export(
+    loaded: LoadedModel,
+    weights: Mapping[str, torch.Tensor],
+    prepared: Prepared,
+    folder: Path,
+    *,
+    kind: ExportKind,
+    base_name: str,
+) -> Exported:
     """Write ``folder/adapter`` (peft's format) and/or ``folder/model`` (safetensors, config, tokenizer).
 
     A full fine-tune's model is used up: it is in the stored type afterwards.
 
     Parameters
     ----------
-    loaded
-        A trained model.
+    loaded, weights
+        A trained model, and its trained parameters as exact as they will be stored.
     base_name
         What the adapter names as its base, such as the model's URI.
     """
-    if loaded.weights is None:
-        raise ValueError("the model has not been trained")
     part: Part = "validation" if len(prepared.parts["validation"]) else "train"
     reference = _score(loaded, part, prepared)
     if loaded.adapter is None:
-        _write_full(loaded, folder / "model", end_id=prepared.end_ids[-1])
+        _write_full(loaded, weights, folder / "model", end_id=prepared.end_ids[-1])
     else:
         adapter = folder / ("adapter" if kind != "Model" else ".adapter")
-        _write_adapter(loaded, adapter, base_name)
+        _write_adapter(loaded, weights, adapter, base_name)
         if kind != "Adapter":
             reference = _merge(loaded, adapter, folder / "model", prepared=prepared, part=part, reference=reference)
         if kind == "Model":
@@ -115,7 +122,7 @@ def export(loaded: LoadedModel, prepared: Prepared, folder: Path, *, kind: Expor
         precision=loaded.precision,
         part=part,
         reference=reference,
-        branching=loaded.branching,
+        abilities=loaded.abilities,
     )
 
 
@@ -139,26 +146,26 @@ def _save(model: PreTrainedModel, loaded: LoadedModel, folder: Path, *, end_id: 
         file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _write_full(loaded: LoadedModel, folder: Path, *, end_id: int) -> None:
+def _write_full(loaded: LoadedModel, weights: Mapping[str, torch.Tensor], folder: Path, *, end_id: int) -> None:
     convert(loaded.model, loaded.stored_dtype)
-    _assign(loaded.model, loaded.weights or {})
+    _assign(loaded.model, weights)
     _save(loaded.model, loaded, folder, end_id=end_id)
 
 
 @torch.no_grad()
-def _assign(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+def _assign(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     for name, parameter in model.named_parameters():
         if name in weights:
             parameter.copy_(weights[name])
 
 
-def _write_adapter(loaded: LoadedModel, folder: Path, base_name: str) -> None:
+def _write_adapter(loaded: LoadedModel, weights: Mapping[str, torch.Tensor], folder: Path, base_name: str) -> None:
     adapter: Any = loaded.adapter
     for module in adapter.modules():
         for name, child in module.named_children():
             if name.startswith("lora_"):
                 child.float()
-    _assign(loaded.model, loaded.weights or {})
+    _assign(loaded.model, weights)
     for config in adapter.peft_config.values():
         config.base_model_name_or_path = base_name
         config.inference_mode = True
@@ -181,20 +188,18 @@ def _merge(
 
     def load(precision: Precision) -> LoadedModel:
         loaded = _with_adapter(trained.folder, adapter, device=trained.device, precision=precision)
-        loaded.branching = trained.branching
-        return loaded
+        return replace(loaded, abilities=trained.abilities)
 
     compare(reference, _score(load(trained.precision), part, prepared), merged=False)
     exact = load("Float32")
     unmerged = _score(exact, part, prepared)
     merged = exact.adapter.merge_and_unload(safe_merge=True)  # in place: exact.model is the merged model now
-    exact.adapter = None
+    exact = replace(exact, adapter=None)
     compare(unmerged, _score(exact, part, prepared), merged=True)
     convert(merged, trained.stored_dtype)
     _save(merged, trained, folder, end_id=prepared.end_ids[-1])
     convert(merged, dtype_of(trained.precision))
-    exact.precision = trained.precision
-    rounded = _score(exact, part, prepared)
+    rounded = _score(replace(exact, precision=trained.precision), part, prepared)
     if abs(rounded.loss - unmerged.loss) > 0.01 * unmerged.loss:
         log.warning(
             "rounding the merged weights to %s changes the loss from %.4f to %.4f; output.export Adapter or Both keeps "
@@ -214,10 +219,10 @@ def _with_adapter(base: Path, adapter: Path, *, device: torch.device, precision:
     from peft import PeftModel  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
 
     loaded = load_model(base, device=device, precision=precision)
-    loaded.adapter = PeftModel.from_pretrained(loaded.model, adapter, autocast_adapter_dtype=False)
-    convert(loaded.adapter, loaded.model.dtype)
+    carried = PeftModel.from_pretrained(loaded.model, adapter, autocast_adapter_dtype=False)
+    convert(carried, loaded.model.dtype)
     loaded.model.eval()
-    return loaded
+    return replace(loaded, adapter=carried)
 
 
 def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel:
@@ -227,8 +232,7 @@ def load_exported(exported: Exported, folder: Path | None = None) -> LoadedModel
         loaded = _with_adapter(exported.base, folder / "adapter", device=exported.device, precision=exported.precision)
     else:
         loaded = load_model(folder / "model", device=exported.device, precision=exported.precision)
-    loaded.branching = exported.branching
-    return loaded
+    return replace(loaded, abilities=exported.abilities)
 
 
 def compare(reference: Evaluation, again: Evaluation, *, merged: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from torch import nn
 
-from finetune_trainer.evaluation.score import supports_branches
+from finetune_trainer.evaluation.abilities import supports_branches
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.prepare.prepared import EncodedPart
 from finetune_trainer.training.batch import common_beginning

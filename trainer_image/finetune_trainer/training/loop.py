@@ -28,11 +28,12 @@ from transformers import DynamicCache
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
 from finetune_trainer.errors import StageError
+from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.stats import decimal
 from finetune_trainer.model.attention import attention_for_training
 from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
-from finetune_trainer.model.load import LoadedModel
+from finetune_trainer.model.load import Abilities, LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.training.batch import collate, completion_lengths, input_lengths, pack
 from finetune_trainer.training.beginning import shared_beginning
@@ -80,8 +81,8 @@ def train(
     """Fine-tune in place; afterwards the model holds the weights with the lowest validation loss.
 
     What is trained is what requires a gradient: everything, or the adapters after
-    :func:`~finetune_trainer.model.load.add_lora`. The weights end as they will be stored, rounded to ``stored_dtype``
-    (adapters stay 32-bit), and stand in ``loaded.weights``.
+    :func:`~finetune_trainer.model.lora.add_lora`. The weights end as they will be stored, rounded to ``stored_dtype``
+    (adapters stay 32-bit); the outcome holds them too.
 
     Parameters
     ----------
@@ -99,8 +100,9 @@ def train(
     ValueError
         The state is that of another training.
     """
-    if state is not None:
-        loaded.branching = state.progress.branching
+    if state is not None and state.progress.branching is not None:
+        loaded = dataclasses.replace(loaded, abilities=Abilities(branching=state.progress.branching))
+    loaded = try_out(loaded)
     with gpu_memory_errors("training"), attention_for_training(loaded.model):
         loop = _Loop(
             loaded,
@@ -189,7 +191,7 @@ class _Loop:
                 best_epoch=self.best_epoch,
                 seconds=self.seconds,
                 peak_memory_bytes=self._peak_memory(),
-                branching=self.loaded.branching,
+                branching=self.loaded.abilities.branching if self.loaded.abilities else None,
             ),
             optimizer=self.optimizer.state(),
             best=self.best,
@@ -205,13 +207,13 @@ class _Loop:
             self._epoch()
         epochs = self.epochs_done
         weights = dict(self.best) if self.best else self.optimizer.snapshot(self.stored)
-        self.loaded.weights = weights
         with torch.no_grad():
             for name, parameter in self.loaded.model.named_parameters():
                 if name in weights:
                     parameter.copy_(weights[name])
         self.loaded.model.eval()
         return TrainOutcome(
+            weights=weights,
             losses=tuple(self.losses),
             validation=tuple(self.points),
             best_epoch=self.best_epoch or epochs,

@@ -1,9 +1,11 @@
-"""What a training yields besides the weights: its curve and what it cost. No torch."""
+"""What a training yields: the weights, its curve and what it cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from finetune_api.status import ValidationPoint
 
@@ -16,6 +18,8 @@ class TrainOutcome:
 
     Attributes
     ----------
+    weights
+        The trained parameters by name, on the CPU, as exact as they will be stored.
     losses
         Mean cross-entropy of a completion token, one number for each optimizer step.
     validation
@@ -32,6 +36,7 @@ class TrainOutcome:
         Time in optimizer steps, without the evaluations between them.
     """
 
+    weights: Mapping[str, Tensor] = field(repr=False)
     losses: Sequence[float]
     validation: tuple[ValidationPoint, ...]
     best_epoch: int
