@@ -285,7 +285,7 @@ def with_config(folder: Path, **entries: Any) -> None:
     ("change", "words"),
     [
         (lambda copy: (copy / "model.safetensors").rename(copy / "pytorch_model.bin"), "pytorch_model.bin"),
-        (lambda copy: with_config(copy, auto_map={"AutoConfig": "evil.Config"}), "auto_map"),
+        (lambda copy: with_config(copy, model_type="evil", auto_map={"AutoConfig": "evil.Config"}), "auto_map"),
     ],
     ids=["pickled weights", "code of its own"],
 )

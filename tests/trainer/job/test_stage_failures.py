@@ -49,7 +49,8 @@ def pickled(folder: Path) -> None:
 
 def with_code(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Config"}}))
+    own = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps({**config, **own}))
 
 
 FAILURES: dict[str, tuple[Callable[[dict[str, Any], Path], object], Reason, int, str]] = {

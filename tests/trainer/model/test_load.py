@@ -51,8 +51,31 @@ def refused(folder: Path, reason: Reason, text: str) -> None:
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_code_of_its_own_is_refused_and_never_run(folder: Path, name: str) -> None:
     (folder / "evil.py").write_text("raise SystemExit('ran')")
-    edit(folder / name, auto_map={"AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.T", None]})
+    edit(
+        folder / name,
+        auto_map={"AutoModelForCausalLM": "evil.Model", "AutoTokenizer": ["evil.T", None]},
+        model_type="evil",
+        tokenizer_class="EvilTokenizer",
+    )
     refused(folder, Reason.UNSAFE_MODEL, rf"{name}.*auto_map")
+
+
+def test_code_beside_a_model_that_transformers_has_is_not_run(folder: Path) -> None:
+    expected = load(folder)
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    for name in ("config.json", "tokenizer_config.json"):
+        edit(
+            folder / name,
+            auto_map={
+                "AutoConfig": "evil.C",
+                "AutoModelForCausalLM": "org/elsewhere--evil.Model",
+                "AutoTokenizer": ["evil.T", None],
+            },
+        )
+    loaded = load(folder)
+    assert type(loaded.model).__module__.startswith("transformers.models.llama")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), expected.model.parameters(), strict=True))
+    assert loaded.tokenizer("The film")["input_ids"] == expected.tokenizer("The film")["input_ids"]
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth", "model.pkl"])

@@ -28,7 +28,9 @@ FILES = {
     "chat_template.jinja": b"{{ messages }}",
     "model-00001-of-00002.safetensors": b"1" * 1000,
     "model-00002-of-00002.safetensors": b"2" * 500,
-    "model.safetensors.index.json": b"{}",
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {f"layer.{i}": f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}}
+    ).encode(),
     "pytorch_model.bin": b"pickle",
     "README.md": b"# card",
     "onnx/model.onnx": b"onnx",
@@ -174,6 +176,56 @@ def test_what_is_no_safetensors_model_is_refused_by_its_listing(
 def test_a_vendors_second_copy_of_the_weights_is_left_out() -> None:
     listing = ["config.json", "consolidated.safetensors", "model.safetensors"]
     assert select_model_files(listing, place="") == ("config.json", "model.safetensors")
+
+
+def test_shards_beside_a_whole_file_are_left_out() -> None:
+    listing = ["config.json", "model-00001-of-00001.safetensors", "model.safetensors", "model.safetensors.index.json"]
+    chosen = select_model_files(listing, place="")
+    assert chosen == ("config.json", "model.safetensors", "model.safetensors.index.json")
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("kind", ["s3", "hub", "local"])
+def test_a_missing_shard_is_found_from_the_index_before_any_weights_are_fetched(
+    *,
+    kind: str,
+    weights: bool,
+    access: Access,
+    tmp_path: Path,
+    s3: S3Server,
+    bucket: str,
+    stored_model: str,
+    hub_model: HubServer,
+) -> None:
+    gone = "model-00002-of-00002.safetensors"
+    if kind == "s3":
+        s3.client().delete_object(Bucket=bucket, Key=f"models/tiny/{gone}")
+        uri = stored_model
+    elif kind == "hub":
+        del hub_model.repos["org/tiny"][gone]
+        uri = "hf://org/tiny"
+    else:
+        (tmp_path / "there").mkdir()
+        for name in WANTED - {gone}:
+            (tmp_path / "there" / name).write_bytes(FILES[name])
+        uri = f"file://{tmp_path}/there/"
+    error = failure(lambda: get(access, uri, tmp_path / "m", weights=weights))
+    assert error.reason is Reason.MODEL_INVALID
+    assert f"lacks 1 of 2 files of the weights, among them {gone}" in error.message
+    assert not list((tmp_path / "m").glob("*.safetensors")) if kind != "local" else True
+
+
+def test_shards_without_an_index_are_refused(access: Access, tmp_path: Path) -> None:
+    for name in WANTED - {"model.safetensors.index.json"}:
+        (tmp_path / name).write_bytes(FILES[name])
+    error = failure(lambda: get(access, f"file://{tmp_path}/", tmp_path / "m"))
+    assert (error.reason, "model.safetensors.index.json" in error.message) == (Reason.MODEL_INVALID, True)
+
+
+def test_an_adapter_is_refused_by_its_listing() -> None:
+    listing = ["adapter_config.json", "adapter_model.safetensors", "config.json"]
+    error = failure(lambda: select_model_files(listing, place="s3://b/m/"))
+    assert (error.reason, "merge it into its base" in error.message) == (Reason.MODEL_INVALID, True)
 
 
 def test_weights_under_another_name_are_taken_when_there_are_no_others() -> None:

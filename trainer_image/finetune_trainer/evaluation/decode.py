@@ -18,9 +18,15 @@ from transformers import GenerationConfig
 from finetune_trainer.evaluation.answer_tree import ROOT
 from finetune_trainer.evaluation.score import Question, Scores, additive
 from finetune_trainer.model.device import to_device
-from finetune_trainer.model.load import LoadedModel
+from finetune_trainer.model.load import LoadedModel, embedding_rows
 
 __all__ = ["decode_from_cache", "generate_plain"]
+
+
+def _bound(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> int:
+    """Most tokens after a prompt: no more than the model has positions for; the last one is never fed."""
+    most = loaded.most_positions
+    return limit if most is None else max(1, min(limit, most - len(prompt) + 1))
 
 
 def _walk(question: Question, greedy: NDArray[np.int64], stops: frozenset[int], limit: int) -> tuple[list[int], int]:
@@ -60,16 +66,17 @@ def decode_from_cache(
     """
     width = max(q.length for q in questions)  # slots a row in the cache
     texts: list[list[int]] = []
+    bounds = [_bound(loaded, questions[row].prompt, limit) for row in rows]
     visible = np.zeros((len(rows), width), dtype=np.bool_)
     for i, row in enumerate(rows):
         q = questions[row]
-        tokens, node = _walk(q, scores.rows[row].greedy, stops, limit)
+        tokens, node = _walk(q, scores.rows[row].greedy, stops, bounds[i])
         texts.append(tokens)
         visible[i, : len(q.prompt)] = True
         visible[i, [len(q.prompt) + n for n in q.tree.path(node)]] = True
 
     def unfinished(i: int) -> bool:
-        return texts[i][-1] not in stops and len(texts[i]) < limit
+        return texts[i][-1] not in stops and len(texts[i]) < bounds[i]
 
     cache = scores.cache
     held: list[int] | None = None  # which of ``rows`` the cache holds
@@ -113,6 +120,17 @@ def generate_plain(
 
     The ids are the encoder's, padded on the left. The model has lost its own generation config when it was loaded.
     """
+    bounds = [_bound(loaded, prompt, limit) for prompt in prompts]
+    if len(set(bounds)) > 1:
+        found: dict[int, list[int]] = {}
+        for bound in sorted(set(bounds)):
+            rows = [i for i, own in enumerate(bounds) if own == bound]
+            some = generate_plain(loaded, [prompts[i] for i in rows], pad_id=pad_id, stops=stops, limit=bound)
+            found |= dict(zip(rows, some, strict=True))
+        return [found[i] for i in range(len(prompts))]
+    limit = bounds[0]
+    if pad_id >= embedding_rows(loaded.model):
+        pad_id = 0  # hidden from the model, but it has to be an id that there is
     width = max(len(p) for p in prompts)
     ids = np.full((len(prompts), width), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)

@@ -13,6 +13,14 @@ from finetune_api.reasons import Reason
 from finetune_api.status import Resolved, ResolvedSplit
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
+from finetune_trainer.model.limits import (
+    check_length,
+    check_tokens,
+    length_warning,
+    limits_of,
+    read_config,
+    tokenizer_warning,
+)
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.prepare.prepare import prepare
 from finetune_trainer.prepare.prepared import Prepared
@@ -31,16 +39,25 @@ def fetch_tokenizer(work: Work) -> FetchedModel:
 
 
 def prepare_rows(work: Work, model_folder: Path) -> Prepared:
-    """Fetch the rows and encode them with the tokenizer in ``model_folder``, into ``work.folder / PREPARED``."""
+    """Fetch the rows, encode them with the tokenizer in ``model_folder``, and hold them against what the model takes.
+
+    They lie in ``work.folder / PREPARED``.
+    """
+    tokenizer = load_tokenizer(model_folder, work.spec.model.uri)
+    limits = limits_of(read_config(model_folder))
+    check_length(limits, work.spec.training.max_length)
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)
     prepared = prepare(
-        spec=work.spec,
-        files=files,
-        tokenizer=load_tokenizer(model_folder, work.spec.model.uri),
-        folder=work.folder / PREPARED,
-        step=work.console.step,
+        spec=work.spec, files=files, tokenizer=tokenizer, folder=work.folder / PREPARED, step=work.console.step
     )
+    check_tokens(limits, prepared, tokenizer)
+    for event, warning in (
+        ("tokenizer_larger", tokenizer_warning(limits, tokenizer)),
+        ("rows_longer", length_warning(limits, prepared)),
+    ):
+        if warning is not None:
+            work.console.event(event, warning, level="warning")
     work.console.event("dataset", **{**prepared.summary.to_wire(), "metric": prepared.metric})
     return prepared
 

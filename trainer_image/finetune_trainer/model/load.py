@@ -14,7 +14,6 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -27,6 +26,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.model.device import Precision, dtype_of, gpu_memory_errors
 from finetune_trainer.model.flops import Shape
 from finetune_trainer.model.head import CompletionHead
+from finetune_trainer.model.limits import limits_of, read_config
 from finetune_trainer.storage.modelfiles import check_no_code, json_object
 
 __all__ = ["Abilities", "LoadedModel", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
@@ -77,6 +77,8 @@ class LoadedModel:
         Type of the weights in that folder; exports keep it.
     head
         Runs the model and returns logits at chosen positions.
+    most_positions
+        Positions that no row and no generated answer may go beyond; None without such a bound.
     eos_ids
         Tokens that end a text, as the folder's generation config has them.
     abilities
@@ -91,6 +93,7 @@ class LoadedModel:
     stored_dtype: torch.dtype
     head: CompletionHead
     eos_ids: frozenset[int]
+    most_positions: int | None = None
     adapter: Any = None
     abilities: Abilities | None = None
 
@@ -140,12 +143,8 @@ def load_model(folder: Path, *, device: torch.device, precision: Precision) -> L
         UnsafeModel, ModelInvalid with the library's own words as cause, or GPUOutOfMemory.
     """
     check_folder(folder)
+    config = read_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        if config.is_encoder_decoder:
-            raise StageError(Reason.MODEL_INVALID, f"model.uri: {config.model_type} is an encoder-decoder model")
-        if getattr(config, "quantization_config", None) is not None:
-            raise StageError(Reason.MODEL_INVALID, "model.uri: the weights are quantised; use the original ones")
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         loading: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -181,6 +180,7 @@ def load_model(folder: Path, *, device: torch.device, precision: Precision) -> L
         precision=precision,
         stored_dtype=_stored_dtype(folder),
         head=head,
+        most_positions=limits_of(config).most_positions,
         eos_ids=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
     )
 

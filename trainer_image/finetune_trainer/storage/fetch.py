@@ -15,12 +15,12 @@ from finetune_api.digest import digest_of
 from finetune_api.job import Dataset, Model
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.process.console import Progress
+from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.storage.access import Access, parse_role_uri
 from finetune_trainer.storage.files import bytes_progress
 from finetune_trainer.storage.hub import fetch_hub_model, resolve_hub_model
 from finetune_trainer.storage.local import LocalStore
-from finetune_trainer.storage.modelfiles import select_model_files
+from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_model_files
 from finetune_trainer.storage.store import Store, StoredFile, download, sha256_file
 
 __all__ = ["FetchedModel", "fetch_dataset", "fetch_model"]
@@ -82,7 +82,13 @@ def fetch_model(
             endpoint=settings.endpoint if settings and behind_hub else None,
             ca_bundle=access.ca_bundle("model") if behind_hub else None,
         )
+        place, names = f"hf://{hub_model.repo_id}", hub_model.sizes.keys()
+        if weights and WEIGHTS not in names:
+            # The small files first: the index tells whether the large ones are all there.
+            fetch_hub_model(hub_model, folder, token=token, weights=False, progress=no_progress)
+            check_shards(folder, names, place=place)
         fetch_hub_model(hub_model, folder, token=token, weights=weights, progress=progress)
+        check_shards(folder, names, place=place)
         fetched = FetchedModel(folder, hub_model.commit)
     else:
         fetched = _fetch_stored_model(access.open("model", model.uri), folder, weights=weights, progress=progress)
@@ -99,9 +105,13 @@ def _fetch_stored_model(store: Store, folder: Path, *, weights: bool, progress: 
     names = select_model_files(listed, place=store.uri, weights=weights)
     every = select_model_files(listed, place=store.uri)
     if isinstance(store, LocalStore):
+        check_shards(store.folder, listed, place=store.uri)
         return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)))
-    files = [listed[name] for name in names]
-    download(store, files, folder, bytes_progress(progress, sum(file.size for file in files)))
+    on_bytes = bytes_progress(progress, sum(listed[name].size for name in names))
+    small = select_model_files(listed, place=store.uri, weights=False)
+    download(store, [listed[name] for name in small], folder, on_bytes)
+    check_shards(folder, listed, place=store.uri)  # before the large files
+    download(store, [listed[name] for name in names if name not in small], folder, on_bytes)
     return FetchedModel(folder, _revision(listed[name] for name in every))
 
 

@@ -2,21 +2,61 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.storage.modelfiles import CONFIGURATIONS, check_no_code
+from finetune_trainer.storage.modelfiles import check_no_code
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_code_of_a_models_own_is_refused_in_every_configuration_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text('{"auto_map": {"AutoModelForCausalLM": "own.Model"}}')
-    with pytest.raises(StageError, match=f"{name} asks for code of its own") as caught:
+def write(folder: Path, name: str, **content: object) -> None:
+    (folder / name).write_text(json.dumps(content))
+
+
+OWN = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.Model", "AutoTokenizer": ["own.T", None]}
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "named"),
+    [
+        ({"model_type": "of_its_own", "auto_map": OWN}, {}, "config.json"),
+        ({"auto_map": OWN}, {}, "config.json"),
+        ({"model_type": "clip", "auto_map": OWN}, {}, "config.json"),
+        ({"model_type": "llama"}, {"auto_map": OWN, "tokenizer_class": "OwnTokenizer"}, "tokenizer_config.json"),
+        ({"model_type": "llama"}, {"auto_map": ["own.T", None], "tokenizer_class": "OwnT"}, "tokenizer_config.json"),
+        ({"model_type": "of_its_own"}, {"auto_map": OWN}, "tokenizer_config.json"),
+    ],
+)
+def test_code_that_a_model_needs_is_refused(
+    tmp_path: Path, config: dict[str, Any], tokenizer: dict[str, Any], named: str
+) -> None:
+    write(tmp_path, "config.json", **config)
+    write(tmp_path, "tokenizer_config.json", **tokenizer)
+    with pytest.raises(StageError, match=f"{named} asks for code of its own") as caught:
         check_no_code(tmp_path)
     assert caught.value.reason is Reason.UNSAFE_MODEL
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer"),
+    [
+        ({"model_type": "llama"}, {}),
+        ({"model_type": "llama", "auto_map": OWN}, {"auto_map": OWN, "tokenizer_class": "PreTrainedTokenizerFast"}),
+        ({"model_type": "phi3", "auto_map": OWN}, {"auto_map": OWN, "tokenizer_class": "LlamaTokenizer"}),
+        ({"model_type": "gpt2", "auto_map": OWN}, {"auto_map": OWN}),
+        ({"model_type": "gpt2"}, {"auto_map": {"AutoProcessor": "own.P"}, "tokenizer_class": "OwnTokenizer"}),
+    ],
+)
+def test_code_beside_what_transformers_has_itself_is_no_reason(
+    tmp_path: Path, config: dict[str, Any], tokenizer: dict[str, Any]
+) -> None:
+    write(tmp_path, "config.json", **config)
+    write(tmp_path, "tokenizer_config.json", **tokenizer)
+    check_no_code(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]"])
