@@ -6,9 +6,11 @@ import gc
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from finetune_api.job import LoRA
 from finetune_trainer.evaluation.abilities import try_out
@@ -65,12 +67,13 @@ def test_no_model_of_an_export_outlives_it(tmp_path: Path, lora: bool, monkeypat
     most = 0
     original = torch.nn.Module.to
 
-    def counted(module: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    def counted(module: torch.nn.Module, *args: Any, **more: Any) -> torch.nn.Module:
         """Each load ends with this call."""
         nonlocal most
-        made.append(weakref.ref(module))
-        most = max(most, sum(ref() is not None for ref in made))
-        return original(module, device)
+        if isinstance(module, PreTrainedModel):
+            made.append(weakref.ref(module))
+            most = max(most, sum(ref() is not None for ref in made))
+        return original(module, *args, **more)
 
     monkeypatch.setattr(torch.nn.Module, "to", counted)
     loaded = load_model(tmp_path / "base", device=CPU, precision="Float32")

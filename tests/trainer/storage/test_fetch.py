@@ -191,6 +191,7 @@ def test_a_missing_shard_is_found_from_the_index_before_any_weights_are_fetched(
     kind: str,
     weights: bool,
     access: Access,
+    hub_access: Access,
     tmp_path: Path,
     s3: S3Server,
     bucket: str,
@@ -209,7 +210,7 @@ def test_a_missing_shard_is_found_from_the_index_before_any_weights_are_fetched(
         for name in WANTED - {gone}:
             (tmp_path / "there" / name).write_bytes(FILES[name])
         uri = f"file://{tmp_path}/there/"
-    error = failure(lambda: get(access, uri, tmp_path / "m", weights=weights))
+    error = failure(lambda: get(hub_access if kind == "hub" else access, uri, tmp_path / "m", weights=weights))
     assert error.reason is Reason.MODEL_INVALID
     assert f"lacks 1 of 2 files of the weights, among them {gone}" in error.message
     assert not list((tmp_path / "m").glob("*.safetensors")) if kind != "local" else True

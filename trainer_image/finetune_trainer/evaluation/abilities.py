@@ -50,7 +50,7 @@ def _try_branches(loaded: LoadedModel) -> bool:
         prefix = compute_prefix(loaded, [q.prompt for q in questions])
         shared = score(loaded, questions, prefix, keep_cache=True).rows
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
-        log.info("sharing a prompt among answers failed: %s", error)
+        log.info("sharing a prompt among answers failed: %s", str(error))  # its traceback would hold the model
         return False
     alone = score_alone(loaded, questions)
     bound = 1e-3 if loaded.model.dtype == torch.float32 else 0.3  # nats; unlikely tokens are known less exactly

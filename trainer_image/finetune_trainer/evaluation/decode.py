@@ -90,6 +90,8 @@ def decode_from_cache(
         visible = np.concatenate([visible, slot], axis=1)
         ids = np.array([[texts[i][-1]] for i in held], dtype=np.int64)
         positions = np.array([[len(questions[rows[i]].prompt) + len(texts[i]) - 1] for i in held], dtype=np.int64)
+        if loaded.most_positions is not None:  # rows that are finished are still fed, and what they say is not read
+            positions = np.minimum(positions, loaded.most_positions - 1)
         index = torch.arange(len(held), device=loaded.device)
         logits, cache = loaded.head(
             to_device(ids, loaded.device),

@@ -43,8 +43,9 @@ def prepare_rows(work: Work, model_folder: Path) -> Prepared:
 
     They lie in ``work.folder / PREPARED``.
     """
-    tokenizer = load_tokenizer(model_folder, work.spec.model.uri)
+    check_no_code(model_folder)
     limits = limits_of(read_config(model_folder))
+    tokenizer = load_tokenizer(model_folder, work.spec.model.uri)
     check_length(limits, work.spec.training.max_length)
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "check_length", "check_tokens", "length_warning", "limits_of", "read_config", "tokenizer_warning"]
 
 _TOKENS_AT_ONCE: Final = 2**22
+_READING_ERRORS: Final = (
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+)
 _ROTARY: Final = ("rope_parameters", "rope_scaling", "rope_theta")
 """A config that has one of these turns positions into angles, of which there are any number."""
 _COMPUTED: Final = frozenset({"rwkv", "xglm"})
@@ -65,7 +76,7 @@ def read_config(folder: Path) -> PreTrainedConfig:
     """
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+    except _READING_ERRORS as error:
         raise StageError(
             Reason.MODEL_INVALID,
             f"model.uri: transformers can't load the folder, config.json: {' '.join(str(error).split())[:300]}",

@@ -36,7 +36,7 @@ def supports_packing(loaded: LoadedModel) -> bool:
         after_another = _logits(loaded, torch.cat([ids[:, : LENGTHS[0]].flip(1), second], dim=1), packed=True)
     except (ValueError, TypeError, RuntimeError, AttributeError, NotImplementedError, IndexError) as error:
         # Architectures that don't know these inputs refuse them in one of these ways; padding is right for all.
-        log.info("packing rows failed: %s", error)
+        log.info("packing rows failed: %s", str(error))  # its traceback would hold the model
         return False
     alone = _logits(loaded, second, packed=False)
     packed, after_another = packed[LENGTHS[0] :], after_another[LENGTHS[0] :]
