@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.guard import ending_with_us
+
 __all__ = ["CRD_FILES", "REPO_ROOT", "ApiServer", "binary", "run_kubectl"]
 
 REPO_ROOT: Final = Path(__file__).resolve().parents[2]
@@ -152,11 +154,9 @@ class ApiServer:
 
     def start(self, name: str, *args: str) -> None:
         """Start one more binary of the development cluster beside the server; it ends with it."""
-        # setpriv ends the child with this process even when this one is killed and no clean-up runs.
-        guard = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
         with self.log(name).open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [*guard, str(binary(name)), *args],
+                [*ending_with_us(), str(binary(name)), *args],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

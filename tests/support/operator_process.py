@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from finetune_operator.cluster import Raw
 from tests.support.apiserver import REPO_ROOT, ApiServer
+from tests.support.guard import ending_with_us
 
 __all__ = ["OPERATOR_RULES", "OperatorProcess", "ServerBackend", "eventually"]
 
@@ -84,7 +85,10 @@ class OperatorProcess:
         }
         with log.open("wb") as stream:
             process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_operator"], stdout=stream, stderr=stream, env=environment
+                [*ending_with_us(), sys.executable, "-m", "finetune_operator"],
+                stdout=stream,
+                stderr=stream,
+                env=environment,
             )
         operator = cls(process, log, *ports)
         try:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
+from tests.support.guard import ending_with_us
+
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
@@ -75,7 +77,7 @@ def running_s3(folder: Path) -> Iterator[S3Server]:
     port = free_port()
     command = [_binary(), "--access", ACCESS_KEY, "--secret", SECRET_KEY, "--port", f"127.0.0.1:{port}"]
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen([*command, "posix", str(storage)], stdout=log, stderr=log)
+        process = subprocess.Popen([*ending_with_us(), *command, "posix", str(storage)], stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 30
         while True:

@@ -61,7 +61,8 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def process(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     path = os.pathsep.join(str(ROOT / part) for part in ("crds", "trainer_image"))
     return subprocess.Popen(
-        [sys.executable, "-m", "finetune_trainer", *arguments],
+        # As from a terminal: a shell that runs tests in its background has Ctrl-C ignored in all that it starts.
+        ["env", "--default-signal=INT", sys.executable, "-m", "finetune_trainer", *arguments],
         env={**os.environ, "PYTHONPATH": path, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
