@@ -25,10 +25,10 @@ def test_the_label_set_comes_from_the_train_rows_alone(dataset: Dataset) -> None
     assert (prepared.summary.test, prepared.summary.test_unanswerable, prepared.summary.dropped) == (31, 1, 0)
 
 
-def test_an_answer_that_is_no_choice_is_a_bad_row(dataset: Dataset) -> None:
+def test_an_answer_that_is_no_choice_is_refused(dataset: Dataset) -> None:
     rows = [*intents(99), {"text": "t", "label": "other"}]
     strict = spec_of({"name": "intent", "choices": list(LABELS)}, dataset={"badRows": {"policy": "Fail"}})
-    assert "line 100: the answer 'other' is none of the choices" in dataset.refused(rows, strict).message
+    assert "line 100: the answer 'other' in column 'label' is none of dataset" in dataset.refused(rows, strict).message
     inline = {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}, "choices": list(LABELS)}
     strict = spec_of(inline, dataset={"badRows": {"policy": "Fail"}})
     assert "the answer 'other' is none of dataset.template.choices" in dataset.refused(rows, strict).message
@@ -51,8 +51,8 @@ def test_a_column_of_free_text_is_no_label(dataset: Dataset) -> None:
 
 def test_choices_that_are_the_same_tokens_are_refused(dataset: Dataset) -> None:
     dataset.tokenizer = make_tokenizer(dataset.folder / "nfc")
-    dataset.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    choices = ["caf\u00e9", "cafe\u0301"]
+    dataset.tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    choices = ["x\u00b2", "x2"]
     rows = [{"text": f"t {i}", "label": choices[i % 2]} for i in range(50)]
     error = dataset.refused(rows, spec_of())
     assert error.reason is Reason.TEMPLATE_INVALID
@@ -143,3 +143,30 @@ def test_a_bad_row_is_named_with_its_file(dataset: Dataset) -> None:
     error = dataset.refused({"train": intents(50), "test": [*intents(2, 90), "no json"]}, spec)
     assert error.reason is Reason.DATASET_INVALID
     assert error.message.startswith("test.jsonl line 3: not JSON")
+
+
+def test_spellings_of_a_label_become_one_and_are_counted(dataset: Dataset) -> None:
+    spellings = ["Caf\u00e9", "Caf\u00e9", "Cafe\u0301", " Caf\u00e9\u00a0", "CAF\u00c9", "tea"]
+    rows = [{"text": f"t {i}", "label": spellings[i % 6]} for i in range(60)]
+    prepared = dataset.prepare(rows, spec_of())
+    assert prepared.choice_sets[0].texts == ("Caf\u00e9", "tea")
+    assert prepared.summary.folded_labels == 30
+
+
+def test_numbers_counted_from_1_end_the_job_however_many_bad_rows_are_allowed(dataset: Dataset) -> None:
+    rows = [{"text": f"t {i}", "label": 1 + i % 3} for i in range(60)]
+    spec = spec_of({"name": "intent", "choices": list(LABELS)}, dataset={"badRows": {"maxPercent": 100}})
+    error = dataset.refused(rows, spec)
+    assert error.reason is Reason.DATASET_INVALID
+    assert error.message.startswith("rows.jsonl line 1: the answer '1' in column 'label' is none of dataset")
+    assert (
+        "'3' (rows.jsonl line 3) is not between 0 and 2; no 0 occurs, so they seem to be counted from 1"
+        in error.message
+    )
+
+
+def test_numbers_counted_from_0_name_the_choices_in_their_order(dataset: Dataset) -> None:
+    rows = [{"text": f"t {i}", "label": float(i % 3)} for i in range(60)]
+    prepared = dataset.prepare(rows, spec_of({"name": "intent", "choices": list(LABELS)}))
+    assert all(prepared.parts["train"].answer == (prepared.parts["train"].rows - 1) % 3)
+    assert prepared.summary.folded_labels == 0

@@ -17,6 +17,7 @@ from finetune_trainer.text.template import worker
 from finetune_trainer.text.template.catalog import resolve_template
 from finetune_trainer.text.template.fields import project
 from finetune_trainer.text.template.render import Limits, Rendered, Renderer, Unrendered, Uses
+from finetune_trainer.text.template.survey import AnswerSurvey
 
 
 def render(prompt: str, completion: str = "c", *rows: dict[str, Any], limits: Limits | None = None) -> list[Any]:
@@ -111,7 +112,9 @@ def test_a_library_template_renders_as_written_down_here(
     name: str, row: dict[str, Any], more: dict[str, Any], prompt: str, completion: str
 ) -> None:
     template = resolve_template(Template.model_validate({"name": name}))
-    fields = project(template, row)
+    survey = AnswerSurvey(template)
+    survey.add("line 1", row)
+    fields = project(template, row, survey.judge()[0])
     context = {**more, **fields.inputs, str(template.answer): fields.answer}
     assert render(template.prompt, template.completion, context) == [Rendered(prompt, completion)]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,16 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
 from finetune_trainer.text.template.fields import Message, Projected, project
+from finetune_trainer.text.template.labels import Answers
 from finetune_trainer.text.template.render import Uses
+from finetune_trainer.text.template.survey import AnswerSurvey
 
 __all__ = ["KeyedTable", "TemplateRow", "key_rows", "opening_of"]
 
 _GREETING_CHARS: Final = 16
 """Shorter first turns without a number may be a greeting."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +57,24 @@ class KeyedTable:
         What the split knows of each usable row.
     answers
         uint64 (usable rows,): a hash of each answer where answers are labels; empty otherwise.
+    reading
+        How the answer column is read.
+    folded
+        Usable rows whose answer is spelt in another way than its choice.
     """
 
     table: Table
     template: PromptTemplate
     keys: RowKeys
     answers: NDArray[np.uint64]
+    reading: Answers
+    folded: int
 
     def rows(self) -> Iterator[TemplateRow]:
         """Read the usable rows once more, in the order of the keys, with the fields of a named template."""
         for _, record in self.table.records():
-            yield TemplateRow(record, project(self.template, record.values) if self.template.fields else None)
+            named = bool(self.template.fields)
+            yield TemplateRow(record, project(self.template, record.values, self.reading) if named else None)
 
     def answers_of(self, rows: Sequence[int]) -> list[str]:
         """Answers of some usable rows; reads no further than it must."""
@@ -83,6 +95,7 @@ def key_rows(
     uses: tuple[Uses, Uses] | None,
     bad: BadRowLog,
     *,
+    survey: AnswerSurvey,
     progress: Progress = no_progress,
 ) -> KeyedTable:
     """Read all rows once more and make the split's keys.
@@ -99,6 +112,8 @@ def key_rows(
         What an inline template's prompt and completion read; None for a named one, whose fields say it.
     bad
         Takes the rows that lack what a named template needs.
+    survey
+        Has seen every row of the table.
     progress
         Called with rows read and rows in all.
 
@@ -106,20 +121,25 @@ def key_rows(
     ------
     StageError
         TemplateInvalid: a field's column is in no row, or an inline prompt or completion reads no column, so that it
-        would be the same for every row; DatasetInvalid: too many bad rows.
+        would be the same for every row; DatasetInvalid: too many bad rows, or answers that can't be read in one way.
     """
     _check_fields(template, table.columns)
     read = _columns_read(uses, table.columns)
+    reading, remark = survey.judge()
+    if remark is not None:
+        _log.warning("%s", remark)
+    folded = 0
     keys, answers = RowKeys(), array("Q")
     for place, record in table.records(progress):
         opening = None
         if template.fields:
             try:
-                projected = project(template, record.values)
+                projected = project(template, record.values, reading)
             except ValueError as e:
                 bad.add_unsplit(record.where, str(e), record.part)
                 table.usable[place] = 0
                 continue
+            folded += projected.folded
             key, output = input_key(projected.inputs), exact_key({"answer": projected.answer})
             if template.name == MESSAGES:
                 opening = opening_of(projected.messages, projected.answer)
@@ -131,7 +151,7 @@ def key_rows(
         group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
         keys.add(Keyed(key, output, group, stratum, opening), record.part)
     bad.check(table.rows)
-    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64))
+    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, folded)
 
 
 def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:

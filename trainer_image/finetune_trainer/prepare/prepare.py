@@ -33,6 +33,7 @@ from finetune_trainer.text.encode import Encoder, tokenizer_digest
 from finetune_trainer.text.stop import stop_texts
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
 from finetune_trainer.text.template.render import Renderer
+from finetune_trainer.text.template.survey import AnswerSurvey
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,11 +95,12 @@ def prepare(
         renderer: Renderer | None = None
         if template.name != MESSAGES:
             renderer = stack.enter_context(Renderer(template.prompt, template.completion))
+        survey = AnswerSurvey(template)
         with step("read_rows", "read the rows") as progress:
-            table = read_table(files, spec.dataset, bad, progress=progress)
+            table = read_table(files, spec.dataset, bad, progress=progress, observe=survey.add)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
         with step("split_rows", "split the rows") as progress:
-            keyed = key_rows(table, template, spec.dataset, inline, bad, progress=progress)
+            keyed = key_rows(table, template, spec.dataset, inline, bad, survey=survey, progress=progress)
             split = split_rows(keyed.keys, spec.dataset.split, spec.dataset.percents)
         fell = {part: split.count(part) for part in PARTS}
         _check_parts(fell, spec, files, bad, largest=split.largest)
@@ -134,6 +136,7 @@ def prepare(
             conflicts=split.conflicts,
             leaked=split.leaked,
             truncated=writer.truncated,
+            folded_labels=keyed.folded,
             **writer.counts,
             tokens=writer.tokens["train"],
             fingerprint=writer.finish(encoder.end_ids),

@@ -28,6 +28,7 @@ from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
 from finetune_trainer.text.template.render import Renderer
+from finetune_trainer.text.template.survey import AnswerSurvey
 
 __all__ = ["preview"]
 
@@ -50,9 +51,10 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
         renderer = None
         if template.name != MESSAGES:
             renderer = stack.enter_context(Renderer(template.prompt, template.completion))
-        table = read_table(files, dataset, bad)
+        survey = AnswerSurvey(template)
+        table = read_table(files, dataset, bad, observe=survey.add)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
-        keyed = key_rows(table, template, dataset, inline, bad)
+        keyed = key_rows(table, template, dataset, inline, bad, survey=survey)
         split = split_rows(keyed.keys, dataset.split, dataset.percents)
         texts = _TextOnly()
         encoder = RowEncoder(

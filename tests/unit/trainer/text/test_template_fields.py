@@ -10,11 +10,15 @@ from finetune_api.job import Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.template.catalog import resolve_template
-from finetune_trainer.text.template.fields import Projected, choose, project, row_choices
+from finetune_trainer.text.template.fields import Projected, project, row_choices
+from finetune_trainer.text.template.survey import AnswerSurvey
 
 
 def projected(template: dict[str, Any], values: dict[str, Any]) -> Projected:
-    return project(resolve_template(Template.model_validate(template)), values)
+    resolved = resolve_template(Template.model_validate(template))
+    survey = AnswerSurvey(resolved)
+    survey.add("line 1", values)
+    return project(resolved, values, survey.judge()[0])
 
 
 FIELDS = {
@@ -47,6 +51,7 @@ def test_the_fields_of_every_template_are_as_promised(name: str) -> None:
             "maps 'utterance', which is no field of template intent; its fields are text, label",
         ),
         ({"name": "intent", "choices": ["a", " a"]}, "choices has 'a' twice"),
+        ({"name": "intent", "choices": ["cafe\u0301", "caf\u00e9"]}, "choices has 'caf\u00e9' twice"),
         ({"name": "intent", "choices": ["a", " "]}, "an empty choice"),
     ],
 )
@@ -94,47 +99,8 @@ def test_an_optional_field_may_be_missing(more: dict[str, Any]) -> None:
     assert projected({"name": "instruction"}, row) == Projected({"instruction": "do", "input": ""}, "done")
 
 
-@pytest.mark.parametrize(
-    ("answer", "choice"), [("no", "no"), (" no ", "no"), (0, "yes"), ("1", "no"), (2, "1"), ("2", "1"), (1, "1")]
-)
-def test_an_answer_names_a_given_choice_by_text_or_else_by_number_from_0(answer: object, choice: str) -> None:
-    # "1" is a choice itself here, so the number 1 as an answer means that choice ...
-    choices = ["yes", "no", "1"] if choice == "1" else ["yes", "no", "maybe"]
-    row = {"text": "t", "label": answer}
-    assert projected({"name": "intent", "choices": choices}, row).answer == choice
-
-
-@pytest.mark.parametrize("answer", ["maybe", "NO", 2, -1, "A", True, 1.0, "1.0"])
-def test_an_answer_that_names_no_given_choice_is_refused(answer: object) -> None:
-    with pytest.raises(ValueError, match="none of the choices"):
-        projected({"name": "intent", "choices": ["yes", "no"]}, {"text": "t", "label": answer})
-
-
-@pytest.mark.parametrize("answer", ["green", "B", 1, "1"])
-def test_a_row_with_choices_of_its_own_names_the_right_one_by_text_letter_or_number(answer: object) -> None:
-    row = {"question": "q", "choices": ["red", "green"], "answer": answer}
-    assert projected({"name": "multiple-choice"}, row) == Projected(
-        {"question": "q", "choices": ["red", "green"]}, "green", choices=("red", "green")
-    )
-
-
-def test_multiple_choice_with_choices_in_the_spec_needs_no_column_for_them() -> None:
-    row = {"question": "q", "answer": 1}
-    assert projected({"name": "multiple-choice", "choices": ["yes", "no"]}, row) == Projected({"question": "q"}, "no")
-
-
-@pytest.mark.parametrize(("answer", "choice"), [("A", "A"), ("B", "red")])
-def test_a_choice_that_is_a_letter_itself_means_what_it_says(answer: str, choice: str) -> None:
-    assert choose(answer, ["green", "red", "A"], names=tuple("ABC")) == choice
-
-
-def test_labels_in_the_data_name_the_choices() -> None:
-    choices, names = row_choices({"text": ["red", "green"], "label": [1, "2"]}, "c")
-    assert (choices, names) == (("red", "green"), ("1", "2"))
-    assert choose("1", choices, names=names) == "red"
-    assert choose(2, choices, names=names) == "green"
-    with pytest.raises(ValueError, match="none of the choices"):
-        choose("0", choices, names=names)
+def test_labels_in_the_data_are_the_names_of_choices() -> None:
+    assert row_choices({"text": ["red", "green"], "label": [1, "2"]}, "c") == (("red", "green"), ("1", "2"))
 
 
 @pytest.mark.parametrize("value", [["a", 1], '["a", "1"]', {"text": ["a", "1"]}, '{"text": ["a", 1]}'])
@@ -152,6 +118,7 @@ def test_choices_are_a_list_or_an_object_with_texts_or_either_as_json(value: obj
         ({"other": ["a", "b"]}, "'c' is no list of texts"),
         (["a"], "'c' has fewer than two choices"),
         (["a", " a"], "'c' has the same choice twice"),
+        (["caf\u00e9", "cafe\u0301"], "'c' has the same choice twice"),
         (["a", " "], "'c' has an empty choice"),
         ({"text": ["a", "b"], "label": ["A"]}, "'c' has not one label for each choice"),
     ],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -87,7 +88,7 @@ def resolve_template(spec: Template) -> PromptTemplate:
     ------
     StageError
         TemplateInvalid: ``columns`` maps a field that the template doesn't have, or choices are the same but for white
-        space.
+        space or the Unicode form.
     """
     choices = _checked_choices(spec.choices)
     if spec.inline is not None:
@@ -133,9 +134,11 @@ def _checked_choices(given: list[str] | None) -> tuple[str, ...] | None:
     choices = tuple(c.strip() for c in given)
     if "" in choices:
         raise StageError(Reason.TEMPLATE_INVALID, "dataset.template.choices has an empty choice")
-    twice = sorted({c for c in choices if choices.count(c) > 1})
+    forms = [" ".join(unicodedata.normalize("NFC", c).split()) for c in choices]
+    twice = sorted({c for c in forms if forms.count(c) > 1})
     if twice:
         raise StageError(
-            Reason.TEMPLATE_INVALID, f"dataset.template.choices has {twice[0]!r} twice but for outer white space"
+            Reason.TEMPLATE_INVALID,
+            f"dataset.template.choices has {twice[0]!r} twice but for white space or the Unicode form",
         )
     return choices

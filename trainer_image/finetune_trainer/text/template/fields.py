@@ -6,16 +6,16 @@ A :class:`ValueError` from here makes the row a bad one, with its message as the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from finetune_trainer.text.template.catalog import MESSAGES, Field, PromptTemplate
-from finetune_trainer.text.template.conversation import Message, check_beside, shown, to_messages
+from finetune_trainer.text.template.conversation import Message, check_beside, to_messages
+from finetune_trainer.text.template.labels import Answers, as_text
 
-__all__ = ["Projected", "choose", "project", "row_choices"]
-
-_LETTERS: Final = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+__all__ = ["Projected", "field_value", "project", "row_choices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +27,31 @@ class Projected:
     inputs
         Field to value for everything the prompt shows; the split's key is made of it.
     answer
-        The expected output as text.
+        The expected output as text: one of the choices where there are any, else what the row says (an unknown answer).
     messages
         The turns before the answer; only for the ``messages`` template.
     choices
         The row's own choices; only where the template takes them from the row.
+    folded
+        Whether the row spells its answer in another way than the choice does.
     """
 
     inputs: dict[str, Any]
     answer: str
     messages: tuple[Message, ...] = ()
     choices: tuple[str, ...] | None = None
+    folded: bool = False
 
 
-def project(template: PromptTemplate, values: Mapping[str, Any]) -> Projected:
+def project(template: PromptTemplate, values: Mapping[str, Any], answers: Answers) -> Projected:
     """Take the fields of a named template from a row.
+
+    Parameters
+    ----------
+    template, values
+        The template, and the row by columns.
+    answers
+        How the answer column is read, from :class:`~.survey.AnswerSurvey`.
 
     Raises
     ------
@@ -53,7 +63,7 @@ def project(template: PromptTemplate, values: Mapping[str, Any]) -> Projected:
     choices: tuple[str, ...] | None = None
     names: tuple[str, ...] = ()
     for field in template.fields:
-        value = _value(field, values)
+        value = field_value(field, values)
         if template.name == MESSAGES:
             check_beside(values, field.column)
             *before, last = to_messages(value, field.column)
@@ -67,14 +77,18 @@ def project(template: PromptTemplate, values: Mapping[str, Any]) -> Projected:
             _text(value, field)
         else:
             inputs[field.name] = _text(value, field)
-    if template.choices is not None:
-        return Projected(inputs, choose(answer, template.choices))
-    if choices is not None:
-        return Projected(inputs, choose(answer, choices, names=names or _LETTERS), choices=choices)
-    return Projected(inputs, _as_text(answer))
+    read = answers(answer, choices or (), names)
+    return Projected(inputs, read.text, choices=choices, folded=read.folded)
 
 
-def _value(field: Field, values: Mapping[str, Any]) -> Any:
+def field_value(field: Field, values: Mapping[str, Any]) -> Any:
+    """The value of a field's column.
+
+    Raises
+    ------
+    ValueError
+        The column is missing or empty, and the field is needed.
+    """
     if field.column not in values:
         if field.optional:
             return ""
@@ -92,36 +106,7 @@ def _text(value: Any, field: Field) -> str:
         raise ValueError(  # noqa: TRY004  # the caller tells a bad row by ValueError
             f"column {field.column!r} holds a {'list' if isinstance(value, list) else 'JSON object'}, not a text"
         )
-    return _as_text(value)
-
-
-def _as_text(value: Any) -> str:
-    """JSON's own spelling for booleans and null, Python's for numbers."""
-    if isinstance(value, str):
-        return value.strip()
-    return json.dumps(value) if isinstance(value, bool) or value is None else str(value)
-
-
-def choose(answer: Any, choices: Sequence[str], *, names: tuple[str, ...] = ()) -> str:
-    """Return the choice that an answer stands for: by its text, by its name, or by its number from 0.
-
-    The text comes first, so that choices that are numbers or letters themselves mean what they say. ``names`` are those
-    of the choices in their order, and may be more than there are choices.
-
-    Raises
-    ------
-    ValueError
-        It names none.
-    """
-    text = _as_text(answer)
-    if text in choices:
-        return text
-    if text in names[: len(choices)]:
-        return choices[names.index(text)]
-    # Choices with names of their own, such as 1 to 4, are not counted from 0 as well.
-    if text.isdecimal() and names in ((), _LETTERS) and int(text) < len(choices):
-        return choices[int(text)]
-    raise ValueError(f"the answer {shown(text)} is none of the choices")
+    return as_text(value)
 
 
 def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -150,13 +135,13 @@ def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ..
         value, names = value.get("text"), value.get("label", [])
     if not isinstance(value, list) or any(isinstance(v, list | dict) or v is None for v in value):
         raise ValueError(f"column {column!r} is no list of texts")
-    choices = tuple(_as_text(v) for v in value)
+    choices = tuple(as_text(v) for v in value)
     if "" in choices:
         raise ValueError(f"column {column!r} has an empty choice")
     if len(choices) < 2:
         raise ValueError(f"column {column!r} has fewer than two choices")
-    if len(set(choices)) < len(choices):
+    if len({unicodedata.normalize("NFC", c) for c in choices}) < len(choices):
         raise ValueError(f"column {column!r} has the same choice twice")
     if not isinstance(names, list) or len(names) not in (0, len(choices)):
         raise ValueError(f"column {column!r} has not one label for each choice")
-    return choices, tuple(_as_text(n) for n in names)
+    return choices, tuple(as_text(n) for n in names)
