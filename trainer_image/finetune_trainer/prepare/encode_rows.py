@@ -204,6 +204,8 @@ class RowEncoder:
         if not example.choices or example.completion in example.choices:
             return ""
         shown = repr(example.completion if len(example.completion) <= 60 else example.completion[:57] + "...")
+        if self.choices is None:
+            return f"the answer {shown} is none of its row's choices"
         if self.template.choices is None:
             return f"the answer {shown} is no label of the train rows; list it in template.choices"
         return f"the answer {shown} is none of dataset.template.choices"

@@ -65,7 +65,7 @@ def test_a_template_that_can_not_be_meant_is_refused(template: dict[str, Any], m
 def test_columns_are_mapped_to_fields_and_texts_are_stripped() -> None:
     row = {"utterance": " where is it? ", "label": "card arrival\n", "other": 1}
     assert projected({"name": "intent", "columns": {"text": "utterance"}}, row) == Projected(
-        {"text": "where is it?"}, "card arrival"
+        {"text": "where is it?"}, "card arrival", folded=True
     )
 
 

@@ -1,7 +1,7 @@
 """Which of its own choices a row's answer names: by text, name, letter or number, judged by the whole column; pure.
 
-Beside ``labels.py``, for templates whose rows bring choices along. An answer 0 to the choices 3, 0, 5 is either the first
-choice or the text "0", and only the other rows tell. Numbers count from 0, and only where every answer is one.
+Beside ``labels.py``, for templates whose rows bring choices along. An answer 0 to the choices 3, 0, 5 is either the
+first choice or the text "0", and only the other rows tell. Numbers count from 0, and only where every answer is one.
 """
 
 from __future__ import annotations
