@@ -95,9 +95,7 @@ def test_numbers_never_mean_the_opposite_of_true_and_false() -> None:
 
 
 def test_given_choices_are_found_whatever_case_space_or_unicode_form_and_it_is_told() -> None:
-    rows = labels(
-        "Caf\u00e9", " caf\u00e9", "Cafe\u0301", "CAF\u00c9\u00a0", "Caf\u00e9\u200b", "two  words", "two words"
-    )
+    rows = labels("Caf\u00e9", " caf\u00e9", "Cafe\u0301", "CAF\u00c9\u00a0", "Caf\u00e9\u200b")
     read_as = read(given("Caf\u00e9", "tea"), rows)
     assert [text for text, _ in read_as] == ["Caf\u00e9"] * 5
     assert [folded for _, folded in read_as] == [False, True, True, True, True]
