@@ -24,7 +24,8 @@ from finetune_trainer.data.table import Record, Table, shown_columns
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
-from finetune_trainer.text.template.fields import Message, Projected, project
+from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.fields import Projected, project
 from finetune_trainer.text.template.labels import Answers
 from finetune_trainer.text.template.render import Uses
 from finetune_trainer.text.template.survey import AnswerSurvey
