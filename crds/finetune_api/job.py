@@ -86,9 +86,11 @@ class LoRA(SpecModel):
 
 
 class EarlyStopping(SpecModel):
-    """Stops when the validation loss no longer falls."""
+    """Stops when no better epoch comes."""
 
-    patience: int = Field(ge=1, le=100, description="Epochs without a lower validation loss before training stops.")
+    patience: int = Field(
+        ge=1, le=100, description="Epochs without a better one, by training.selectBy, before training stops."
+    )
 
 
 class Checkpoint(SpecModel):

@@ -38,6 +38,7 @@ def make_state(step: int, best: dict[str, torch.Tensor] | None = None) -> Traini
             losses=tuple(1 / (i + 3) for i in range(step)),
             validation=(ValidationPoint(epoch=1, step=2, loss="0.5", score="0.25"),),
             best_loss=0.1 + 0.2 if best else None,
+            best_score=0.25 if best else None,
             best_epoch=1 if best else 0,
             seconds=1.1,
             branching=True,

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from finetune_api.status import DatasetSummary, MetricName
-from finetune_trainer.evaluation import evaluate as evaluate_module
+from finetune_trainer.evaluation import answering
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.load import Abilities, LoadedModel, load_model
 from finetune_trainer.prepare.prepared import NO_ROOM, UNKNOWN_ANSWER, EncodedPart, Prepared, TextRow
 from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.text.stop import StopRule
 from tests.support.tiny_model import ARCHITECTURES, Architecture, make_model, make_prepared
 
 CPU = torch.device("cpu")
@@ -106,6 +107,11 @@ def plain_greedy(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> list
     return new[: new.index(END) + 1] if END in new else new
 
 
+def said_by(loaded: LoadedModel, tokens: Sequence[int], ends: Sequence[int] = (END,)) -> str:
+    kept = [t for t in tokens if t not in ends]
+    return StopRule().answer(str(loaded.tokenizer.decode(kept, skip_special_tokens=True)))
+
+
 def texts_of(loaded: LoadedModel, rows: Sequence[Row]) -> list[TextRow]:
     decode = loaded.tokenizer.decode
     return [TextRow(i + 1, "", str(decode(c, skip_special_tokens=True))) for i, (_, c, _) in enumerate(rows)]
@@ -167,9 +173,10 @@ def test_exact_match_and_generated_text_are_those_of_plain_generate(
     part, prepared = hand_over(rows, sets)
     scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
     for result, own, (_, expected, _) in zip(scored.rows, greedy, rows, strict=True):
-        said = str(loaded.tokenizer.decode([t for t in own if t != END], skip_special_tokens=True))
-        assert result.exact_match == (own == expected or said.split() == result.expected.split())
-        assert result.generated == (result.expected if own == expected else said)
+        said = said_by(loaded, own)
+        assert result.exact_match == (said == StopRule().answer(result.expected) != "")
+        assert result.exact_match_tokens == (own == expected)
+        assert result.generated == said
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -247,17 +254,20 @@ def test_end_tokens_decide_between_a_choice_and_its_beginning(tmp_path: Path) ->
     assert evaluate(loaded, part, prepared, texts=(), generate=False).rows[0].chosen == 0
 
 
-def test_a_text_that_differs_in_white_space_only_is_an_exact_match(model: Loader) -> None:
-    loaded = model("qwen3")
-    rows: list[Row] = [([50, 60, 70], [80, END], -1), ([51, 61, 71], [81, END], -1)]
+@pytest.mark.parametrize("architecture", ["qwen3", "mistral"])
+def test_a_text_that_differs_in_outer_white_space_only_is_an_exact_match(
+    model: Loader, architecture: Architecture
+) -> None:
+    loaded, prompt = model(architecture), [50, 60, 70]
+    own = [t for t in plain_greedy(loaded, prompt, 6) if t != END]
+    assert said_by(loaded, own)
+    blank = loaded.tokenizer(" \n", add_special_tokens=False)["input_ids"]
+    rows: list[Row] = [(prompt, [*blank, *own, *blank, END], -1), (prompt, [*own, own[0], END], -1)]
     part, prepared = hand_over(rows)
-    first = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
-    assert [r.exact_match for r in first.rows] == [False, False]
-    said = first.rows[0].generated
-    assert said
-    texts = [TextRow(1, "", f" \n{said}  "), TextRow(2, "", "something else")]
-    again = evaluate(loaded, part, prepared, texts=texts, generate=True)
-    assert [(r.exact_match, r.correct) for r in again.rows] == [(True, True), (False, False)]
+    for generate in (True, False):
+        scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=generate)
+        assert [(r.exact_match, r.correct) for r in scored.rows] == [(True, True), (False, False)]
+        assert [r.exact_match_tokens for r in scored.rows] == [False, False]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
@@ -269,14 +279,14 @@ def test_only_rows_that_miss_are_generated(
     rows: list[Row] = [(hit, plain_greedy(loaded, hit, 6), -1), (miss, [80, END], -1)]
     decoded: list[int] = []
     for name in ("decode_from_cache", "generate_plain"):
-        original: Any = getattr(evaluate_module, name)
+        original: Any = getattr(answering, name)
 
         def spy(*args: Any, _original: Any = original, **settings: Any) -> Any:
             texts = _original(*args, **settings)
             decoded.append(len(texts))
             return texts
 
-        monkeypatch.setattr(evaluate_module, name, spy)
+        monkeypatch.setattr(answering, name, spy)
     part, prepared = hand_over(rows)
     scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
     assert [r.exact_match for r in scored.rows] == [True, False]
@@ -293,8 +303,7 @@ def test_generation_stops_at_its_bound(model: Loader, architecture: Architecture
     part, prepared = hand_over(rows, max_new_tokens=limit)
     scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
     for result, (prompt, _, _) in zip(scored.rows, rows, strict=True):
-        said = [t for t in plain_greedy(loaded, prompt, limit) if t != END]
-        assert result.generated == str(loaded.tokenizer.decode(said, skip_special_tokens=True))
+        assert result.generated == said_by(loaded, plain_greedy(loaded, prompt, limit))
 
 
 def test_the_last_end_token_of_the_encoder_stops_a_text(model: Loader) -> None:
@@ -304,7 +313,7 @@ def test_the_last_end_token_of_the_encoder_stops_a_text(model: Loader) -> None:
     part, prepared = hand_over([(prompt, [80, END], -1)])
     prepared = dataclasses.replace(prepared, end_ids=(5, own[2]))
     said = evaluate(loaded, part, prepared, texts=[TextRow(1, "", "x")], generate=True).rows[0].generated
-    assert said == str(loaded.tokenizer.decode(own[: own.index(own[2])], skip_special_tokens=True))
+    assert said == said_by(loaded, own[: own.index(own[2])])
 
 
 def test_a_limit_scores_the_same_rows_for_every_model_and_says_which(model: Loader) -> None:
@@ -347,22 +356,13 @@ def test_a_row_without_prompt_is_named(model: Loader) -> None:
 def test_progress_is_told_up_to_the_last_row(model: Loader) -> None:
     prepared = make_prepared(model("llama").tokenizer)
     told: list[tuple[int, int]] = []
-
-    class Listener:
-        def on_evaluated(self, done: int, total: int) -> None:
-            told.append((done, total))
-
-        def on_log(self, entry: object) -> None: ...
-
-        def on_validation(self, point: object) -> None: ...
-
     evaluate(
         model("llama"),
         prepared.parts["test"],
         prepared,
         texts=(),
         generate=False,
-        observer=Listener(),
+        progress=lambda done, total: told.append((done, total)),
         token_budget=100,
     )
     assert len(told) > 2

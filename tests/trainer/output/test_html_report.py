@@ -26,6 +26,7 @@ def row(index: int, *, expected: str, predicted: str, loss: float = 1.0) -> RowR
         chosen=0,
         right_choice=expected == predicted,
         exact_match=expected == predicted,
+        exact_match_tokens=False,
         loss=loss,
         tokens=2,
         tokens_correct=1,

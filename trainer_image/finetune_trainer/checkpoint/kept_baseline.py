@@ -5,7 +5,6 @@ Row by row, since the test after training is compared with each of them.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +21,6 @@ from finetune_trainer.storage.store import Store
 __all__ = ["Baseline", "load_baseline", "store_baseline"]
 
 BASELINE: Final = CHECKPOINTS + "baseline.json"
-_EVALUATION: Final = TypeAdapter(Evaluation)
 _PRECISION: Final = TypeAdapter[Precision](Precision)
 
 log = logging.getLogger(__name__)
@@ -43,7 +41,7 @@ def store_baseline(store: Store, identity: Identity, baseline: Baseline) -> None
         "identity": identity.model_dump(),
         "precision": baseline.precision,
         "branching": baseline.branching,
-        "evaluation": dataclasses.asdict(baseline.evaluation),
+        "evaluation": baseline.evaluation.to_wire(),
     }
     try:
         store.put_bytes(BASELINE, seal(content))
@@ -67,7 +65,7 @@ def load_baseline(store: Store, identity: Identity) -> Baseline | None:
             log.info("%s%s belongs to another training (%s differs); ignored", store.uri, BASELINE, difference)
             return None
         return Baseline(
-            evaluation=_EVALUATION.validate_python(content["evaluation"]),
+            evaluation=Evaluation.from_wire(content["evaluation"]),
             precision=_PRECISION.validate_python(content["precision"]),
             branching=content["branching"],
         )

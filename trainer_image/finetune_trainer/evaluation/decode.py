@@ -3,36 +3,38 @@
 Greedy output equals the expected tokens exactly when the arg-max under teacher forcing is right at every completion
 position, so only other rows need decoding. Those start from the cache that scoring left: as long as the model's own
 choice lies in the tree of known answers, the next arg-max is known already; decoding begins where it leaves the tree.
+When an answer is finished is the caller's to say: at an end token, at a stop text, or when its verdict is certain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from typing_extensions import override
 
 from finetune_trainer.evaluation.answer_tree import ROOT
-from finetune_trainer.evaluation.score import Question, Scores, additive
+from finetune_trainer.evaluation.questions import Question
+from finetune_trainer.evaluation.score import Scores, additive
 from finetune_trainer.model.device import to_device
-from finetune_trainer.model.load import LoadedModel, embedding_rows
+from finetune_trainer.model.load import LoadedModel
 
-__all__ = ["decode_from_cache", "generate_plain"]
+__all__ = ["Finished", "decode_from_cache", "generate_plain", "known"]
 
-
-def _bound(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> int:
-    """Most tokens after a prompt: no more than the model has positions for; the last one is never fed."""
-    most = loaded.most_positions
-    return limit if most is None else max(1, min(limit, most - len(prompt) + 1))
+Finished = Callable[[int, Sequence[int]], bool]
+"""Whether an answer needs no more tokens: (which of the questions, its tokens so far, at least one)."""
 
 
-def _walk(question: Question, greedy: NDArray[np.int64], stops: frozenset[int], limit: int) -> tuple[list[int], int]:
+def known(
+    question: Question, greedy: NDArray[np.int64], finished: Callable[[Sequence[int]], bool], limit: int
+) -> tuple[list[int], int]:
     """Follow the model's own choices through the tree: (tokens chosen, last fed node reached)."""
     node, tokens = ROOT, [int(greedy[0])]
-    while tokens[-1] not in stops and len(tokens) < limit and (node, tokens[-1]) in question.tree.children:
+    while len(tokens) < limit and (node, tokens[-1]) in question.tree.children and not finished(tokens):
         node = question.tree.children[node, tokens[-1]]
         tokens.append(int(greedy[node + 1]))
     return tokens, node
@@ -45,7 +47,7 @@ def decode_from_cache(
     scores: Scores,
     rows: Sequence[int],
     *,
-    stops: frozenset[int],
+    finished: Finished,
     limit: int,
 ) -> list[list[int]]:
     """Decode greedily after some of a batch's prompts.
@@ -56,31 +58,29 @@ def decode_from_cache(
         What ``score`` returned for ``questions``, with its cache, which is used up.
     rows
         Which questions to decode.
-    stops, limit
-        Tokens that end an answer, and the most tokens of one, the stop included.
+    finished
+        Gets numbers of questions, as ``rows`` has them.
+    limit
+        The most tokens of an answer, an end token included.
 
     Returns
     -------
     list of list of int
-        Token ids for each of ``rows``, the stop included where there was one.
+        Token ids for each of ``rows``, the end token included where there was one.
     """
     width = max(q.length for q in questions)  # slots a row in the cache
     texts: list[list[int]] = []
-    bounds = [_bound(loaded, questions[row].prompt, limit) for row in rows]
     visible = np.zeros((len(rows), width), dtype=np.bool_)
     for i, row in enumerate(rows):
         q = questions[row]
-        tokens, node = _walk(q, scores.rows[row].greedy, stops, bounds[i])
+        tokens, node = known(q, scores.rows[row].greedy, lambda said, row=row: finished(row, said), limit)
         texts.append(tokens)
         visible[i, : len(q.prompt)] = True
         visible[i, [len(q.prompt) + n for n in q.tree.path(node)]] = True
 
-    def unfinished(i: int) -> bool:
-        return texts[i][-1] not in stops and len(texts[i]) < bounds[i]
-
     cache = scores.cache
     held: list[int] | None = None  # which of ``rows`` the cache holds
-    active = [i for i in range(len(rows)) if unfinished(i)]
+    active = [i for i, row in enumerate(rows) if len(texts[i]) < limit and not finished(row, texts[i])]
     while active:
         if held is None or len(active) <= len(held) // 2:
             keep = [rows[i] for i in active] if held is None else [held.index(i) for i in active]
@@ -101,11 +101,10 @@ def decode_from_cache(
             attention_mask=additive(visible[held][:, None, :], loaded),
             position_ids=to_device(positions, loaded.device),
         )
-        best = logits.float().argmax(-1).tolist()
-        for i, token in zip(held, best, strict=True):
-            if unfinished(i):
-                texts[i].append(token)
-        active = [i for i in active if unfinished(i)]
+        best = dict(zip(held, logits.float().argmax(-1).tolist(), strict=True))
+        for i in active:
+            texts[i].append(best[i])
+        active = [i for i in active if len(texts[i]) < limit and not finished(rows[i], texts[i])]
     return texts
 
 
@@ -116,23 +115,13 @@ def generate_plain(
     *,
     pad_id: int,
     stops: frozenset[int],
+    finished: Finished,
     limit: int,
 ) -> list[list[int]]:
     """Decode greedily by the library's own ``generate``; for architectures that can't decode from a masked cache.
 
     The ids are the encoder's, padded on the left. The model has lost its own generation config when it was loaded.
     """
-    bounds = [_bound(loaded, prompt, limit) for prompt in prompts]
-    if len(set(bounds)) > 1:
-        found: dict[int, list[int]] = {}
-        for bound in sorted(set(bounds)):
-            rows = [i for i, own in enumerate(bounds) if own == bound]
-            some = generate_plain(loaded, [prompts[i] for i in rows], pad_id=pad_id, stops=stops, limit=bound)
-            found |= dict(zip(rows, some, strict=True))
-        return [found[i] for i in range(len(prompts))]
-    limit = bounds[0]
-    if pad_id >= embedding_rows(loaded.model):
-        pad_id = 0  # hidden from the model, but it has to be an id that there is
     width = max(len(p) for p in prompts)
     ids = np.full((len(prompts), width), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -142,14 +131,29 @@ def generate_plain(
     config = GenerationConfig(
         do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(stops), pad_token_id=pad_id
     )
+    watch = _Watch(width, finished, len(prompts))
     model: Any = loaded.model  # generate is a mix-in that the base class does not declare
     output = model.generate(
         input_ids=to_device(ids, loaded.device),
         attention_mask=to_device(mask, loaded.device),
         generation_config=config,
+        stopping_criteria=StoppingCriteriaList([watch]),
     )
-    texts = []
-    for row in output[:, width:].tolist():
-        end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-        texts.append(row[:end])
-    return texts
+    return [row[:length] for row, length in zip(output[:, width:].tolist(), watch.lengths, strict=True)]
+
+
+class _Watch(StoppingCriteria):
+    """Ends each row's generation where it is finished, and notes how long it was by then."""
+
+    def __init__(self, width: int, finished: Finished, rows: int) -> None:
+        self.width, self.finished = width, finished
+        self.lengths = [0] * rows
+        self._done = [False] * rows
+
+    @override
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        for i, row in enumerate(input_ids[:, self.width :].tolist()):
+            if not self._done[i]:
+                self.lengths[i] = len(row)
+                self._done[i] = self.finished(i, row)
+        return torch.tensor(self._done, dtype=torch.bool, device=input_ids.device)

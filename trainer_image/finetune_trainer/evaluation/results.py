@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Self
 
-from finetune_api.status import MetricName, Results, Score, SecondaryScore
+from finetune_api.status import MetricName, Results, Score, SecondaryName, SecondaryScore
+from finetune_trainer.evaluation.rows import RowResult, Rows
 from finetune_trainer.evaluation.stats import decimal, mcnemar, signed, wilson
 
 __all__ = ["Evaluation", "RowResult", "results"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowResult:
-    """One scored row.
-
-    Attributes
-    ----------
-    index
-        Position of the row in its part, from 0.
-    row
-        Number of the row in its source file, from 1.
-    chosen
-        Most likely choice as an index into the row's choice set; None without choices.
-    right_choice
-        Whether that is the expected one; None without choices.
-    exact_match
-        Whether greedy decoding yields the expected completion: token for token, or the same text when white space is
-        folded (known only where text was generated).
-    loss
-        Summed cross-entropy of the completion tokens, end tokens included, in nats.
-    tokens, tokens_correct
-        Completion tokens, and those whose arg-max under teacher forcing is right; none of a row that does not fit into
-        maxLength.
-    predicted
-        The answer as text: the chosen choice under ChoiceAccuracy, else what greedy decoding writes; None where nothing
-        was generated.
-    generated
-        What greedy decoding writes; None where nothing was generated.
-    expected
-        The expected completion as text.
-    """
-
-    index: int
-    row: int
-    chosen: int | None
-    right_choice: bool | None
-    exact_match: bool
-    loss: float
-    tokens: int
-    tokens_correct: int
-    predicted: str | None
-    generated: str | None
-    expected: str
-    correct: bool
+_VERDICTS: Final[Mapping[SecondaryName, str]] = {
+    "ChoiceAccuracy": "right_choice",
+    "ExactMatch": "exact_match",
+    "ExactMatchTokens": "exact_match_tokens",
+}
+"""Every metric's verdict on a row; the score is the share of rows that it is true for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +27,12 @@ class Evaluation:
     """The rows of a part as one model answered them, in the order of the part."""
 
     metric: MetricName
-    rows: tuple[RowResult, ...]
+    rows: Sequence[RowResult]
     seconds: float
+
+    @cached_property
+    def _table(self) -> Rows:
+        return self.rows if isinstance(self.rows, Rows) else Rows.of(self.rows)
 
     @property
     def total(self) -> int:
@@ -70,9 +40,21 @@ class Evaluation:
         return len(self.rows)
 
     @property
+    def indices(self) -> list[int]:
+        """Positions of the rows in their part."""
+        indices: list[int] = self._table.column("index").tolist()
+        return indices
+
+    @property
     def correct(self) -> int:
         """Rows answered correctly under :attr:`metric`."""
-        return sum(r.correct for r in self.rows)
+        return int(self._table.column("correct").sum())
+
+    @property
+    def verdicts(self) -> list[bool]:
+        """Whether each row was answered correctly under :attr:`metric`."""
+        verdicts: list[bool] = self._table.column("correct").tolist()
+        return verdicts
 
     @property
     def accuracy(self) -> float:
@@ -82,28 +64,27 @@ class Evaluation:
     @property
     def tokens(self) -> int:
         """Completion tokens of all rows."""
-        return sum(r.tokens for r in self.rows)
+        return int(self._table.column("tokens").sum())
 
     @property
     def loss(self) -> float:
         """Mean cross-entropy of a completion token (not of a row), in nats; 0 where no row has any."""
-        return math.fsum(r.loss for r in self.rows) / max(1, self.tokens)
+        return math.fsum(self._table.column("loss").tolist()) / max(1, self.tokens)
 
     @property
     def token_accuracy(self) -> float:
         """Share of completion tokens whose arg-max under teacher forcing is right."""
-        return sum(r.tokens_correct for r in self.rows) / max(1, self.tokens)
+        return int(self._table.column("tokens_correct").sum()) / max(1, self.tokens)
 
     @property
     def secondary(self) -> tuple[SecondaryScore, ...]:
-        """The other metric on the same rows; empty where choices are unknown."""
-        if self.metric == "ChoiceAccuracy":
-            right = [r.exact_match for r in self.rows]
-            return (SecondaryScore(name="ExactMatch", score=decimal(sum(right) / self.total)),)
-        if any(r.right_choice is None for r in self.rows):
-            return ()
-        chosen = sum(bool(r.right_choice) for r in self.rows)
-        return (SecondaryScore(name="ChoiceAccuracy", score=decimal(chosen / self.total)),)
+        """The other metrics on the same rows; one that says nothing about some row is left out."""
+        verdicts = {name: self._table.column(column) for name, column in _VERDICTS.items() if name != self.metric}
+        return tuple(
+            SecondaryScore(name=name, score=decimal(int(verdict.sum()) / self.total))
+            for name, verdict in verdicts.items()
+            if not (verdict < 0).any()
+        )
 
     def score(self) -> Score:
         """Return the form of the status, with the Wilson interval."""
@@ -117,6 +98,24 @@ class Evaluation:
             secondary=list(self.secondary) or None,
         )
 
+    def to_wire(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, with every bit of its numbers."""
+        return {"metric": self.metric, "seconds": self.seconds, **self._table.to_wire()}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_wire` returned.
+
+        Raises
+        ------
+        ValueError, KeyError
+            It is something else.
+        """
+        metric: MetricName = "ChoiceAccuracy" if wire["metric"] == "ChoiceAccuracy" else "ExactMatch"
+        if wire["metric"] != metric:
+            raise ValueError(f"there is no metric {wire['metric']}")
+        return cls(metric=metric, rows=Rows.from_wire(wire), seconds=float(wire["seconds"]))
+
 
 def results(baseline: Evaluation, test: Evaluation) -> Results:
     """Compare two models on the same rows.
@@ -126,9 +125,9 @@ def results(baseline: Evaluation, test: Evaluation) -> Results:
     ValueError
         When the two did not score the same rows by the same metric.
     """
-    if baseline.metric != test.metric or [r.index for r in baseline.rows] != [r.index for r in test.rows]:
+    if baseline.metric != test.metric or baseline.indices != test.indices:
         raise ValueError("baseline and test must score the same rows by the same metric")
-    pairs = [(b.correct, t.correct) for b, t in zip(baseline.rows, test.rows, strict=True)]
+    pairs = list(zip(baseline.verdicts, test.verdicts, strict=True))
     p = mcnemar(gained=pairs.count((False, True)), lost=pairs.count((True, False)))
     return Results(
         metric=test.metric,

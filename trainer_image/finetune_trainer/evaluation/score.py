@@ -22,28 +22,27 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from finetune_trainer.evaluation.answer_tree import ROOT, Tree, build_tree
+from finetune_trainer.evaluation.answer_tree import ROOT, build_tree
+from finetune_trainer.evaluation.batches import Budget, cut
+from finetune_trainer.evaluation.questions import Question
 from finetune_trainer.model.device import to_device
-from finetune_trainer.model.load import LoadedModel
+from finetune_trainer.model.load import LoadedModel, embedding_rows
 
-__all__ = ["Prefix", "Question", "Scored", "Scores", "compute_prefix", "score", "score_alone"]
+__all__ = [
+    "Prefix",
+    "Question",
+    "Scored",
+    "Scores",
+    "compute_prefix",
+    "run_prefix",
+    "score",
+    "score_alone",
+]
 
+COPIED_LOGITS = 2**22
 MIN_PREFIX = 8
 """A shorter common beginning isn't worth a pass of its own."""
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt and its possible answers."""
-
-    prompt: tuple[int, ...]
-    tree: Tree
-
-    @property
-    def length(self) -> int:
-        """Tokens to feed without a shared prefix."""
-        return len(self.prompt) + len(self.tree.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,15 @@ def compute_prefix(loaded: LoadedModel, prompts: Sequence[tuple[int, ...]]) -> P
     most = min(len(p) for p in prompts) - 1
     while length < most and first[length] == last[length]:
         length += 1
-    if len(prompts) < 2 or length < MIN_PREFIX:
+    return run_prefix(loaded, first[:length] if len(prompts) > 1 else ())
+
+
+def run_prefix(loaded: LoadedModel, beginning: Sequence[int]) -> Prefix:
+    """Run the model once over what all prompts begin with; over nothing where that is too short."""
+    length = len(beginning)
+    if length < MIN_PREFIX:
         return Prefix(0, None)
-    ids = to_device(np.array([first[:length]], dtype=np.int64), loaded.device)
+    ids = to_device(np.array([beginning], dtype=np.int64), loaded.device)
     index = torch.zeros(1, dtype=torch.int64, device=loaded.device)
     with torch.no_grad():
         _, cache = loaded.head(ids, index, use_cache=True, past_key_values=DynamicCache(config=loaded.model.config))
@@ -166,16 +171,20 @@ def score(loaded: LoadedModel, questions: Sequence[Question], prefix: Prefix, *,
 
 
 def _read(logits: torch.Tensor, questions: Sequence[Question]) -> tuple[Scored, ...]:
-    """Pick the answers' log-probabilities from (sum of 1 + fed nodes, vocabulary) logits; one transfer to the host."""
+    """Pick the answers' log-probabilities from (sum of 1 + fed nodes, vocabulary) logits; one transfer to the host.
+
+    Sums run in 32 bits, over a few positions at a time, so that there is no second copy of the logits.
+    """
     base, sources, tokens = 0, [], []
     for q in questions:
         for node, token in (pair for sequence in q.tree.sequences for pair in sequence):
             sources.append(base + 1 + node)
             tokens.append(token)
         base += 1 + len(q.tree.tokens)
-    logits = logits.float()
     at = torch.tensor(sources, device=logits.device)
-    picked = logits[at, torch.tensor(tokens, device=logits.device)] - logits.logsumexp(-1)[at]
+    chunks = logits.split(max(1, COPIED_LOGITS // logits.shape[-1]))
+    sums = torch.cat([chunk.float().logsumexp(-1) for chunk in chunks])
+    picked = logits[at, torch.tensor(tokens, device=logits.device)].float() - sums[at]
     host, greedy = picked.cpu().numpy().astype(np.float64), logits.argmax(-1).cpu().numpy()
     scored, i, base = [], 0, 0
     for q in questions:
@@ -188,14 +197,17 @@ def _read(logits: torch.Tensor, questions: Sequence[Question]) -> tuple[Scored, 
     return tuple(scored)
 
 
-def score_alone(loaded: LoadedModel, questions: Sequence[Question]) -> tuple[Scored, ...]:
-    """Score every answer as a row of its own through the plain forward: needs nothing but causality."""
+def score_alone(loaded: LoadedModel, questions: Sequence[Question], budget: Budget | None = None) -> tuple[Scored, ...]:
+    """Score every answer as a row of its own through the plain forward: needs nothing but causality.
+
+    In batches within the budget, or all at once.
+    """
     alone = [
         Question(q.prompt, build_tree([[token for _, token in sequence]]))
         for q in questions
         for sequence in q.tree.sequences
     ]
-    parts = iter(score(loaded, alone, Prefix(0, None), keep_cache=False).rows)
+    parts = iter(_score_within(loaded, alone, budget))
     scored = []
     for q in questions:
         greedy = np.zeros(1 + len(q.tree.tokens), dtype=np.int64)
@@ -207,3 +219,15 @@ def score_alone(loaded: LoadedModel, questions: Sequence[Question]) -> tuple[Sco
                 greedy[node + 1] = best
         scored.append(Scored(tuple(logprobs), greedy))
     return tuple(scored)
+
+
+def _score_within(loaded: LoadedModel, questions: Sequence[Question], budget: Budget | None) -> list[Scored]:
+    if budget is None:
+        return list(score(loaded, questions, Prefix(0, None), keep_cache=False).rows)
+    widths = np.array([q.length for q in questions], dtype=np.int64)
+    labels = np.array([1 + len(q.tree.tokens) for q in questions], dtype=np.int64)
+    scored: dict[int, Scored] = {}
+    for batch in cut(widths, labels, budget, vocabulary=embedding_rows(loaded.model)):
+        asked = [questions[i] for i in batch]
+        scored.update(zip(batch.tolist(), score(loaded, asked, Prefix(0, None), keep_cache=False).rows, strict=True))
+    return [scored[i] for i in range(len(questions))]

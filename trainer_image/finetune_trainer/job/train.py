@@ -144,12 +144,19 @@ class _Run:
         resolved = resolved_of(work, self.prepared, model_revision=self.inputs.model_revision)
         baseline = self._baseline(loaded, kept)
 
-        parameters = resolve(spec.training, rows=len(self.prepared.parts["train"]), parameters=loaded.parameters)
+        validation_rows = len(self.prepared.parts["validation"])
+        parameters = resolve(
+            spec.training,
+            rows=len(self.prepared.parts["train"]),
+            parameters=loaded.parameters,
+            validation_rows=validation_rows,
+        )
         resolved = resolved.model_copy(
             update={
                 "batch_size": parameters.batch_size,
                 "learning_rate": parameters.learning_rate,
                 "precision": loaded.precision,
+                "select_by": parameters.select_by if validation_rows else None,
             }
         )
         if parameters.lora is not None:
@@ -220,7 +227,7 @@ class _Run:
     def _baseline(self, loaded: LoadedModel, kept: Baseline | None) -> Evaluation:
         """Score the untouched model, or take the scores that an earlier attempt stored."""
         rows = row_sample(len(self.prepared.parts["test"]), self.work.spec.evaluation.limit).tolist()
-        if kept and kept.precision == loaded.precision and [row.index for row in kept.evaluation.rows] == rows:
+        if kept and kept.precision == loaded.precision and kept.evaluation.indices == rows:
             self._tell_score("baseline", kept.evaluation, measured=False)
             return kept.evaluation
         evaluation = self._evaluate("baseline", "score the untouched model on the test rows", loaded)

@@ -15,7 +15,10 @@ __all__ = ["write_predictions", "write_results"]
 
 
 def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation, test: Evaluation) -> None:
-    """Write one line a test row: what was asked, what was expected, both answers, and why none can be right."""
+    """Write one line a test row.
+
+    What was asked and expected, both answers as the stop rule leaves them, their verdicts, and why none can be right.
+    """
     with path.open("w", encoding="utf-8") as file:
         for before, after in zip(baseline.rows, test.rows, strict=True):
             text = texts[after.index]
@@ -27,6 +30,10 @@ def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation
                 "tuned": after.predicted,
                 "baselineCorrect": before.correct,
                 "tunedCorrect": after.correct,
+                "baselineExactMatch": before.exact_match,
+                "tunedExactMatch": after.exact_match,
+                "baselineExactMatchTokens": before.exact_match_tokens,
+                "tunedExactMatchTokens": after.exact_match_tokens,
             }
             if text.unanswerable:
                 line["unanswerable"] = text.unanswerable

@@ -50,6 +50,11 @@ class StopRule:
         """Tell whether a generated text holds a stop text, so that what follows doesn't matter."""
         return self._first(_plain(text)) is not None
 
+    def occurs(self, text: str) -> bool:
+        """Tell whether a stop text stands in a text, wherever."""
+        text = _plain(text)
+        return any(_plain(stop) in text for stop in self.texts)
+
     def reference(self, text: str) -> str | None:
         """Return what an answer must be to match an expected text.
 

@@ -30,6 +30,7 @@ from finetune_api.status import ValidationPoint
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.evaluation.stats import decimal
 from finetune_trainer.model.attention import attention_for_training
 from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
@@ -78,7 +79,7 @@ def train(
     checkpointer: Checkpointer | None = None,
     state: TrainingState | None = None,
 ) -> TrainOutcome:
-    """Fine-tune in place; afterwards the model holds the weights with the lowest validation loss.
+    """Fine-tune in place; afterwards the model holds the weights of the best epoch, by ``select_by``.
 
     What is trained is what requires a gradient: everything, or the adapters after
     :func:`~finetune_trainer.model.lora.add_lora`. The weights end as they will be stored, rounded to ``stored_dtype``
@@ -161,7 +162,7 @@ class _Loop:
         self.pending = _Pending()
         self.losses: list[float] = []
         self.points: list[ValidationPoint] = []
-        self.best_loss, self.best_epoch = math.inf, 0
+        self.best_loss, self.best_score, self.best_epoch = math.inf, -math.inf, 0
         self.best: Mapping[str, Tensor] | None = None
         self.seconds = 0.0
         self.peak_memory = 0
@@ -176,6 +177,7 @@ class _Loop:
         self.step, self.pending = progress.step, _Pending(first_step=progress.step)
         self.losses, self.points = list(progress.losses), list(progress.validation)
         self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
+        self.best_score = -math.inf if progress.best_score is None else progress.best_score
         self.best_epoch, self.best = progress.best_epoch, state.best
         self.seconds, self.peak_memory = progress.seconds, progress.peak_memory_bytes
 
@@ -188,6 +190,7 @@ class _Loop:
                 losses=tuple(self.losses),
                 validation=tuple(self.points),
                 best_loss=self.best_loss if self.best_epoch else None,
+                best_score=self.best_score if self.best_epoch else None,
                 best_epoch=self.best_epoch,
                 seconds=self.seconds,
                 peak_memory_bytes=self._peak_memory(),
@@ -354,9 +357,15 @@ class _Loop:
         )
         self.points.append(point)
         self.observer.on_validation(point)
-        if evaluation.loss < self.best_loss:
-            self.best_loss, self.best_epoch = evaluation.loss, epoch
+        if self._is_best(evaluation):
+            self.best_loss, self.best_score, self.best_epoch = evaluation.loss, evaluation.accuracy, epoch
             self.best = self.optimizer.snapshot(self.stored)
+
+    def _is_best(self, evaluation: Evaluation) -> bool:
+        """Compare an epoch with the best one so far; of equals the earlier one stays."""
+        if self.parameters.select_by == "Score" and evaluation.accuracy != self.best_score:
+            return evaluation.accuracy > self.best_score
+        return evaluation.loss < self.best_loss
 
     def _evaluated(self, done: int, total: int) -> None:
         """Pass on how far an evaluation is, and stop between its batches."""

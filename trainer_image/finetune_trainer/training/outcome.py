@@ -25,7 +25,7 @@ class TrainOutcome:
     validation
         One point for each epoch; empty without validation rows.
     best_epoch
-        Epoch (from 1) whose weights the model now holds: the one with the lowest validation loss, else the last.
+        Epoch (from 1) whose weights the model now holds: the best one by ``select_by``, else the last.
     stopped_early
         Whether early stopping ended it.
     tokens, supervised_tokens

@@ -31,6 +31,8 @@ Rows = NDArray[np.int64]
 STEPS_PER_EPOCH: Final = 20
 """Automatic batch sizes leave at least so many optimizer steps an epoch, if the rows allow it."""
 WARMUP_SHARE: Final = 0.05
+SCORED_ROWS: Final = 100
+"""From so many validation rows on, the epoch is chosen by their score, which is what the test reports."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Hyperparameters:
     """The training with nothing left open; what the spec left out has been chosen.
 
     ``learning_rate`` is the peak rate as the decimal string that goes into ``status.resolved``; ``patience`` is None
-    without early stopping; ``lora`` is None for a full fine-tune.
+    without early stopping; ``lora`` is None for a full fine-tune; ``select_by`` is what the kept epoch is the best by.
     """
 
     method: Literal["Full", "LoRA"]
@@ -48,9 +50,10 @@ class Hyperparameters:
     seed: int
     patience: int | None = None
     lora: LoRA | None = None
+    select_by: Literal["Score", "Loss"] = "Loss"
 
 
-def resolve(training: Training, *, rows: int, parameters: int) -> Hyperparameters:
+def resolve(training: Training, *, rows: int, parameters: int, validation_rows: int = 0) -> Hyperparameters:
     """Fill in what the spec leaves open.
 
     Parameters
@@ -59,6 +62,8 @@ def resolve(training: Training, *, rows: int, parameters: int) -> Hyperparameter
         Training rows; small sets get small batches, so that an epoch still has some 20 steps.
     parameters
         Size of the model; a full fine-tune takes smaller steps in a larger model.
+    validation_rows
+        Of fewer than :data:`SCORED_ROWS` a score says less than the loss does.
 
     Returns
     -------
@@ -80,7 +85,14 @@ def resolve(training: Training, *, rows: int, parameters: int) -> Hyperparameter
         seed=training.seed,
         patience=training.early_stopping.patience if training.early_stopping else None,
         lora=lora,
+        select_by=_select_by(training, validation_rows),
     )
+
+
+def _select_by(training: Training, validation_rows: int) -> Literal["Score", "Loss"]:
+    if training.select_by != "Auto":
+        return training.select_by
+    return "Score" if validation_rows >= SCORED_ROWS else "Loss"
 
 
 def steps(seed: int, epoch: int, n: int, batch_size: int) -> list[Rows]:

@@ -34,8 +34,8 @@ class TrainingProgress(BaseModel):
         Mean cross-entropy of a completion token for each of them.
     validation
         One point for each validated epoch.
-    best_loss, best_epoch
-        Lowest validation loss and its epoch (from 1); None and 0 before the first validation.
+    best_loss, best_score, best_epoch
+        The best epoch (from 1) with its validation loss and score; None and 0 before the first validation.
     seconds
         Time in optimizer steps.
     branching
@@ -48,6 +48,7 @@ class TrainingProgress(BaseModel):
     losses: tuple[float, ...]
     validation: tuple[ValidationPoint, ...] = ()
     best_loss: float | None = None
+    best_score: float | None = None
     best_epoch: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0

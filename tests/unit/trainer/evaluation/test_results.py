@@ -15,6 +15,7 @@ def row(index: int, *, correct: bool, exact: bool = False, loss: float = 1.0, to
         chosen=0,
         right_choice=correct,
         exact_match=exact,
+        exact_match_tokens=False,
         loss=loss,
         tokens=tokens,
         tokens_correct=int(exact) * tokens,
@@ -43,11 +44,14 @@ def test_a_score_has_its_interval_and_the_other_metric() -> None:
     assert (score.score, score.correct, score.total) == ("0.8000", 8, 10)
     assert score.ci95 == ["0.4902", "0.9433"]
     assert score.loss == "1.0000"
-    assert score.secondary == [SecondaryScore(name="ExactMatch", score="0.0000")]
+    assert score.secondary == [
+        SecondaryScore(name="ExactMatch", score="0.0000"),
+        SecondaryScore(name="ExactMatchTokens", score="0.0000"),
+    ]
 
 
 def test_exact_match_has_choice_accuracy_beside_it_where_choices_are_known() -> None:
-    assert evaluation("xx..", "ExactMatch").secondary == (SecondaryScore(name="ChoiceAccuracy", score="0.5000"),)
+    assert evaluation("xx..", "ExactMatch").secondary[0] == SecondaryScore(name="ChoiceAccuracy", score="0.5000")
 
 
 def test_results_pair_the_same_rows() -> None:

@@ -151,3 +151,13 @@ def test_adapters_of_larger_models_take_smaller_steps_too() -> None:
 @pytest.mark.parametrize(("parameters", "rate"), [(135e6, "5e-5"), (3e9, "2e-5"), (13e9, "1e-5")])
 def test_larger_models_take_smaller_steps_in_full_fine_tunes(parameters: float, rate: str) -> None:
     assert resolve(Training(method="Full"), rows=100, parameters=int(parameters)).learning_rate == rate
+
+
+@pytest.mark.parametrize(("rows", "by"), [(0, "Loss"), (99, "Loss"), (100, "Score"), (10**6, "Score")])
+def test_the_epoch_is_chosen_by_score_where_enough_rows_are_validated(rows: int, by: str) -> None:
+    assert resolve(Training(), rows=100, parameters=1, validation_rows=rows).select_by == by
+
+
+def test_what_the_spec_selects_by_is_kept() -> None:
+    assert resolve(Training(select_by="Loss"), rows=1, parameters=1, validation_rows=999).select_by == "Loss"
+    assert resolve(Training(select_by="Score"), rows=1, parameters=1, validation_rows=1).select_by == "Score"

@@ -1,0 +1,181 @@
+"""Scored rows: each one a value to read, all of them a table, so that a large test part stays small. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+__all__ = ["RowResult", "Rows"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowResult:
+    """One scored row.
+
+    Attributes
+    ----------
+    index
+        Position of the row in its part, from 0.
+    row
+        Number of the row in its source file, from 1.
+    chosen
+        Most likely choice as an index into the row's choice set; None without choices.
+    right_choice
+        Whether that is the expected one; None without choices.
+    exact_match
+        Whether what greedy decoding writes is the expected answer, both as the stop rule leaves them
+        (:class:`~finetune_trainer.text.stop.StopRule`).
+    exact_match_tokens
+        Whether greedy decoding yields the expected tokens, end tokens included.
+    loss
+        Summed cross-entropy of the completion tokens, end tokens included, in nats.
+    tokens, tokens_correct
+        Completion tokens, and those whose arg-max under teacher forcing is right; none of a row that does not fit into
+        maxLength.
+    predicted
+        The answer as text: the chosen choice under ChoiceAccuracy, else :attr:`generated`.
+    generated
+        What greedy decoding writes, as the stop rule leaves it: the text that was compared. None where it was decoded
+        no further than the verdict needed.
+    expected
+        The expected completion as text.
+    """
+
+    index: int
+    row: int
+    chosen: int | None
+    right_choice: bool | None
+    exact_match: bool
+    exact_match_tokens: bool
+    loss: float
+    tokens: int
+    tokens_correct: int
+    predicted: str | None
+    generated: str | None
+    expected: str
+    correct: bool
+
+
+_TEXTS: Final = ("predicted", "generated", "expected")
+_DTYPE: Final = np.dtype(
+    [
+        ("index", "<i8"),
+        ("row", "<i8"),
+        ("chosen", "<i4"),  # -1 is None
+        ("right_choice", "i1"),  # -1 is None
+        ("exact_match", "?"),
+        ("exact_match_tokens", "?"),
+        ("loss", "<f8"),
+        ("tokens", "<i4"),
+        ("tokens_correct", "<i4"),
+        *((name, "<i4") for name in _TEXTS),  # number of the text; -1 is None
+        ("correct", "?"),
+    ]
+)
+
+
+class Rows(Sequence[RowResult]):
+    """Rows in a table of some 50 bytes each, besides their different texts; equal to any sequence of the same rows."""
+
+    def __init__(self, count: int) -> None:
+        self._table = np.zeros(count, dtype=_DTYPE)
+        self._texts: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, rows: Sequence[RowResult]) -> Self:
+        """Return a table of rows."""
+        table = cls(len(rows))
+        for at, row in enumerate(rows):
+            table.put(at, row)
+        return table
+
+    def put(self, at: int, row: RowResult) -> None:
+        """Set a row; one that is never set is all zeros."""
+        values: dict[str, Any] = {name: getattr(row, name) for name in _DTYPE.names or ()}
+        for name in _TEXTS:
+            values[name] = self._number(values[name])
+        self._table[at] = tuple(-1 if value is None else value for value in values.values())
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return one attribute of all rows; -1 stands for None."""
+        return self._table[name]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the table as JSON can hold it."""
+        return {"columns": {n: self._table[n].tolist() for n in _DTYPE.names or ()}, "texts": self._texts}
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Self:
+        """Read a table.
+
+        Raises
+        ------
+        ValueError, KeyError
+            It is none.
+        """
+        columns, texts = wire["columns"], wire["texts"]
+        rows = cls(len(columns["index"]))
+        try:
+            for name in _DTYPE.names or ():
+                if len(columns[name]) != len(rows):
+                    raise ValueError(f"column {name} has {len(columns[name])} of {len(rows)} rows")
+                rows._table[name] = columns[name]
+            for text in texts:
+                rows._number(str(text))
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        if any(len(rows) and int(rows.column(n).max()) >= len(rows._texts) for n in _TEXTS):
+            raise ValueError("there are too few texts")
+        return rows
+
+    def _number(self, text: str | None) -> int:
+        if text is None:
+            return -1
+        number = self._numbers.setdefault(text, len(self._texts))
+        if number == len(self._texts):
+            self._texts.append(text)
+        return number
+
+    def _row(self, at: int) -> RowResult:
+        values: dict[str, Any] = dict(zip(_DTYPE.names or (), self._table[at].item(), strict=True))
+        for name in _TEXTS:
+            values[name] = None if values[name] < 0 else self._texts[values[name]]
+        values["chosen"] = None if values["chosen"] < 0 else values["chosen"]
+        values["right_choice"] = None if values["right_choice"] < 0 else bool(values["right_choice"])
+        return RowResult(**values)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> RowResult: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[RowResult]: ...
+
+    @override
+    def __getitem__(self, index: int | slice) -> RowResult | list[RowResult]:
+        if isinstance(index, slice):
+            return [self._row(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._row(index)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # equal by content, as a list is
+
+    @override
+    def __repr__(self) -> str:
+        return f"Rows({[asdict(row) for row in self[:3]]}, ... {len(self)} in all)"
