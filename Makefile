@@ -65,8 +65,8 @@ bench-start: $(VENV) ## From apply to the first forward pass on the development 
 	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3)
 bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Tokens a second of the training loop against TRL (ROUNDS=3, METHOD=LoRA, TUNE=1)
 	@$(PY) -m benchmarks.trainer_bench --rounds $(or $(ROUNDS),3) --method $(or $(METHOD),Full) $(if $(TUNE),--tune)
-bench-memory: $(VENV) ## Memory and speed of preparing a dataset of 1 GB (MB=1000)
-	@$(PY) -m benchmarks.memory_bench --megabytes $(or $(MB),1000)
+bench-memory: $(VENV) ## Memory and speed of preparing 1 GB, and of scoring 100,000 rows (MB=1000 ROWS=100000)
+	@$(PY) -m benchmarks.memory_bench --megabytes $(or $(MB),1000) --rows $(or $(ROWS),100000)
 
 # TRL never enters the product's environment.
 benchmarks/.venv-trl/.complete: $(VENV) benchmarks/requirements-trl.txt

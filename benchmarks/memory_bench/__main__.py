@@ -1,11 +1,12 @@
-"""Memory and speed of the prepare stage on a large dataset.
+"""Memory and speed of the prepare stage on a large dataset, and of scoring a large test part.
 
-    python -m benchmarks.memory_bench [--megabytes 1000]
+    python -m benchmarks.memory_bench [--megabytes 1000] [--rows 100000]
 
 Makes a JSON Lines file, runs the stage on it as a process of its own, and reports the peak of its resident memory:
 ``peak_mib`` is the process itself as the kernel counted it, ``worker_peak_mib`` the child that renders templates.
 Resident memory counts mapped file pages too, which the kernel takes back when a container runs short;
-``private_peak_mib`` is what it can't take back, sampled.
+``private_peak_mib`` is what it can't take back, sampled. The second half scores so many rows with 77 choices each;
+``loaded_mib`` is the peak by the time that libraries and model are there, so what is above it is the evaluation's.
 """
 
 from __future__ import annotations
@@ -95,10 +96,34 @@ def step_seconds(log: list[dict[str, Any]]) -> dict[str, float]:
     return {entry["step"]: float(entry["seconds"]) for entry in log if entry["event"] == "step_finished"}
 
 
+def measure_evaluation(folder: Path, rows: int) -> dict[str, Any]:
+    """Score made-up rows with a made-up model in a process of its own."""
+    module = [sys.executable, "-m", "benchmarks.memory_bench.evaluation"]
+    subprocess.run(
+        [*module, "make", str(folder), str(rows)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    watched = run([*module, "score", str(folder)], folder / "log")
+    entries = {entry["event"]: entry for entry in watched.log}
+    seconds = float(entries["evaluated"]["seconds"])
+    return {
+        "rows": rows,
+        "peak_mib": round(watched.peak),
+        "private_peak_mib": round(watched.private),
+        "loaded_mib": round(entries["loaded"]["peak_mib"]),
+        "seconds": seconds,
+        "rows_per_second": round(rows / seconds),
+    }
+
+
 def main() -> None:
     """Measure and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the dataset (default: 1000)")
+    parser.add_argument("--rows", type=int, default=100_000, help="test rows to score (default: 100000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as scratch:
         folder = Path(scratch)
@@ -113,6 +138,7 @@ def main() -> None:
         begin = time.monotonic()
         watched = run([sys.executable, "-m", "benchmarks.memory_bench.stage", str(folder)], folder / "log")
         seconds = time.monotonic() - begin
+        scored = measure_evaluation(folder / "evaluation", arguments.rows)
     dataset = next(entry for entry in watched.log if entry["event"] == "dataset")
     steps = step_seconds(watched.log)
     rows = int(dataset["rows"])
@@ -128,6 +154,7 @@ def main() -> None:
         "prepare_seconds": round(preparing, 1),
         "rows_per_second": round(rows / preparing),
         "fingerprint": dataset["fingerprint"],
+        "evaluation": scored,
         "machine": machine(),
         "versions": versions("tokenizers", "transformers", "numpy"),
     }
@@ -141,6 +168,16 @@ def main() -> None:
             ["whole stage", f"{figures['seconds']} s"],
             *([f"  {name}", f"{value} s"] for name, value in steps.items()),
             ["rows a second, while preparing", figures["rows_per_second"]],
+        ],
+    )
+    text += "\n\n" + table(
+        ["evaluation, 77 choices a row", "value"],
+        [
+            ["test rows", scored["rows"]],
+            ["peak resident memory", f"{scored['peak_mib']} MiB"],
+            ["  of it private (sampled)", f"{scored['private_peak_mib']} MiB"],
+            ["  before the first row", f"{scored['loaded_mib']} MiB"],
+            ["time", f"{scored['seconds']} s, {scored['rows_per_second']} rows a second"],
         ],
     )
     finish("memory", figures, text)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["ROOT", "Tree", "build_tree"]
 
@@ -42,6 +46,15 @@ class Tree:
     def is_chain(self) -> bool:
         """Whether no node has two children that are fed: the plain causal order then serves."""
         return all(parent == i - 1 for i, parent in enumerate(self.parents))
+
+    @cached_property
+    def ancestors(self) -> NDArray[np.bool_]:
+        """bool (nodes, nodes): whether a node's path, itself included, goes through another one."""
+        seen = np.eye(len(self.tokens), dtype=np.bool_)
+        for node, parent in enumerate(self.parents):
+            if parent != ROOT:
+                seen[node] |= seen[parent]
+        return seen
 
     def path(self, node: int) -> list[int]:
         """Fed nodes from the first token down to ``node``."""

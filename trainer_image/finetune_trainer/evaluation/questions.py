@@ -14,8 +14,8 @@ from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 __all__ = ["Question", "Questions", "Sizes"]
 
 Ints = NDArray[np.int64]
-_KEPT_TREES = 256
-"""Rows with the same choices and the same answer have the same tree; as many as a label set may have are kept."""
+_KEPT_NODES = 2**25
+"""Rows with the same choices and the same answer have the same tree: so many bits of masks are kept of them."""
 _COMPARED_TOKENS = 2**18
 
 
@@ -72,6 +72,7 @@ class Questions:
     def __init__(self, part: EncodedPart, prepared: Prepared, rows: Ints) -> None:
         self.part, self.prepared, self.rows = part, prepared, rows
         self._trees: dict[tuple[int, tuple[int, ...]], Tree] = {}
+        self._kept = 0
         prompts = part.prompt_lengths[rows].astype(np.int64)
         completions = part.lengths[rows] - prompts
         sets = part.choice_set[rows]
@@ -134,8 +135,11 @@ class Questions:
             return build_tree([completion])
         tree = self._trees.get((number, completion))
         if tree is None:
-            if len(self._trees) >= _KEPT_TREES:
-                self._trees.clear()
             answers: list[Sequence[int]] = [completion, *self._choices(number)]
-            tree = self._trees[number, completion] = build_tree(answers)
+            tree = build_tree(answers)
+            self._kept += (len(tree.tokens) + 64) ** 2
+            if self._kept > _KEPT_NODES:
+                self._trees.clear()
+                self._kept = 0
+            self._trees[number, completion] = tree
         return tree

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from finetune_trainer.evaluation.answer_tree import ROOT, build_tree
+from finetune_trainer.evaluation.answer_tree import build_tree
 from finetune_trainer.evaluation.batches import Budget, cut
 from finetune_trainer.evaluation.questions import Question
 from finetune_trainer.model.device import to_device
@@ -113,11 +113,9 @@ def _visible(question: Question, prefix: int, width: int) -> NDArray[np.bool_]:
     seen = np.zeros((width, prefix + width), dtype=np.bool_)
     seen[:, :prefix] = True
     seen[:suffix, prefix : prefix + suffix] = np.tri(suffix, dtype=np.bool_)
-    for node, parent in enumerate(question.tree.parents):
-        at = suffix + node
-        seen[at] = seen[suffix + parent if parent != ROOT else suffix - 1]
-        seen[at, prefix + at] = True
     used = suffix + len(question.tree.tokens)
+    seen[suffix:used, prefix : prefix + suffix] = True
+    seen[suffix:used, prefix + suffix : prefix + used] = question.tree.ancestors
     seen[used:, 0] = True  # padding must see something, or its softmax is not a number
     return seen
 

@@ -36,6 +36,13 @@ def test_depths_count_from_the_prompt(made: list[list[int]]) -> None:
     assert list(tree.depths) == [len(tree.path(node)) for node in range(len(tree.tokens))]
 
 
+@given(answers)
+def test_ancestors_are_the_nodes_on_the_path(made: list[list[int]]) -> None:
+    tree = build_tree(made)
+    for node, seen in enumerate(tree.ancestors):
+        assert seen.nonzero()[0].tolist() == tree.path(node)
+
+
 def test_answers_of_one_token_feed_nothing() -> None:
     tree = build_tree([[1], [2], [3]])
     assert tree.tokens == ()
