@@ -5,6 +5,7 @@ Everything that comes from a data set is escaped, and the page's own policy forb
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Sequence
 from html import escape
@@ -136,20 +137,22 @@ def _by_answer(before: Sequence[RowResult], after: Sequence[RowResult]) -> str:
 
 def _errors(texts: Sequence[TextRow], before: Sequence[RowResult], after: Sequence[RowResult]) -> str:
     """The rows that the tuned model got wrong, those first whose expected answer it found least likely."""
-    wrong = sorted(
+    total = sum(not row.correct for row in after)
+    wrong = heapq.nsmallest(  # of a table of rows, which are made when they are read
+        MOST_ERRORS,
         (pair for pair in zip(before, after, strict=True) if not pair[1].correct),
         key=lambda pair: -pair[1].loss / max(1, pair[1].tokens),  # last those that don't fit, which have no loss
     )
-    if not wrong:
+    if not total:
         return "<h2>Errors</h2><p>None.</p>"
     rows = "".join(
         f'<tr><td class="n">{now.row}</td><td><pre>{escape(texts[now.index].prompt[-600:])}</pre></td>'
         f"<td>{escape(now.expected)}{_why(texts[now.index])}</td><td>{escape(was.predicted or '')}</td>"
         f'<td class="bad">{escape(now.predicted or "")}</td></tr>'
-        for was, now in wrong[:MOST_ERRORS]
+        for was, now in wrong
     )
     head = '<tr><th class="n">row</th><th>prompt</th><th>expected</th><th>before</th><th>after</th></tr>'
-    shown = f"{min(len(wrong), MOST_ERRORS)} of {len(wrong)}"
+    shown = f"{len(wrong)} of {total}"
     return f"<h2>Errors ({shown}), least likely answers first</h2><table>{head}{rows}</table>"
 
 
