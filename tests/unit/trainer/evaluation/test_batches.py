@@ -18,6 +18,7 @@ def test_batches_hold_each_row_once_and_keep_within_the_budget(
     widths, labels = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
     batches = cut(widths, labels, Budget(tokens=tokens, slots=slots, logits=logits), vocabulary=50, held=held)
     assert sorted(int(i) for batch in batches for i in batch) == list(range(len(sizes)))
+    assert [int(widths[i]) for batch in batches for i in batch] == sorted(widths.tolist(), reverse=True)
     for batch in batches:
         width = int(widths[batch].max())
         fits = (

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from finetune_api.job import EarlyStopping, LoRA, Training
 from finetune_trainer.data.sample import row_sample
-from finetune_trainer.evaluation.batches import length_groups
 from finetune_trainer.training.plan import BatchLimits, learning_rate_factor, micro_batches, resolve, step_seed, steps
 
 
@@ -89,16 +88,6 @@ def test_micro_batches_take_only_the_rows_of_the_step() -> None:
     sizes = np.array([5, 100, 5, 100, 6])
     batches = micro_batches(np.array([4, 0, 2]), sizes, sizes, BatchLimits(tokens=18, labels=99, overhead=5))
     assert [b.tolist() for b in batches] == [[4, 0, 2]]
-
-
-@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=50), budget=st.integers(1, 100))
-def test_length_groups_hold_every_row_once_longest_first(lengths: list[int], budget: int) -> None:
-    sizes = np.array(lengths)
-    groups = length_groups(sizes, budget)
-    flat = np.concatenate(groups)
-    assert sorted(flat.tolist()) == list(range(len(sizes)))
-    assert sizes[flat].tolist() == sorted(lengths, reverse=True)
-    assert all(len(g) == 1 or sizes[g].max() * len(g) <= budget for g in groups)
 
 
 def test_a_limited_evaluation_scores_the_same_scattered_rows_each_time() -> None:
