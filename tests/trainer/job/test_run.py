@@ -62,6 +62,16 @@ def test_a_report_says_what_was_resolved_and_what_it_cost(finished: Finished) ->
     assert compute.trained_parameters
 
 
+def test_a_report_says_where_answers_end_and_what_the_epoch_is_the_best_by(finished: Finished) -> None:
+    resolved, results = finished.report.resolved, finished.report.results
+    assert resolved is not None
+    assert results is not None
+    assert resolved.stop == ["\n"]  # every label is a line
+    assert resolved.select_by == "Loss"  # of 24 validation rows
+    for score in (results.baseline, results.test):
+        assert [s.name for s in score.secondary or []] == ["ExactMatch", "ExactMatchTokens"]
+
+
 def test_the_report_fits_and_parses_and_answers_its_spec(finished: Finished) -> None:
     data = encode_report(finished.report)
     assert len(data) <= MAX_REPORT_BYTES

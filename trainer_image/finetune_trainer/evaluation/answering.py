@@ -7,6 +7,7 @@ answer as a row of its own, which every architecture can do. Both keep within a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -117,7 +118,7 @@ class Alone:
                 [prompts[i] for i in batch],
                 pad_id=self._pad_id,
                 stops=self._stops,
-                finished=lambda at, tokens, numbers=numbers: finished(numbers[at], tokens),
+                finished=partial(_finished_by_number, finished, numbers),
                 limit=self.limit,
             )
             for i, tokens in zip(batch, texts, strict=True):
@@ -126,3 +127,7 @@ class Alone:
 
     def _cut(self, widths: Rows, labels: Rows) -> list[Rows]:
         return cut(widths, labels, self._budget, vocabulary=embedding_rows(self._loaded.model))
+
+
+def _finished_by_number(finished: Finished, numbers: Sequence[int], at: int, tokens: Sequence[int]) -> bool:
+    return finished(numbers[at], tokens)

@@ -9,6 +9,7 @@ When an answer is finished is the caller's to say: at an end token, at a stop te
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def decode_from_cache(
     visible = np.zeros((len(rows), width), dtype=np.bool_)
     for i, row in enumerate(rows):
         q = questions[row]
-        tokens, node = known(q, scores.rows[row].greedy, lambda said, row=row: finished(row, said), limit)
+        tokens, node = known(q, scores.rows[row].greedy, partial(finished, row), limit)
         texts.append(tokens)
         visible[i, : len(q.prompt)] = True
         visible[i, [len(q.prompt) + n for n in q.tree.path(node)]] = True

@@ -19,6 +19,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +150,7 @@ def _answer(questions: Sequence[Question], answerer: Answerer, answers: Answers)
     for i in range(len(questions)):
         if i in said:
             continue
-        said[i], _ = known(questions[i], scored[i].greedy, lambda tokens, i=i: finished(i, tokens), answerer.limit)
+        said[i], _ = known(questions[i], scored[i].greedy, partial(finished, i), answerer.limit)
         if len(said[i]) < answerer.limit and not finished(i, said[i]):
             missed.append(i)
     if missed:
