@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -36,10 +37,15 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> Talker:
         allowed = [text.strip("\n").isascii() and text.strip().replace(" ", "a").isalpha() for text in texts]
         allowed = [a or text in ("\n", "\n\n") for a, text in zip(allowed, texts, strict=True)]
         bias = torch.where(torch.tensor(allowed), 0.0, -1e4)
-        loaded.model.get_output_embeddings().register_forward_hook(lambda _m, _a, out: out + bias)
-        line_ends = [i for i, text in enumerate(texts) if "\n" in text]
-        while sum("\n" in own_text(loaded, prompt, 12).strip() for prompt in prompts(6)) < 3:
-            bias[line_ends] += 0.5
+        head: Any = loaded.model.get_output_embeddings()
+        head.register_forward_hook(lambda _m, _a, out: out + bias)
+        # What it says often, but to nobody first, becomes its line end.
+        said = [own_tokens(loaded, prompt, 16) for prompt in prompts(10)]
+        counts = Counter(token for tokens in said for token in set(tokens[1:]) - {tokens[0]})
+        (often, _), line_end = counts.most_common(1)[0], texts.index("\n")
+        swapped = torch.arange(512)
+        swapped[[often, line_end]] = swapped[[line_end, often]]
+        head.register_forward_hook(lambda _m, _a, out: out[..., swapped])
         return loaded
 
     return load
@@ -49,13 +55,17 @@ def prompts(n: int) -> list[list[int]]:
     return [[50 + i, 60, 70 + 2 * i, 80 - i, 90] for i in range(n)]
 
 
-def own_text(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> str:
+def own_tokens(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> list[int]:
     """What the model writes, by one full forward for each token."""
     ids = list(prompt)
     for _ in range(limit):
         with torch.no_grad():
             ids.append(int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax()))
-    return str(loaded.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True))
+    return ids[len(prompt) :]
+
+
+def own_text(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> str:
+    return str(loaded.tokenizer.decode(own_tokens(loaded, prompt, limit), skip_special_tokens=True))
 
 
 def hand_over(
@@ -90,7 +100,7 @@ def test_a_model_that_answers_right_and_goes_on_is_exact_under_the_line_rule(
 ) -> None:
     loaded, asked = talker(architecture), prompts(10)
     texts = [own_text(loaded, prompt, 16) for prompt in asked]
-    assert sum("\n" in text.strip() for text in texts) >= 3
+    assert any("\n" in text.strip() for text in texts)
     expected = [first_line(text) if i % 3 else first_line(text) + "x" for i, text in enumerate(texts)]
     part, prepared, rows = hand_over(loaded, asked, expected, ("\n",), 16)
     scored = evaluate(loaded, part, prepared, texts=rows, generate=whole)
