@@ -69,8 +69,10 @@ class StopRule:
 
     def may_become(self, text: str, reference: str) -> bool:
         """Tell whether a text without a stop text can still become an answer that matches, by whatever follows."""
-        text = _plain(text).lstrip().rstrip("\ufffd")  # a character whose bytes are not all there yet
-        return reference.startswith(text) or text.rstrip() == reference
+        text = _plain(text).rstrip("\ufffd")  # a character whose bytes are not all there yet
+        begun = (stop[:n] for stop in map(_plain, self.texts) for n in range(1, len(stop)))
+        before = [text, *(text.removesuffix(start) for start in begun if text.endswith(start))]
+        return reference.startswith(text.lstrip()) or any(part.strip() == reference for part in before)
 
     def _first(self, text: str) -> tuple[int, int] | None:
         """Find the stop text that begins first, the longest of those: (its start, its end)."""

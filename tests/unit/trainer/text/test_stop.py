@@ -74,14 +74,25 @@ def test_a_text_that_ended_has_its_answer_whatever_follows(stops: list[str], tex
             assert rule.answer(text + more) == rule.answer(text)
 
 
-@given(st.text("ab \n", max_size=8), st.integers(0, 8), st.text("ab \n", max_size=4))
-def test_a_text_that_becomes_a_match_is_never_given_up(reference: str, cut: int, more: str) -> None:
-    expected = LINE.reference(reference)
-    if expected is not None:
-        whole = f" {expected}{more}"
+@given(st.lists(st.text("ab \n", min_size=1, max_size=3), max_size=3), st.text("ab \n"), st.text("ab \n", max_size=5))
+def test_a_text_that_becomes_a_match_is_never_given_up(stops: list[str], reference: str, more: str) -> None:
+    rule = StopRule(tuple(stops))
+    expected = rule.reference(reference)
+    whole = f" {expected}{more}"
+    if expected is not None and rule.answer(whole) == expected:
         for end in range(len(whole) + 1):
-            if LINE.answer(whole) == expected and not LINE.ends(whole[:end]):
-                assert LINE.may_become(whole[:end], expected)
+            if not rule.ends(whole[:end]):
+                assert rule.may_become(whole[:end], expected)
+
+
+def test_a_stop_text_that_has_only_begun_is_not_taken_for_more_of_the_answer() -> None:
+    rule = StopRule(("END",))
+    assert [rule.may_become(text, "yes") for text in ("yesE", "yes EN", "yesN", "yesterday")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
