@@ -261,8 +261,8 @@ def test_a_text_that_differs_in_outer_white_space_only_is_an_exact_match(
     loaded, prompt = model(architecture), [50, 60, 70]
     own = [t for t in plain_greedy(loaded, prompt, 6) if t != END]
     assert said_by(loaded, own)
-    blank = loaded.tokenizer(" \n", add_special_tokens=False)["input_ids"]
-    rows: list[Row] = [(prompt, [*blank, *own, *blank, END], -1), (prompt, [*own, own[0], END], -1)]
+    blank, more = (loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" \n", "x"))
+    rows: list[Row] = [(prompt, [*blank, *own, *blank, END], -1), (prompt, [*own, *more, END], -1)]
     part, prepared = hand_over(rows)
     for generate in (True, False):
         scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=generate)
