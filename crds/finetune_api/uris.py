@@ -67,11 +67,12 @@ def parse_uri(text: str) -> URI:
 
 
 def join_uri(prefix: str, *parts: str) -> str:
-    """Join path parts below a prefix with single slashes."""
-    return "/".join([prefix.rstrip("/"), *(part.strip("/") for part in parts[:-1]), parts[-1].lstrip("/")])
+    """Join path parts below a prefix with single slashes; the prefix itself stays as it is, to the last slash."""
+    base = prefix if prefix.endswith("/") else prefix + "/"
+    return base + "/".join([*(part.strip("/") for part in parts[:-1]), parts[-1].lstrip("/")])
 
 
 def has_prefix(uri: str, prefix: str) -> bool:
     """Tell whether ``uri`` lies at or below ``prefix``; ``s3://team-a`` does not cover ``s3://team-ab/x``."""
     base = prefix if prefix.endswith("/") else prefix + "/"
-    return uri.startswith(base) or uri == prefix or uri == base.rstrip("/")
+    return uri.startswith(base) or uri == base[:-1]

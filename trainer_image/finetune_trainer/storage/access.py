@@ -15,7 +15,6 @@ from finetune_api.uris import URI, parse_uri
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.credentials import hub_token, s3_keys
 from finetune_trainer.storage.local import LocalStore
-from finetune_trainer.storage.s3 import S3Store, make_client
 from finetune_trainer.storage.store import FIELDS, Store
 
 if TYPE_CHECKING:
@@ -90,6 +89,8 @@ class Access:
         """
         parsed = parse_role_uri(role, uri)
         if parsed.scheme == "s3":
+            from finetune_trainer.storage.s3 import S3Store  # noqa: PLC0415 - boto3, which a file:// job does without
+
             return S3Store(client=self._client(role), role=role, bucket=parsed.host, prefix=parsed.path)
         if parsed.scheme == "file":
             return LocalStore(role=role, folder=Path(parsed.path))
@@ -103,6 +104,8 @@ class Access:
         return self.open(role, folder + "/"), name
 
     def _client(self, role: Role) -> S3Client:
+        from finetune_trainer.storage.s3 import make_client  # noqa: PLC0415
+
         if role not in self._clients:
             self._clients[role] = make_client(
                 storage=self.settings(role),

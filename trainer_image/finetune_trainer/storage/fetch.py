@@ -6,9 +6,9 @@ Called by ``job/run.py``; knows the spec's blocks, while ``access.py`` knows cre
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from finetune_api.digest import digest_of
@@ -18,14 +18,16 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.storage.access import Access, parse_role_uri
 from finetune_trainer.storage.files import bytes_progress
-from finetune_trainer.storage.hub import fetch_hub_model, resolve_hub_model
 from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_model_files
-from finetune_trainer.storage.store import Store, StoredFile, download, sha256_file
+from finetune_trainer.storage.store import Store, StoredFile, checked_key, download, sha256_file
 
 __all__ = ["FetchedModel", "fetch_dataset", "fetch_model"]
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+_MAX_NAME_BYTES: Final = 200
+"""Longest name that a fetched file keeps: a disk takes 255 bytes, and a file has a longer name while it is fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ def fetch_model(
     """
     uri = parse_role_uri("model", model.uri)
     if uri.scheme == "hf":
+        from finetune_trainer.storage.hub import fetch_hub_model, resolve_hub_model  # noqa: PLC0415 - few jobs need it
+
         settings = access.settings("model")
         behind_hub = settings is not None and settings.prefix.startswith("hf://")
         token = access.hub_token("model")
@@ -91,7 +95,11 @@ def fetch_model(
         check_shards(folder, names, place=place)
         fetched = FetchedModel(folder, hub_model.commit)
     else:
-        fetched = _fetch_stored_model(access.open("model", model.uri), folder, weights=weights, progress=progress)
+        store = access.open("model", model.uri)
+        listed = {file.key: file for file in store.list()}
+        if not listed:
+            raise _no_such_model(access, model.uri)
+        fetched = _fetch_stored_model(store, listed, folder, weights=weights, progress=progress)
     if pinned_revision is not None and fetched.revision != pinned_revision:
         raise StageError(
             Reason.VERIFICATION_FAILED,
@@ -100,19 +108,55 @@ def fetch_model(
     return fetched
 
 
-def _fetch_stored_model(store: Store, folder: Path, *, weights: bool, progress: Progress) -> FetchedModel:
-    listed = {file.key: file for file in store.list()}
+def _fetch_stored_model(
+    store: Store, listed: Mapping[str, StoredFile], folder: Path, *, weights: bool, progress: Progress
+) -> FetchedModel:
     names = select_model_files(listed, place=store.uri, weights=weights)
     every = select_model_files(listed, place=store.uri)
     if isinstance(store, LocalStore):
         check_shards(store.folder, listed, place=store.uri)
         return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)))
+    _check_names(names, store.uri)
     on_bytes = bytes_progress(progress, sum(listed[name].size for name in names))
     small = select_model_files(listed, place=store.uri, weights=False)
     download(store, [listed[name] for name in small], folder, on_bytes)
     check_shards(folder, listed, place=store.uri)  # before the large files
     download(store, [listed[name] for name in names if name not in small], folder, on_bytes)
     return FetchedModel(folder, _revision(listed[name] for name in every))
+
+
+def _no_such_model(access: Access, uri: str) -> StageError:
+    """Explain a folder that holds nothing."""
+    hint = _literal_key(uri)
+    try:
+        store, key = access.open_file("model", uri)
+        if store.size(key) is not None:
+            hint = "; it is a file, name the folder that holds it"
+    except StageError:
+        pass  # the URI of a folder, or reading is refused where listing is not
+    return StageError(Reason.MODEL_NOT_FOUND, f"model.uri: there are no files at {uri}{hint}")
+
+
+def _literal_key(uri: str) -> str:
+    """Say how a key of S3 is read, where its writer may have meant it otherwise; empty where there is no doubt."""
+    bucket_and_key = uri.removeprefix("s3://") if uri.startswith("s3://") else ""
+    if "//" in bucket_and_key:
+        return "; a key is taken as it is written, so '//' is not '/'"
+    escaped = re.search("%[0-9A-Fa-f]{2}", bucket_and_key)
+    return f"; a key is taken as it is written, so {escaped[0]} is three characters" if escaped else ""
+
+
+def _check_names(names: Iterable[str], place: str) -> None:
+    """Refuse what can't become a file on a disk."""
+    for name in names:
+        try:
+            checked_key(name)
+        except StageError as error:
+            raise StageError(Reason.MODEL_INVALID, f"model.uri: at {place}, {error.message}") from None
+        if len(name.encode()) > _MAX_NAME_BYTES:
+            raise StageError(
+                Reason.MODEL_INVALID, f"model.uri: {place} has a file whose name is too long for a disk: {name[:60]!r}…"
+            )
 
 
 def _revision(files: Iterable[StoredFile]) -> str:
@@ -130,8 +174,8 @@ def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: P
     Returns
     -------
     dict[str, Path]
-        ``{"all": path}`` for dataset.uri, else a path for each of train, validation and test that was given; names
-        keep the ending that tells the format.
+        ``{"all": path}`` for dataset.uri, else a path for each of train, validation and test that was given. A file
+        keeps the name that it has in its URI: the ending tells the format, and messages about rows name it.
 
     Raises
     ------
@@ -149,12 +193,31 @@ def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: P
     sizes = {part: store.size(key) for part, (store, key) in sources.items()}
     for part, size in sizes.items():
         if size is None:
-            field = "dataset.uri" if part == "all" else f"dataset.files.{part}"
-            raise StageError(Reason.DATASET_NOT_FOUND, f"{field}: there is no file at {uris[part]}")
+            raise _no_such_file(access, part, uris[part])
     on_bytes = bytes_progress(progress, sum(size or 0 for size in sizes.values()))
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {}
     for part, (store, key) in sources.items():
-        paths[part] = folder / (part + "".join(PurePosixPath(key).suffixes[-2:]))
+        # A folder for each part, since two parts may have files of one name.
+        paths[part] = folder / part / _local_name(key)
+        paths[part].parent.mkdir(parents=True, exist_ok=True)
         store.get_file(key, paths[part], on_bytes)
     return paths
+
+
+def _local_name(key: str) -> str:
+    """Return the name that a file of rows gets here: its own, shortened from the left where a disk has no room."""
+    name = key.encode()
+    return key if len(name) <= _MAX_NAME_BYTES else name[-_MAX_NAME_BYTES:].decode(errors="ignore")
+
+
+def _no_such_file(access: Access, part: str, uri: str) -> StageError:
+    """Explain a file of rows that is not there; what lies around it tells the common mistakes."""
+    field = "dataset.uri" if part == "all" else f"dataset.files.{part}"
+    hint = _literal_key(uri)
+    try:
+        below = access.open("dataset", uri + "/").list(limit=1)
+    except StageError:
+        below = []  # listing may be refused where reading is not
+    if below:
+        hint = f"; it is a folder, name one file in it, such as {uri}/{below[0].key}"
+    return StageError(Reason.DATASET_NOT_FOUND, f"{field}: there is no file at {uri}{hint}")

@@ -109,7 +109,8 @@ class S3Store(Store):
         self._client = client
         self._role: Role = role
         self._bucket = bucket
-        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        # A key is bytes: "a//" and "/a/" are other folders than "a/", so nothing but the last slash is added.
+        self._prefix = prefix if not prefix or prefix.endswith("/") else prefix + "/"
         self._transfer = TransferConfig(
             multipart_threshold=64 * _MIB,
             multipart_chunksize=64 * _MIB,

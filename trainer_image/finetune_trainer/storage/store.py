@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final, Protocol
 
 from finetune_api.names import Role
@@ -115,15 +115,15 @@ class Store(Protocol):
 
 
 def checked_key(key: str) -> str:
-    """Return ``key`` if it stays below a folder when it is joined to it.
+    """Return ``key`` if it stays below a folder when it is joined to it, and is no second name of another file there.
 
     Raises
     ------
     StageError
-        VerificationFailed: the key is absolute or climbs up; whoever wrote it wants to leave the folder.
+        VerificationFailed: the key is absolute or climbs up, so whoever wrote it wants to leave the folder; or it has
+        an empty segment or a ``.``, which a disk takes for nothing: ``a//b`` would lie where ``a/b`` does.
     """
-    path = PurePosixPath(key)
-    if not key or path.is_absolute() or ".." in path.parts or "\\" in key or "\x00" in key:
+    if {"", ".", ".."} & set(key.split("/")) or "\\" in key or "\x00" in key:
         raise StageError(Reason.VERIFICATION_FAILED, f"{key[:200]!r} is not a path below a folder")
     return key
 
