@@ -49,12 +49,15 @@ class S3Stub:
         Called with method and path before anything else; an answer replaces the store's own.
     asked
         Method and raw path of every request.
+    dated
+        What the store takes for the time, in its answers' Date.
     """
 
     endpoint: str
     objects: dict[str, bytes] = field(default_factory=dict)
     answer: Callable[[str, str], Answer | None] = lambda _method, _path: None
     asked: list[str] = field(default_factory=list)
+    dated: str | None = None
 
     def handle(self, method: str, raw: str, body: bytes, wanted: str | None) -> Answer:
         """Answer one request."""
@@ -119,7 +122,8 @@ def running_stub(certificate: Path | None = None) -> Iterator[S3Stub]:
             if answer.status < 0:
                 self.close_connection = True
                 return
-            self.send_response(answer.status)
+            self.send_response_only(answer.status)
+            self.send_header("Date", stub.dated or self.date_time_string())
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             if answer.status != 204:

@@ -14,13 +14,15 @@ __all__ = ["StageError"]
 class StageError(Exception):
     """A failure with its reason; the message names the field or the row and says what is wrong.
 
-    The reason's mend is appended by whoever reports it, so messages don't repeat it.
+    The reason's mend is appended by whoever reports it, so messages don't repeat it. A message that names a nearer mend
+    says so by ``tells_mend``, and stays as it is.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, tells_mend: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.tells_mend = tells_mend
 
     @property
     def exit_code(self) -> int:

@@ -121,7 +121,8 @@ def failure_of(error: Exception, console: Console) -> ReportedFailure:
     elif type(error).__module__.startswith("torch") and type(error).__name__ == "OutOfMemoryError":
         error = StageError(Reason.GPU_OUT_OF_MEMORY, "the GPU's memory was full")
     if isinstance(error, StageError):
-        reason, text = error.reason, f"{error.message.rstrip('. ')}. {REASONS[error.reason].mend}"
+        mend = "" if error.tells_mend else REASONS[error.reason].mend
+        reason, text = error.reason, f"{error.message.rstrip('. ')}. {mend}".rstrip()
         console.event("failed", f"{reason}: {text}", level="error", reason=str(reason))
     else:
         reason, text = Reason.TRAINER_ERROR, f"{type(error).__name__}: {error}"

@@ -5,6 +5,7 @@ Sits between ``job/run.py``, which knows roles and URIs, and the stores, which k
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,15 @@ class Access:
         settings = self.settings(role)
         if settings is None or settings.ca_bundle is None:
             return None
+        try:
+            ssl.create_default_context(cadata=settings.ca_bundle)
+        except (ssl.SSLError, ValueError):
+            raise StageError(
+                Reason.INVALID_SPEC,
+                f"storage.caBundle of the FineTuneRuntime, for {settings.prefix}, holds no certificate that can be "
+                "read. The platform team puts the whole PEM text there, from BEGIN to END of each certificate.",
+                tells_mend=True,
+            ) from None
         path = self._scratch / f"ca-{role}.pem"
         path.write_text(settings.ca_bundle, encoding="utf-8")
         return path

@@ -72,4 +72,10 @@ def _required(folder: Path, key: str, role: Role) -> str:
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND, f"the Secret of {role}.credentialsRef has no value under the key {key}"
         )
+    if not (value.isascii() and value.isprintable() and " " not in value):
+        raise StageError(
+            Reason.CREDENTIALS_NOT_FOUND,
+            f"the Secret of {role}.credentialsRef has a value under the key {key} with spaces, line ends or letters "
+            "that no key has",
+        )
     return value

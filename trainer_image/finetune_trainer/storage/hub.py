@@ -31,9 +31,12 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress
+from finetune_trainer.storage.connection import explain, is_lasting
 from finetune_trainer.storage.modelfiles import select_model_files
 
 __all__ = ["HubModel", "fetch_hub_model", "resolve_hub_model"]
+
+DEFAULT_HUB: Final = "https://huggingface.co"
 
 _ATTEMPTS: Final = 5
 _T = TypeVar("_T")
@@ -77,7 +80,7 @@ def resolve_hub_model(
         set_client_factory(lambda: httpx2.Client(verify=context, follow_redirects=True, timeout=60))
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
     place = f"hf://{repo_id}"
-    with _errors(place, revision):
+    with _errors(place, revision, endpoint):
         api = HfApi(endpoint=endpoint, token=token)
         info = _retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=30))
     if info.sha is None:
@@ -96,7 +99,10 @@ def fetch_hub_model(model: HubModel, folder: Path, *, token: str | None, weights
     """
     place = f"hf://{model.repo_id}"
     names = select_model_files(model.sizes, place=place, weights=weights)
-    with _errors(place, model.commit), _watched(folder, sum(model.sizes[name] for name in names), progress):
+    with (
+        _errors(place, model.commit, model.endpoint),
+        _watched(folder, sum(model.sizes[name] for name in names), progress),
+    ):
         snapshot_download(
             model.repo_id,
             revision=model.commit,
@@ -123,15 +129,15 @@ def _retried(call: Callable[[], _T]) -> _T:
         except HfHubHTTPError as error:
             if error.response is None or error.response.status_code < 500 or attempt == _ATTEMPTS - 1:
                 raise
-        except httpx2.TransportError:
-            if attempt == _ATTEMPTS - 1:
+        except httpx2.TransportError as error:
+            if attempt == _ATTEMPTS - 1 or is_lasting(error):
                 raise
         time.sleep(random.uniform(0, min(2**attempt, 10)))  # noqa: S311 - jitter, not a secret
     raise AssertionError("unreachable")
 
 
 @contextmanager
-def _errors(place: str, revision: str | None) -> Iterator[None]:
+def _errors(place: str, revision: str | None, endpoint: str | None) -> Iterator[None]:
     """Turn the client's exceptions into reasons. Its messages can hold request details, so none is passed on."""
     at = f"{place} at revision {revision!r}" if revision else place
     try:
@@ -158,6 +164,13 @@ def _errors(place: str, revision: str | None) -> Iterator[None]:
             raise StageError(Reason.MODEL_NOT_FOUND, f"model.uri: the hub has no {at}") from error
         raise StageError(Reason.STORAGE_UNAVAILABLE, f"reading {at} failed: {status or 'no answer'}") from error
     except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        fault = explain(error, endpoint or DEFAULT_HUB)
+        if fault is not None:
+            raise StageError(
+                Reason.STORAGE_UNAVAILABLE,
+                f"reading {at} failed: the hub can't be reached: {fault.what}. {fault.mend}",
+                tells_mend=True,
+            ) from error
         raise StageError(
             Reason.STORAGE_UNAVAILABLE, f"reading {at} failed: the hub can't be reached ({type(error).__name__})"
         ) from error

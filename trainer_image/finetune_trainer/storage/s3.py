@@ -7,26 +7,16 @@ Three defaults of boto3 are set aside, each known to break stores other than AWS
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    SSLError,
-)
-from s3transfer.exceptions import RetriesExceededError
+from botocore.exceptions import ClientError
 from typing_extensions import override
 
 from finetune_api.names import Role
@@ -34,25 +24,29 @@ from finetune_api.reasons import Reason
 from finetune_api.runtime import Storage
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.credentials import S3Keys
-from finetune_trainer.storage.store import FIELDS, NOT_FOUND, OnBytes, Store, StoredFile
+from finetune_trainer.storage.s3_errors import (
+    MISSING,
+    NO_IDENTITY,
+    Operation,
+    S3Place,
+    code_of,
+    end_search_for_region,
+    give_up_if_lasting,
+    refuse_web_pages,
+    telling,
+)
+from finetune_trainer.storage.store import OnBytes, Store, StoredFile
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 __all__ = ["S3Store", "make_client"]
 
-_DENIED: Final = frozenset(
-    {
-        "401", "403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "ExpiredToken", "Forbidden",
-        "InvalidAccessKeyId", "InvalidToken", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "Unauthorized",
-        "XAdminUserNotFound",  # versitygw: no such access key
-    }
-)  # fmt: skip
-_MISSING: Final = frozenset({"404", "NoSuchKey", "NotFound"})
+_BARE: Final = frozenset({"301", "302", "307", "308", "400", "401", "403", "404"})
+"""All that an answer to HEAD can say; the answer to GET has the reason in its body."""
+
 _EXISTS: Final = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _MIB: Final = 1024 * 1024
-
-Operation = Literal["reading", "listing", "writing"]
 
 
 def make_client(
@@ -70,6 +64,11 @@ def make_client(
         PEM file to check the endpoint with; None is the system's.
     max_attempts
         Attempts for one request (standard mode: exponential backoff with jitter, at most 20 s between two).
+
+    Raises
+    ------
+    StageError
+        InvalidSpec: the endpoint is no address; CredentialsNotFound: the environment's profile can't be read.
     """
     endpoint = storage.endpoint if storage else None
     style = storage.addressing_style if storage else "Auto"
@@ -88,18 +87,35 @@ def make_client(
         ignore_configured_endpoint_urls=True,
         user_agent_appid="finetune-trainer",
     )
-    session = boto3.Session(
-        aws_access_key_id=keys.access_key_id if keys else None,
-        aws_secret_access_key=keys.secret_access_key if keys else None,
-        aws_session_token=keys.session_token if keys else None,
-    )
-    return session.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=(storage.region if storage else None) or session.region_name or "us-east-1",
-        verify=str(ca_bundle) if ca_bundle else None,
-        config=Config(**options),
-    )
+    try:
+        session = boto3.Session(
+            aws_access_key_id=keys.access_key_id if keys else None,
+            aws_secret_access_key=keys.secret_access_key if keys else None,
+            aws_session_token=keys.session_token if keys else None,
+        )
+        client = session.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=(storage.region if storage else None) or session.region_name or "us-east-1",
+            verify=str(ca_bundle) if ca_bundle else None,
+            config=Config(**options),
+        )
+    except NO_IDENTITY as error:
+        raise StageError(
+            Reason.CREDENTIALS_NOT_FOUND, f"the environment's AWS profile can't be used: {type(error).__name__}"
+        ) from error
+    except ValueError as error:
+        raise StageError(
+            Reason.INVALID_SPEC,
+            f"storage.endpoint of the FineTuneRuntime, {endpoint}, is no address. The platform team corrects it; a "
+            "local run takes it from AWS_ENDPOINT_URL.",
+            tells_mend=True,
+        ) from error
+    # The stubs know no hook that answers; this event is for hooks that do.
+    client.meta.events.register_first("needs-retry.s3", give_up_if_lasting)  # type: ignore[arg-type]
+    client.meta.events.register_first("needs-retry.s3.HeadBucket", end_search_for_region)
+    client.meta.events.register("after-call.s3", refuse_web_pages)
+    return client
 
 
 class S3Store(Store):
@@ -119,6 +135,16 @@ class S3Store(Store):
             preferred_transfer_client="classic",
         )
 
+        addressing: Any = getattr(client.meta.config, "s3", None) or {}
+        self._place = S3Place(
+            role=role,
+            uri=self.uri,
+            bucket=bucket,
+            endpoint=client.meta.endpoint_url,
+            region=client.meta.region_name,
+            style=addressing.get("addressing_style", "auto"),
+        )
+
     @property
     @override
     def uri(self) -> str:
@@ -126,7 +152,7 @@ class S3Store(Store):
 
     @override
     def list(self, *, limit: int | None = None) -> list[StoredFile]:
-        with self._errors("listing", ""):
+        with self._telling("listing", ""):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
             found = (
                 StoredFile(item["Key"].removeprefix(self._prefix), item["Size"], item.get("ETag", "").strip('"'))
@@ -139,17 +165,18 @@ class S3Store(Store):
 
     @override
     def size(self, key: str) -> int | None:
-        with self._errors("reading", key):
+        with self._telling("reading", key):
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"]
             except ClientError as error:
-                if _code(error) != "404":
+                if code_of(error) not in _BARE:
                     raise
-            # An answer to HEAD has no body, so it can't say whether the key, the bucket or the user is unknown.
+            # An answer to HEAD has no body, so it can't say whether the key, the bucket, the user or the region is
+            # unknown, or what else is wrong.
             try:
                 got = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code_of(error) in MISSING and not self._place.names_bucket_twice:
                     return None
                 raise
             got["Body"].close()
@@ -157,29 +184,34 @@ class S3Store(Store):
 
     @override
     def get_bytes(self, key: str) -> bytes:
-        with self._errors("reading", key):
+        with self._telling("reading", key):
             return self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].read()
 
     @override
     def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
-        with self._errors("reading", key):
-            self._client.download_file(
-                self._bucket, self._prefix + key, str(path), Callback=on_bytes, Config=self._transfer
-            )
+        with self._telling("reading", key):
+            try:
+                self._client.download_file(
+                    self._bucket, self._prefix + key, str(path), Callback=on_bytes, Config=self._transfer
+                )
+            except ClientError as error:
+                if error.operation_name == "HeadObject" and code_of(error) in _BARE:
+                    self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)["Body"].close()  # says more
+                raise
 
     @override
     def put_bytes(self, key: str, data: bytes, *, if_none_match: bool = False) -> bool:
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + key, "Body": data}
-        with self._errors("writing", key):
+        with self._telling("writing", key):
             if not if_none_match:
                 self._client.put_object(**arguments)
                 return True
             try:
                 self._client.put_object(**arguments, IfNoneMatch="*")
             except ClientError as error:
-                if _code(error) in _EXISTS:
+                if code_of(error) in _EXISTS:
                     return False
-                if _code(error) not in {"501", "NotImplemented"}:
+                if code_of(error) not in {"501", "NotImplemented"}:
                     raise
                 # A store without conditional writes: look first. Whoever needs certainty reads back what it wrote.
                 if self.size(key) is not None:
@@ -189,87 +221,32 @@ class S3Store(Store):
 
     @override
     def put_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
-        with self._errors("writing", key):
+        with self._telling("writing", key):
             self._client.upload_file(
                 str(path), self._bucket, self._prefix + key, Callback=on_bytes, Config=self._transfer
             )
 
     @override
     def delete(self, key: str) -> None:
-        with self._errors("writing", key):
+        with self._telling("writing", key):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     @override
     def abort_uploads(self, ours: Callable[[str], bool]) -> int:
-        with self._errors("listing", ""):
+        with self._telling("listing", ""):
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
             )
             found = [(item["Key"], item["UploadId"]) for page in pages for item in page.get("Uploads", [])]
         stale = [(key, upload) for key, upload in found if ours(key.removeprefix(self._prefix))]
         for key, upload in stale:
-            with self._errors("writing", key.removeprefix(self._prefix)):
+            with self._telling("writing", key.removeprefix(self._prefix)):
                 try:
                     self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload)
                 except ClientError as error:
-                    if _code(error) != "NoSuchUpload":  # ended meanwhile
+                    if code_of(error) != "NoSuchUpload":  # ended meanwhile
                         raise
         return len(stale)
 
-    @contextmanager
-    def _errors(self, operation: Operation, key: str) -> Iterator[None]:
-        """Turn boto3's exceptions into reasons; only the store's own error code is quoted, never its message."""
-        what = f"{operation} {self.uri}{key}"
-        try:
-            yield
-        except StageError:
-            raise
-        except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError):
-            raise StageError(
-                Reason.CREDENTIALS_NOT_FOUND,
-                f"{what}: no credentials; name a Secret in {self._role}.credentialsRef or give the service account "
-                "an identity",
-            ) from None
-        except ClientError as error:
-            raise self._refused(what, operation, error) from error
-        except S3UploadFailedError as error:
-            cause = error.__cause__ or error.__context__
-            if isinstance(cause, ClientError):
-                raise self._refused(what, operation, cause) from error
-            raise StageError(Reason.STORAGE_UNAVAILABLE, f"{what} failed: {type(cause or error).__name__}") from error
-        except SSLError as error:
-            raise StageError(
-                Reason.STORAGE_UNAVAILABLE,
-                f"{what} failed: the endpoint's certificate was not accepted; set storage.caBundle in the "
-                "FineTuneRuntime",
-            ) from error
-        except (BotoCoreError, RetriesExceededError) as error:
-            raise StageError(Reason.STORAGE_UNAVAILABLE, f"{what} failed: {type(error).__name__}") from error
-        except OSError as error:
-            raise StageError(
-                Reason.TRAINER_ERROR, f"{what} failed on the local disk: {error.strerror or type(error).__name__}"
-            ) from error
-
-    def _refused(self, what: str, operation: Operation, error: ClientError) -> StageError:
-        code = _code(error)
-        if code in _DENIED:
-            return StageError(Reason.ACCESS_DENIED, f"{what} ({FIELDS[self._role]}) was refused: {code}")
-        if code == "NoSuchBucket":
-            reason = Reason.ARTIFACT_UPLOAD_FAILED if self._role == "output" else NOT_FOUND[self._role]
-            return StageError(reason, f"{what} ({FIELDS[self._role]}): there is no bucket {self._bucket!r}")
-        if code in _MISSING and operation != "writing":
-            return StageError(NOT_FOUND[self._role], f"{what} ({FIELDS[self._role]}): there is no such file")
-        if code in {"301", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}:
-            return StageError(
-                Reason.STORAGE_UNAVAILABLE,
-                f"{what}: the bucket is in another region; set storage.region in the FineTuneRuntime",
-            )
-        reason = Reason.ARTIFACT_UPLOAD_FAILED if operation == "writing" else Reason.STORAGE_UNAVAILABLE
-        return StageError(reason, f"{what} failed: {code}")
-
-
-def _code(error: ClientError) -> str:
-    """Return the store's error code: a short word, whatever the server sent."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-    return code if re.fullmatch(r"[A-Za-z0-9.]{1,64}", code) else status or "unknown"
+    def _telling(self, operation: Operation, key: str) -> AbstractContextManager[None]:
+        return telling(self._place, operation, key)
