@@ -69,6 +69,8 @@ def test_a_message_quotes_only_the_beginning_of_a_long_text() -> None:
         (("s3://b/a", "c"), "s3://b/a/c"),
         (("s3://b/a/", "/c/", "d"), "s3://b/a/c/d"),
         (("s3://b/", "c/"), "s3://b/c/"),
+        (("s3://b/a//", "c", "d/"), "s3://b/a//c/d/"),
+        (("s3://b//", "c"), "s3://b//c"),
     ],
 )
 def test_joining_puts_one_slash_between_parts(parts: tuple[str, ...], joined: str) -> None:
@@ -86,6 +88,9 @@ def test_joining_puts_one_slash_between_parts(parts: tuple[str, ...], joined: st
         ("s3://team-a/data", "s3://team-a/data/", True),
         ("hf://org/name", "hf://org/", True),
         ("s3://org/name", "hf://org/", False),
+        ("s3://team-a/data", "s3://team-a/data//", False),
+        ("s3://team-a/data/x", "s3://team-a/data//", False),
+        ("s3://team-a/data//x", "s3://team-a/data//", True),
         ("s3://any/thing", "s3://", True),
         ("hf://any/thing", "s3://", False),
     ],
