@@ -91,7 +91,7 @@ def first_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch, limits: BatchL
     gradients: list[torch.Tensor] = []
 
     def keep(self: Any, _rate: float, *, max_norm: float) -> torch.Tensor:
-        gradients.append(torch.cat([m.grad.flatten() for m in self._masters.values()]))
+        gradients.append(torch.cat([g.flatten() for g in self.gradients.values()]))
         raise KeyboardInterrupt  # one step is enough
 
     monkeypatch.setattr(MasterAdamW, "step", keep)

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 
 from finetune_api.reasons import Reason
@@ -38,6 +37,7 @@ from finetune_trainer.model.load import Abilities, LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.training.batch import collate, completion_lengths, input_lengths, pack
 from finetune_trainer.training.beginning import shared_beginning
+from finetune_trainer.training.loss import summed_cross_entropy
 from finetune_trainer.training.observer import LogEntry, Observer, Silent
 from finetune_trainer.training.optimizer import MasterAdamW
 from finetune_trainer.training.outcome import TrainOutcome
@@ -116,7 +116,8 @@ def train(
         if state is not None:
             loop.restore(state)
         try:
-            return loop.run()
+            with loop.optimizer.collecting():
+                return loop.run()
         except _StopNow:
             raise TrainingStopped(loop.state()) from None
 
@@ -277,10 +278,9 @@ class _Loop:
             logits, _ = self.loaded.head(
                 batch.input_ids, batch.index, use_cache=cache is not None, past_key_values=cache, **batch.inputs
             )
-            loss = functional.cross_entropy(logits.float(), batch.targets, reduction="sum")
+            loss, right = summed_cross_entropy(logits, batch.targets)
+            del logits, cache  # the backward pass frees what it has used
             (loss / labels).backward()
-            self.optimizer.collect()
-            right = (logits.detach().argmax(-1) == batch.targets).sum()
             sums += torch.stack([loss.detach(), right.to(loss.dtype)])
         norm = self.optimizer.step(self._learning_rate(step), max_norm=MAX_NORM)
         return torch.cat([sums, norm.detach().reshape(1).to(sums.dtype)])
