@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.model.load import LoadedModel, load_model, shape_of
+from finetune_trainer.model.load import LoadedModel, load_model
 from finetune_trainer.model.lora import add_lora
+from finetune_trainer.model.shape import shape_of
 from tests.support.tiny_model import ARCHITECTURES, Architecture, make_model
 
 CPU = torch.device("cpu")

@@ -30,8 +30,9 @@ from finetune_trainer.job.reuse import own_result, take_or_reuse
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.model.device import Precision, configure_threads, pick_device, resolve_precision
 from finetune_trainer.model.flops import compute
-from finetune_trainer.model.load import Abilities, LoadedModel, load_model, shape_of
+from finetune_trainer.model.load import Abilities, LoadedModel, load_model
 from finetune_trainer.model.lora import add_lora
+from finetune_trainer.model.shape import AdaptedLayers, adapted_layers, shape_of
 from finetune_trainer.output.card import model_card
 from finetune_trainer.output.export import ExportKind, export, reload_and_compare
 from finetune_trainer.output.folder import abort_uploads, artifact_of
@@ -162,6 +163,7 @@ class _Run:
         if parameters.lora is not None:
             loaded = add_lora(loaded, parameters.lora, seed=parameters.seed)
         shape = shape_of(loaded)
+        layers = adapted_layers(loaded) if parameters.lora is not None else None
         outcome = training.run(loaded, self.prepared, parameters)
         kind: ExportKind = spec.output.export or ("Model" if parameters.lora is None else "Adapter")
         with console.step("export", "write the model"):
@@ -197,7 +199,7 @@ class _Run:
                 peak_memory_bytes=outcome.peak_memory_bytes,
             ),
         )
-        return self._complete(report, entries, baseline, test, chat=chat)
+        return self._complete(report, entries, baseline, test, chat=chat, layers=layers)
 
     def _device(self) -> torch.device:
         gpus = self.work.spec.resources.gpus_per_node
@@ -273,7 +275,14 @@ class _Run:
         return entries
 
     def _complete(
-        self, report: StageReport, entries: list[FileEntry], baseline: Evaluation, test: Evaluation, *, chat: bool
+        self,
+        report: StageReport,
+        entries: list[FileEntry],
+        baseline: Evaluation,
+        test: Evaluation,
+        *,
+        chat: bool,
+        layers: AdaptedLayers | None,
     ) -> StageReport:
         """Write and store the files beside the model, then the manifest."""
         work, folder = self.work, self.work.folder / "beside"
@@ -285,7 +294,7 @@ class _Run:
         ]
         report = report.model_copy(update={"artifacts": [*model_artifacts, self.inputs.stored.artifact]})
         write_predictions(folder / "predictions.jsonl", self.prepared.texts["test"], baseline, test)
-        write_results(folder / "results.json", report)
+        write_results(folder / "results.json", report, layers)
         (folder / "README.md").write_text(model_card(work.stage_input, report, chat=chat), encoding="utf-8")
         page = folder / "report/index.html"
         page.parent.mkdir()

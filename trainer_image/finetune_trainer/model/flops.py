@@ -28,11 +28,12 @@ class Shape:
     parameters, trained
         Parameters of the base model, and those that training changes.
     body, head
-        Parameters of the matrices in the blocks, and of the head (once, tied or not).
+        Parameters of the matrices in the blocks that a token passes through (of a mixture of experts, the share that
+        is active), and of the head (once, tied or not).
     attention_width
         Sum over the layers of heads x head dimension.
     adapters
-        Parameters of adapters, 0 for a full fine-tune.
+        Parameters of the adapters on those, 0 for a full fine-tune.
     """
 
     parameters: int

@@ -24,12 +24,11 @@ from transformers import (
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.device import Precision, dtype_of, gpu_memory_errors
-from finetune_trainer.model.flops import Shape
 from finetune_trainer.model.head import CompletionHead
 from finetune_trainer.model.limits import limits_of, read_config
 from finetune_trainer.storage.modelfiles import check_no_code, json_object
 
-__all__ = ["Abilities", "LoadedModel", "check_folder", "convert", "embedding_rows", "load_model", "shape_of"]
+__all__ = ["Abilities", "LoadedModel", "check_folder", "convert", "embedding_rows", "load_model"]
 
 PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 _LOADING_ERRORS: Final = (
@@ -205,31 +204,6 @@ def _stored_dtype(folder: Path) -> torch.dtype:
             if dtype.is_floating_point:
                 return dtype
     return torch.float32
-
-
-def shape_of(loaded: LoadedModel) -> Shape:
-    """Count what the compute estimate needs; adapters and trained parameters as they stand now."""
-    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
-
-    head = loaded.model.get_output_embeddings()
-    body = adapters = 0
-    for name, module in loaded.model.named_modules():
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head:
-            if "lora_" in name:
-                adapters += module.weight.numel()
-            else:
-                body += module.weight.numel()
-    config = loaded.model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", 0)  # recurrent models have none
-    head_width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    return Shape(
-        parameters=loaded.parameters,
-        trained=loaded.trained_parameters,
-        body=body,
-        head=head.weight.numel() if isinstance(head, torch.nn.Linear) else 0,
-        attention_width=config.num_hidden_layers * heads * head_width,
-        adapters=adapters,
-    )
 
 
 def convert(model: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -1,24 +1,34 @@
 """Adapters on a loaded model: which layers carry them, and how they start.
 
-Above ``load.py``, which knows models without; training, export and scoring see no difference.
+Above ``load.py``, which knows models without; training, export and scoring see no difference. Every matrix of the
+blocks carries one, experts included; what doesn't (the routers of a mixture of experts) is told in results.json.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from typing import Any, Final
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.load import LoadedModel
+from finetune_trainer.model.shape import adapted_layers, matrices
 
 __all__ = ["add_lora"]
 
+_MISREAD: Final = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""Names that peft 0.21 takes for those of experts as they were before transformers 5."""
+
 
 def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> LoadedModel:
-    """Put adapters on every linear layer of the blocks; never on embeddings or head (they may be tied).
+    """Put adapters on all linear layers of the blocks and on experts; never on embeddings or head (they may be tied).
 
     The adapters start as a zero update, so the model's answers are still those of the base. They have the type of the
     base weights; the optimizer keeps 32-bit masters.
@@ -31,27 +41,75 @@ def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> LoadedModel:
     Raises
     ------
     StageError
-        ModelInvalid for an architecture whose layers can't carry adapters.
+        ModelInvalid for an architecture whose layers can't carry adapters; InvalidSpec for dropout where experts are.
     """
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
-    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
 
+    model = loaded.model
+    experts = [matrix.name for matrix in matrices(model) if matrix.fused]
+    if experts and float(lora.dropout):
+        raise StageError(
+            Reason.INVALID_SPEC,
+            f"training.lora.dropout {lora.dropout} is not possible with {model.config.model_type}, whose experts "
+            f"({_pattern(experts[0])}) carry adapters without dropout; set it to 0",
+        )
+    layers, parameters = _targets(model, experts)
     torch.manual_seed(seed)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=float(lora.dropout),
-        target_modules="all-linear",
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in loaded.model.modules()),
+        target_modules=layers,
+        target_parameters=parameters or None,
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
         task_type="CAUSAL_LM",
     )
     try:
-        adapter = get_peft_model(loaded.model, config, autocast_adapter_dtype=False)
+        adapter = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
-        kind = loaded.model.config.model_type
-        raise StageError(
-            Reason.MODEL_INVALID,
-            f"model.uri: training.method LoRA is not possible with {kind}, but Full is: {error}",
-        ) from error
-    loaded.model.eval()
-    return dataclasses.replace(loaded, adapter=adapter)
+        raise _impossible(model, str(error)) from error
+    model.eval()
+    carrying = dataclasses.replace(loaded, adapter=adapter)
+    _check_experts(carrying)
+    return carrying
+
+
+def _targets(model: PreTrainedModel, experts: list[str]) -> tuple[list[str] | str, list[str]]:
+    """Name what carries adapters: layers, and parameters.
+
+    Where experts are, peft takes a layer's name such as ``down_proj`` for the experts' and passes over the layer, so
+    such layers are named by their parameters. Routers with a forward of their own don't return what an adapter could
+    add to.
+    """
+    if not experts:
+        return "all-linear", []
+    head = model.get_output_embeddings()
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward and module is not head
+    ]
+    misread = [name for name in linear if name.rpartition(".")[2] in _MISREAD]
+    named = {name for name, _ in model.named_parameters()}
+    full = [name if name in named else f"{name}.weight" for name in experts]
+    parameters = sorted({re.sub(r"^.*\.\d+\.", "", name) for name in full})  # the ends that they share in all layers
+    return sorted(set(linear) - set(misread)), parameters + [f"{name}.weight" for name in misread]
+
+
+def _check_experts(carrying: LoadedModel) -> None:
+    bare = [matrix.name for matrix in matrices(carrying.model) if matrix.experts and not matrix.adapters]
+    if bare:
+        raise _impossible(carrying.model, f"its experts ({_pattern(bare[0])}) can't carry adapters")
+    if not adapted_layers(carrying)[0]:
+        raise _impossible(carrying.model, "no layer carries an adapter")
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".*", name)
+
+
+def _impossible(model: Any, why: str) -> StageError:
+    return StageError(
+        Reason.MODEL_INVALID,
+        f"model.uri: training.method LoRA is not possible with {model.config.model_type}, but Full is: {why}",
+    )

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.report import StageReport
 from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.model.shape import AdaptedLayers
 from finetune_trainer.prepare.prepared import TextRow
 
 __all__ = ["write_predictions", "write_results"]
@@ -40,6 +41,10 @@ def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def write_results(path: Path, report: StageReport) -> None:
-    """Write the report's numbers as ``results.json``."""
-    path.write_text(json.dumps(report.to_wire(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def write_results(path: Path, report: StageReport, layers: AdaptedLayers | None = None) -> None:
+    """Write the report's numbers as ``results.json``, with the layers that carry adapters and those that don't."""
+    content = report.to_wire()
+    if layers is not None:
+        carrying, bare = layers
+        content["adapters"] = {"layers": carrying, "withoutAdapters": bare}
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
