@@ -143,8 +143,8 @@ def shape_of(loaded: LoadedModel) -> Shape:
 def _experts_per_token(config: Any) -> int | None:
     for name in _PER_TOKEN:
         value = getattr(config, name, None)
-        values: list[int] = value if isinstance(value, list) else [value]
+        values: list[Any] = value if isinstance(value, list) else [value]
         if values and all(isinstance(one, int) and one > 0 for one in values):
-            return max(values)
+            return int(max(values))
     log.warning("config.json doesn't say how many experts a token passes through; FLOPs count all of them")
     return None
