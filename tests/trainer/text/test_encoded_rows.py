@@ -78,6 +78,26 @@ def test_another_separator_stands_on_the_completions_side(plain: PreTrainedToken
     assert list(result.prompt) == plain.encode("Say hi.")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        ("def f(x):\n", "    return x\n"),
+        ("  a", "b  "),
+        ("a\n", "\n\nb\n"),
+        ("Q: ", "b"),
+        ("a", "\tb"),
+        ("<bos>a", "b<|im_end|>"),
+    ],
+)
+def test_ready_texts_are_the_tokens_of_the_text_byte_for_byte(
+    plain: PreTrainedTokenizerFast, prompt: str, completion: str
+) -> None:
+    result = encode(Encoder(plain, max_length=512, separator=""), prompt, completion)
+    assert decode(plain, ids_of(result)[:-1]) == prompt + completion
+    assert decode(plain, result.prompt) == prompt
+    assert result.completion[-1] == EOS
+
+
 def test_a_chat_model_gets_no_separator(chat: PreTrainedTokenizerFast) -> None:
     one, other = (encode(Encoder(chat, max_length=512, separator=s), "a", "b") for s in (" ", "\n\n"))
     assert one == other
@@ -86,7 +106,7 @@ def test_a_chat_model_gets_no_separator(chat: PreTrainedTokenizerFast) -> None:
 # BOS, EOS, end of turn.
 
 
-@pytest.mark.parametrize("prompt", ["a text", "<bos>a text"])
+@pytest.mark.parametrize("prompt", ["a text", "<bos>a text", "<bos><bos>a text"])
 def test_bos_stands_once_before_a_plain_prompt_and_never_before_a_completion(folder: Path, prompt: str) -> None:
     encoder = Encoder(make_tokenizer(folder / "bos", chat=False, bos=True), max_length=512)
     result = encode(encoder, prompt, "b")
@@ -120,7 +140,7 @@ def test_a_chat_template_that_writes_bos_gives_one_even_if_the_tokenizer_adds_on
 def test_two_bos_are_refused(folder: Path) -> None:
     tokenizer = with_template(folder / "twobos", "{{ bos_token }}{{ bos_token }}" + CHAT_TEMPLATE)
     with pytest.raises(StageError, match="two BOS") as caught:
-        encode(Encoder(tokenizer, max_length=512), "a", "b")
+        Encoder(tokenizer, max_length=512)
     assert caught.value.reason is Reason.MODEL_INVALID
 
 
@@ -169,12 +189,6 @@ def test_padding_falls_back_to_the_end(folder: Path) -> None:
     assert Encoder(tokenizer, max_length=512).pad_id == 0
     tokenizer.pad_token = None
     assert Encoder(tokenizer, max_length=512).pad_id == EOS
-
-
-@pytest.mark.parametrize("completion", ["b<|im_end|>", "b <|im_end|> c"])
-def test_a_completion_that_holds_the_end_token_is_a_bad_row(chat: PreTrainedTokenizerFast, completion: str) -> None:
-    result = encode(Encoder(chat, max_length=512), "a", completion)
-    assert result == "its completion contains the token that ends an answer"
 
 
 # Chat templates that can't be used.

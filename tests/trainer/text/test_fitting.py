@@ -9,8 +9,8 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from finetune_trainer.text.choices import ChoiceSet
-from finetune_trainer.text.encode import Encoded, Encoder, Example, score_end_tokens, tokenizer_digest
+from finetune_trainer.text.choices import ChoiceSet, score_end_tokens
+from finetune_trainer.text.encode import Encoded, Encoder, Example, NoRoom, tokenizer_digest
 from finetune_trainer.text.template.conversation import Message
 from tests.support.encode_kit import (
     BOS,
@@ -31,7 +31,7 @@ def test_a_long_plain_prompt_loses_its_beginning_but_not_bos_or_the_completion(f
     whole = encode(Encoder(tokenizer, max_length=512), "one two three four five six seven", "positive")
     length = len(whole.completion) + 1 + spare
     result = encode(Encoder(tokenizer, max_length=length), "one two three four five six seven", "positive")
-    assert result == Encoded((BOS, *whole.prompt[-spare:]), whole.completion, truncated=True)
+    assert result == Encoded((BOS, *whole.prompt[-spare:]), whole.completion, shortened=("prompt",))
     assert len(ids_of(result)) == length
 
 
@@ -51,13 +51,13 @@ def test_a_long_chat_prompt_loses_the_beginning_of_the_users_text_alone(
 
 
 @pytest.mark.parametrize("fixture", ["plain", "chat"])
-def test_a_prompt_of_which_no_text_would_be_left_is_a_bad_row(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_a_prompt_of_which_no_text_would_be_left_has_no_room(fixture: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(fixture)
     text = "The film was great, I loved it."
     whole = encode(Encoder(tokenizer, max_length=512), text, "positive")
     least = len(ids_of(whole)) - len(tokenizer.encode(text)) + 1
     assert encode(Encoder(tokenizer, max_length=least), text, "positive").truncated
-    assert isinstance(encode(Encoder(tokenizer, max_length=least - 1), text, "positive"), str)
+    assert isinstance(encode(Encoder(tokenizer, max_length=least - 1), text, "positive"), NoRoom)
 
 
 def test_a_row_that_just_fits_is_not_cut(chat: PreTrainedTokenizerFast) -> None:
@@ -68,12 +68,12 @@ def test_a_row_that_just_fits_is_not_cut(chat: PreTrainedTokenizerFast) -> None:
 
 
 @pytest.mark.parametrize("fixture", ["plain", "chat"])
-def test_a_completion_that_does_not_fit_is_a_bad_row(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_a_completion_that_does_not_fit_is_told_from_a_bad_row(fixture: str, request: pytest.FixtureRequest) -> None:
     encoder = Encoder(request.getfixturevalue(fixture), max_length=16)
     result = encode(encoder, "a", "x y z " * 10)
-    assert isinstance(result, str)
-    assert "leaves no room for the prompt in training.maxLength 16" in result
-    assert result.startswith("its completion of 6")
+    assert isinstance(result, NoRoom)
+    assert "leaves no room for the prompt in training.maxLength 16" in result.why
+    assert result.why.startswith("its completion of 6")
 
 
 def test_the_prompt_leaves_room_for_the_longest_choice(plain: PreTrainedTokenizerFast) -> None:
@@ -82,7 +82,7 @@ def test_the_prompt_leaves_room_for_the_longest_choice(plain: PreTrainedTokenize
     result = encode(encoder, "The film was great, I loved it. " * 3, "b", choices)
     longest = len(encoder.choices(choices).ids[1])
     assert len(result.prompt) + longest + 1 == 24
-    assert "its longest choice of" in encode(encoder, "a", "b", ("b", "x y z " * 20))
+    assert "its longest choice of" in encode(encoder, "a", "b", ("b", "x y z " * 20)).why
 
 
 def test_a_long_conversation_loses_its_oldest_turns_first(chat: PreTrainedTokenizerFast) -> None:
@@ -94,7 +94,7 @@ def test_a_long_conversation_loses_its_oldest_turns_first(chat: PreTrainedTokeni
     assert (result.prompt, result.truncated) == (expected.prompt, True)
 
 
-def test_a_conversation_with_one_long_turn_loses_the_beginning_of_its_text_and_keeps_the_system_turn(
+def test_a_conversation_with_one_long_turn_loses_the_middle_of_its_text_and_keeps_the_system_turn(
     chat: PreTrainedTokenizerFast,
 ) -> None:
     turns = (

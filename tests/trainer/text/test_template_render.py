@@ -103,7 +103,7 @@ GOLDEN: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
         "Question: Which is a color?\nChoices:\n- stone\n- red\nAnswer:",
         "red",
     ),
-    ("raw", {"prompt": "A {{ b }}\n", "completion": " C"}, {}, "A {{ b }}", "C"),
+    ("raw", {"prompt": " A {{ b }}\n\n", "completion": "    C\n"}, {}, " A {{ b }}\n\n", "    C\n"),
 ]
 
 
@@ -116,7 +116,9 @@ def test_a_library_template_renders_as_written_down_here(
     survey.add("line 1", row)
     fields = project(template, row, survey.judge()[0])
     context = {**more, **fields.inputs, str(template.answer): fields.answer}
-    assert render(template.prompt, template.completion, context) == [Rendered(prompt, completion)]
+    with Renderer.of(template) as renderer:
+        (result,) = renderer.render([("line 1", context)])
+    assert (result.prompt, result.completion) == (prompt, completion)
 
 
 def test_every_jinja_template_of_the_library_has_a_golden_rendering() -> None:
@@ -131,6 +133,32 @@ def test_choices_with_commas_are_listed_with_semicolons() -> None:
 
 def test_outer_white_space_goes_and_inner_stays() -> None:
     assert render("\n {{ t }}\n ", " {{ t }}", {"t": "a  b\n\nc "}) == [Rendered("a  b\n\nc", "a  b\n\nc")]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "separator"),
+    [
+        ("Q: {{ q }}\nA:\n", "{{ a }}", " "),
+        ("Q: {{ q }}\nA: ", "{{ a }}", ""),
+        ("Q: {{ q }}\nA:\n\n", "{{ a }}", ""),
+        ("Q: {{ q }}\nA:", " {{ a }}", ""),
+    ],
+)
+def test_an_inline_template_is_rendered_as_it_stands_and_its_own_blank_takes_the_place_of_ours(
+    prompt: str, completion: str, separator: str
+) -> None:
+    template = resolve_template(Template.model_validate({"inline": {"prompt": prompt, "completion": completion}}))
+    assert template.separator == separator
+    with Renderer.of(template) as renderer:
+        (result,) = renderer.render([("line 1", {"q": " x ", "a": "  y\n"})])
+    assert isinstance(result, Rendered)
+    assert result.prompt == prompt.removesuffix("\n").replace("{{ q }}", " x ")
+    assert result.completion == completion.replace("{{ a }}", "  y\n")
+
+
+def test_choices_of_an_inline_template_follow_a_blank_even_if_the_template_has_one() -> None:
+    inline = {"inline": {"prompt": "Q: {{ q }}", "completion": " {{ a }}"}, "choices": ["yes", "no"]}
+    assert resolve_template(Template.model_validate(inline)).separator == " "
 
 
 @pytest.mark.parametrize(("prompt", "completion", "part"), [("{{ t }}", "c", "prompt"), ("p", "{{ t }}", "completion")])

@@ -25,7 +25,7 @@ __all__ = ["ExampleEncoder", "RowEncoder", "RowSink"]
 
 _Tokenised = tuple[Encoded, int] | NoRoom | str
 """Tokens with the number of their choice set, or why there are none."""
-_NOTHING: Final = Encoded((), (), truncated=False)
+_NOTHING: Final = Encoded((), ())
 
 
 class ExampleEncoder(Protocol):
@@ -184,7 +184,11 @@ class RowEncoder:
             if isinstance(result, Unrendered):
                 self._unrendered(part, record, result)
                 continue
-            yield part, record, Example(record.where, result.prompt, result.completion, self._choices_of(row))
+            choices = self._choices_of(row)
+            # An answer that is known is written as its choice is.
+            stripped = result.completion.strip()
+            completion = stripped if stripped in choices else result.completion
+            yield part, record, Example(record.where, result.prompt, completion, choices, result.spans)
 
     def _context(self, row: TemplateRow) -> dict[str, Any]:
         choices = list(self._choices_of(row))

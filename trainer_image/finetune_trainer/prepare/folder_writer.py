@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
@@ -27,8 +28,8 @@ from finetune_trainer.prepare.folder import (
 )
 from finetune_trainer.prepare.linefile import LineFile
 from finetune_trainer.prepare.prepared import TextRow
-from finetune_trainer.text.choices import ChoiceSet
-from finetune_trainer.text.encode import Encoded, score_end_tokens
+from finetune_trainer.text.choices import ChoiceSet, score_end_tokens
+from finetune_trainer.text.encode import Encoded
 from finetune_trainer.text.stop import is_single_line
 
 __all__ = ["PreparedWriter"]
@@ -56,6 +57,10 @@ class PreparedWriter:
         Whether every expected answer of train so far is a single line.
     unanswerable
         Rows of each part so far that no answer can be right for.
+    shortened
+        Rows so far in which a field was shortened, by its name.
+    control_tokens
+        Rows so far whose text spells control tokens.
     longest
         Tokens of the longest completion, end tokens included.
     score_end_tokens
@@ -67,7 +72,8 @@ class PreparedWriter:
         self.counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.tokens: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.unanswerable: dict[Part, int] = dict.fromkeys(PARTS, 0)
-        self.truncated = self.longest = self.choice_sets = 0
+        self.truncated = self.control_tokens = self.longest = self.choice_sets = 0
+        self.shortened: Counter[str] = Counter()
         self.score_end_tokens = False
         self.single_lines = True
         self._open = contextlib.ExitStack()
@@ -123,6 +129,8 @@ class PreparedWriter:
         self.counts[part] += 1
         self.unanswerable[part] += unanswerable != 0
         self.truncated += row.truncated
+        self.shortened.update(row.shortened)
+        self.control_tokens += row.control_tokens
         self.longest = max(self.longest, len(row.completion))
         if part == "train" and self.single_lines:
             self.single_lines = is_single_line(text.completion)

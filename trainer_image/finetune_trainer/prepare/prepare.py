@@ -17,7 +17,7 @@ import numpy as np
 
 from finetune_api.job import Evaluation, FineTuneJobSpec
 from finetune_api.reasons import Reason
-from finetune_api.status import DatasetSummary, MetricName
+from finetune_api.status import DatasetSummary, MetricName, TruncatedField
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.split import SplitResult, split_rows
@@ -94,7 +94,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         renderer: Renderer | None = None
         if template.name != MESSAGES:
-            renderer = stack.enter_context(Renderer(template.prompt, template.completion))
+            renderer = stack.enter_context(Renderer.of(template))
         survey = AnswerSurvey(template)
         with step("read_rows", "read the rows") as progress:
             table = read_table(files, spec.dataset, bad, progress=progress, observe=survey.add)
@@ -126,6 +126,7 @@ def prepare(
         _check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
+        _warn_of_text(writer)
         metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
         summary = DatasetSummary(
             rows=table.rows,
@@ -136,6 +137,8 @@ def prepare(
             conflicts=split.conflicts,
             leaked=split.leaked,
             truncated=writer.truncated,
+            truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
+            control_tokens=writer.control_tokens,
             folded_labels=keyed.folded,
             **writer.counts,
             tokens=writer.tokens["train"],
@@ -252,6 +255,17 @@ def _check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None
                 Reason.DATASET_INVALID,
                 f"none of the {written.counts[part]} {part} rows can be answered, so nothing would be measured: {why}",
             )
+
+
+def _warn_of_text(writer: PreparedWriter) -> None:
+    if writer.truncated:
+        fields = ", ".join(f"{name} in {rows}" for name, rows in writer.shortened.most_common())
+        _log.warning("%d rows are shortened to fit training.maxLength: %s", writer.truncated, fields)
+    if writer.control_tokens:
+        _log.warning(
+            "the text of %d rows spells control tokens of the model; they are encoded as plain characters",
+            writer.control_tokens,
+        )
 
 
 def _metric(evaluation: Evaluation, *, choices: bool) -> MetricName:

@@ -50,7 +50,7 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
         files = fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
         renderer = None
         if template.name != MESSAGES:
-            renderer = stack.enter_context(Renderer(template.prompt, template.completion))
+            renderer = stack.enter_context(Renderer.of(template))
         survey = AnswerSurvey(template)
         table = read_table(files, dataset, bad, observe=survey.add)
         inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
@@ -91,7 +91,7 @@ class _TextOnly:
             for name, text in [*turns, ("completion", example.completion)]:
                 lines += [f"--- {name}", text]
             self.shown.append("\n".join(lines) + "\n\n")
-        return [Encoded((), (), truncated=False) for _ in examples]
+        return [Encoded((), ()) for _ in examples]
 
     def add_choices(self, _choices: ChoiceSet) -> int:
         return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["ChoiceSet"]
+__all__ = ["ChoiceSet", "score_end_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +23,13 @@ class ChoiceSet:
 
     texts: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
+
+
+def score_end_tokens(sets: Iterable[ChoiceSet]) -> bool:
+    """Tell whether in some set one choice's tokens begin another's, so that their ends must be scored too."""
+    for choices in sets:
+        # Sorted, a sequence stands directly before those that it begins.
+        ordered = sorted(choices.ids)
+        if any(b[: len(a)] == a for a, b in itertools.pairwise(ordered)):
+            return True
+    return False

@@ -2,7 +2,9 @@
 
 Prompt and completion are tokenised apart and joined, so that a prompt has the same tokens with and without its answer,
 and every completion ends with the tokens that end an answer. Chat models get their chat template around the prompt;
-others get plain text with the separator on the completion's side, where byte-level vocabularies keep the blank.
+others get plain text with the separator on the completion's side, where byte-level vocabularies keep the blank. Text of
+a row is text: ``control.py`` keeps what it spells from becoming the model's control tokens. What is too long is
+shortened as ``shorten.py`` says.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from finetune_api.digest import digest_of
@@ -18,55 +20,25 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.chat import ChatFormat, ChatRefusedError
 from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.text.control import ControlTokens
+from finetune_trainer.text.example import Encoded, Example, Ids, NoRoom, Source
+from finetune_trainer.text.shorten import Cut, borders, shorten
+from finetune_trainer.text.template.catalog import Side
 from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.render import Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "Encoder", "Example", "NoRoom", "score_end_tokens", "tokenizer_digest"]
+__all__ = ["Encoded", "Encoder", "Example", "NoRoom", "tokenizer_digest"]
 
-Ids = tuple[int, ...]
+WHOLE_PROMPT: Final = "prompt"
+"""Named as what was shortened where it was the prompt as a whole."""
+CONVERSATION: Final = "messages"
 
 _CACHED_TOKENS: Final = 2**18
 """Tokens of completions that are remembered, some 10 MB: any label set, but not a data set of summaries."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A rendered row.
-
-    Attributes
-    ----------
-    where
-        Where it stands, in words ("line 7").
-    prompt
-        Text, or the turns of a conversation before the answer.
-    completion
-        The expected answer, without outer white space.
-    choices
-        Its possible answers; the prompt leaves room for the longest.
-    """
-
-    where: str
-    prompt: str | tuple[Message, ...]
-    completion: str
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A row as tokens; ``completion`` ends with the end ids; together at most ``max_length``."""
-
-    prompt: Ids
-    completion: Ids
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class NoRoom:
-    """Why a row does not fit; it is a row all the same, so a sealed one still counts."""
-
-    why: str
+_ANCHORS: Final = ("\n", "a", "0")
 
 
 class Encoder:
@@ -77,9 +49,9 @@ class Encoder:
     tokenizer
         The model's.
     max_length
-        Bound of prompt and completion together, in tokens. A longer prompt loses text from its beginning: the user's
-        text, never the chat template's own tokens around it; of a conversation first its oldest turns. A completion is
-        never cut.
+        Bound of prompt and completion together, in tokens. Of a longer row the longest field is shortened, never
+        what the template says around it. A conversation loses its oldest turns, then the middle of the last user
+        turn; a prompt without fields its beginning. A completion is never cut.
     separator
         Between prompt and completion without a chat template.
 
@@ -102,14 +74,16 @@ class Encoder:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self.chat = ChatFormat.find(tokenizer)
+        self._control = ControlTokens(tokenizer)
         self._before = self.chat.before if self.chat else separator
-        self._anchor = self._find_anchor()
+        self._anchors = self._find_anchors()
         self._bos = () if self.chat else self._find_bos()
         self.end_ids = self._find_end()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_ids[-1])
-        self._cache: dict[str, Ids] = {}
+        self._cache: dict[str, Ids | str] = {}
         self._cached_tokens = 0
-        self._frames: dict[tuple[Message, ...], tuple[Ids, Ids]] = {}
+        if self.chat is not None and _twice(self._ids([self.chat.prompt([Message("user", "a")])])[0], tokenizer):
+            raise StageError(Reason.MODEL_INVALID, "the model's chat template begins with two BOS tokens")
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         """Encode rows.
@@ -141,107 +115,196 @@ class Encoder:
         Raises
         ------
         ValueError
-            Two of them are the same tokens, so that no model could tell them apart.
+            One can't be encoded, or two of them are the same tokens, so that no model could tell them apart.
         """
-        ids = self._continuations(texts)
+        ids: list[Ids] = []
+        for text, encoded in zip(texts, self._continuations(texts), strict=True):
+            if isinstance(encoded, str):
+                raise ValueError(f"choice {text!r} can't be used: {encoded}")  # noqa: TRY004  # a bad row or template
+            ids.append(encoded)
         if len(set(ids)) < len(ids):
             one, other = next((a, b) for a, b in itertools.combinations(range(len(ids)), 2) if ids[a] == ids[b])
             raise ValueError(f"choices {texts[one]!r} and {texts[other]!r} are the same tokens to this model")
         return ChoiceSet(tuple(texts), tuple(ids))
 
+    # Prompts.
+
     def _prompts(self, examples: Sequence[Example]) -> list[Ids | str]:
-        """Tokens of each whole prompt, or why the chat template refuses it."""
+        """Tokens of each whole prompt, or why it can't be framed."""
         texts: list[str] = []
         refused: dict[int, str] = {}
         for i, example in enumerate(examples):
             try:
-                texts.append(self._prompt_text(example))
+                texts.append(self._framed(example.prompt))
+                if self.chat is not None and not isinstance(example.prompt, str):
+                    self.chat.check(example.prompt, texts[-1], example.completion)
             except ChatRefusedError as e:
                 refused[i] = f"the model's chat template refuses it: {e}"
-                texts.append("")
-        return [refused.get(i) or self._whole_prompt(ids) for i, ids in enumerate(self._ids(texts))]
+                texts[i:] = [""]
+        prompts = self._tokens([e.prompt for e in examples], texts)
+        return [refused.get(i, ids) for i, ids in enumerate(prompts)]
 
-    def _prompt_text(self, example: Example) -> str:
-        if isinstance(example.prompt, str):
-            return self.chat.prompt([Message("user", example.prompt)]) if self.chat else example.prompt
-        if self.chat is None:
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
-                "model, or the templates instruction or raw",
-            )
-        text = self.chat.prompt(example.prompt)
-        self.chat.check(example.prompt, text, example.completion)
-        return text
+    def _tokens(self, sources: Sequence[Source], texts: Sequence[str]) -> list[Ids | str]:
+        """Tokens of framed prompts, or why they can't be written as tokens."""
+        results: list[Ids | str] = []
+        for source, text, ids in zip(sources, texts, self._ids(texts), strict=True):
+            whole: Ids | str = ids
+            if text and any(self._control.near(t) for t in _texts(source)):
+                whole = self._control.encode(self._framed(self._hidden(source)), text)
+            if not isinstance(whole, str):
+                whole = self._bos + whole
+                if self.chat is not None and _twice(whole, self._tokenizer):
+                    whole = "the model's chat template begins it with two BOS tokens"
+            results.append(whole)
+        return results
 
-    def _whole_prompt(self, ids: Ids) -> Ids:
-        ids = ids if ids[: len(self._bos)] == self._bos else self._bos + ids
-        bos = self._tokenizer.bos_token_id
-        if bos is not None and ids[:2] == (bos, bos):
-            raise StageError(Reason.MODEL_INVALID, "the model's chat template begins with two BOS tokens")
-        return ids
+    def _framed(self, source: Source) -> str:
+        if self.chat is not None:
+            return self.chat.prompt([Message("user", source)] if isinstance(source, str) else source)
+        if isinstance(source, str):
+            return source
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
+            "model, or the templates instruction or raw",
+        )
 
-    def _fit(self, example: Example, prompt: Ids | str, completion: Ids) -> Encoded | NoRoom | str:
-        if isinstance(prompt, str):
-            return prompt
+    def _hidden(self, source: Source) -> Source:
+        if isinstance(source, str):
+            return self._control.hide(source)
+        return tuple(Message(m.role, self._control.hide(m.content)) for m in source)
+
+    # Room.
+
+    def _fit(self, example: Example, prompt: Ids | str, completion: Ids | str) -> Encoded | NoRoom | str:
+        if isinstance(prompt, str) or isinstance(completion, str):
+            return prompt if isinstance(prompt, str) else str(completion)
         if self.end_ids[-1] in completion:
             return "its completion contains the token that ends an answer"
         ending = completion + self.end_ids
         longest = max([len(completion), *(len(self._cache[c]) for c in example.choices)])
         room = self._max_length - longest - len(self.end_ids)
+        row = Encoded(
+            prompt,
+            ending,
+            control_tokens=any(map(self._control.spelled, (*_texts(example.prompt), example.completion))),
+        )
         if len(prompt) <= room:
-            return Encoded(prompt, ending, truncated=False)
-        cut = self._cut(example.prompt, prompt, room)
-        if cut is None:
+            return row
+        shorter = self._shortened(example, len(prompt) - room, room)
+        if shorter is None:
             what = "completion" if longest == len(completion) else "longest choice"
             return NoRoom(
                 f"its {what} of {longest + len(self.end_ids)} tokens leaves no room for the prompt in "
                 f"training.maxLength {self._max_length}"
             )
-        return Encoded(cut, ending, truncated=True)
+        return replace(row, prompt=shorter[0], shortened=shorter[1])
 
-    def _cut(self, source: str | tuple[Message, ...], ids: Ids, room: int) -> Ids | None:
-        """Drop tokens from the left of the text, but none of the frame; None if not one token of text would be left."""
-        head, tail = self._bos, Ids()
-        if self.chat is not None:
-            turns = (Message("user", source),) if isinstance(source, str) else source
-            system, rest = (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
-            while len(ids) > room and len(rest) > 1:
-                rest = rest[2:]
-                ids = self._ids([self.chat.prompt((*system, *rest))])[0]
-            if len(ids) <= room:
-                return ids
-            head, tail = self._frame(system)
-        first = _common(ids, head)
-        last = len(ids) - _common(ids[first:][::-1], tail[::-1])
-        text = room - first - (len(ids) - last)
-        return None if text < 1 else ids[:first] + ids[last - text :]
+    def _shortened(self, example: Example, excess: int, room: int) -> tuple[Ids, tuple[str, ...]] | None:
+        """Return a shorter prompt's tokens, and the names of what was shortened."""
+        source = example.prompt
+        if not isinstance(source, str):
+            return self._shorter_conversation(source, room)
+        # A field's value is one cut of several; without fields the whole prompt is the only one.
+        return self._shorter_text(source, example.spans, excess, room) or self._shorter_text(
+            source, (Span(WHOLE_PROMPT, 0, len(source), "start"),), excess, room
+        )
 
-    def _frame(self, system: tuple[Message, ...]) -> tuple[Ids, Ids]:
-        """Tokens that the chat template puts before and after the text of a single user turn."""
-        if system not in self._frames:
-            assert self.chat is not None  # noqa: S101  # only called with one
-            one, other = self._ids([self.chat.prompt((*system, Message("user", probe))) for probe in ("x", "0")])
-            head = one[: _common(one, other)]
-            tail = one[len(one) - _common(one[len(head) :][::-1], other[len(head) :][::-1]) :]
-            self._frames[system] = (head, tail)
-        return self._frames[system]
+    def _shorter_text(
+        self, text: str, spans: Sequence[Span], excess: int, room: int
+    ) -> tuple[Ids, tuple[str, ...]] | None:
+        places = sorted((s for s in spans if s.end > s.start), key=lambda s: s.start)
+        cuts = [self._cut(s.name, text[s.start : s.end], s.side) for s in places]
 
-    def _continuations(self, texts: Iterable[str]) -> list[Ids]:
+        def composed(kept: list[str]) -> str:
+            pieces, end = [], 0
+            for span, piece in zip(places, kept, strict=True):
+                pieces += [text[end : span.start], piece]
+                end = span.end
+            return "".join([*pieces, text[end:]])
+
+        kept = shorten(cuts, lambda k: self._length(composed(k)) - room, excess)
+        ids = None if kept is None else self._one(composed(kept))
+        if kept is None or ids is None:
+            return None
+        return ids, tuple(c.name for c, k in zip(cuts, kept, strict=True) if k != c.text)
+
+    def _shorter_conversation(self, turns: tuple[Message, ...], room: int) -> tuple[Ids, tuple[str, ...]] | None:
+        """Drop the oldest turns, then the middle of the last user turn, whose instruction stands at one of its ends."""
+        system, rest = (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
+        while len(rest) > 1:
+            rest = rest[2:]
+            ids = self._one((*system, *rest))
+            if ids is not None and len(ids) <= room:
+                return ids, (CONVERSATION,)
+        cut = self._cut(CONVERSATION, rest[0].content, "middle")
+
+        def composed(kept: list[str]) -> Source:
+            return (*system, Message(rest[0].role, kept[0]))
+
+        kept = shorten([cut], lambda k: self._length(composed(k)) - room, self._length((*system, *rest)) - room)
+        ids = None if kept is None else self._one(composed(kept))
+        return None if ids is None else (ids, (CONVERSATION,))
+
+    def _cut(self, name: str, text: str, side: Side) -> Cut:
+        ends: Iterable[int] = range(len(text))
+        if self._tokenizer.is_fast:
+            batch = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+            index = 0 if side == "start" else 1
+            ends = (offset[index] for offset in batch["offset_mapping"])
+        return Cut(name, text, side, borders(text, ends))
+
+    def _length(self, source: Source) -> int:
+        """Tokens of a prompt; more than there is room for where it can't be made."""
+        ids = self._one(source)
+        return 2 * self._max_length if ids is None else len(ids)
+
+    def _one(self, source: Source) -> Ids | None:
+        try:
+            (ids,) = self._tokens([source], [self._framed(source)])
+        except ChatRefusedError:
+            return None
+        return None if isinstance(ids, str) else ids
+
+    # Completions.
+
+    def _continuations(self, texts: Iterable[str]) -> list[Ids | str]:
         """Tokens of completions, without end tokens; kept, since labels come again and again."""
         wanted = list(texts)
         new = list(dict.fromkeys(t for t in wanted if t not in self._cache))
         for text, ids in zip(new, self._continued([self._before + t for t in new]), strict=True):
-            self._cache[text] = ids
-            self._cached_tokens += len(ids)
+            result = self._written_out(text) if self._control.near(text) else ids
+            self._cache[text] = result
+            self._cached_tokens += len(result)
         return [self._cache[t] for t in wanted]
 
     def _continued(self, texts: Sequence[str]) -> list[Ids]:
         """Tokens of texts that follow other text."""
-        if not self._anchor:
-            return self._ids(texts)
-        (start,) = self._ids([self._anchor])
-        return [ids[len(start) :] for ids in self._ids([self._anchor + t for t in texts])]
+        results: list[Ids] = [()] * len(texts)
+        open_ = list(range(len(texts)))
+        for anchor, start in self._anchors:
+            ids = self._ids([anchor + texts[i] for i in open_])
+            for i, whole in zip(open_, ids, strict=True):
+                results[i] = whole[len(start) :]
+            # A text that grows together with one anchor is tried with the next.
+            open_ = [i for i, whole in zip(open_, ids, strict=True) if whole[: len(start)] != start]
+            if not open_:
+                break
+        return results
+
+    def _written_out(self, text: str) -> Ids | str:
+        """Tokens of a completion that spells control tokens."""
+        hidden = self._before + self._control.hide(text)
+        result: Ids | str = ()
+        for anchor, start in self._anchors:
+            result = self._control.encode(anchor + hidden, anchor + self._before + text)
+            if isinstance(result, str):
+                return result
+            if result[: len(start)] == start:
+                return result[len(start) :]
+        return result
+
+    # Tokens.
 
     def _ids(self, texts: Sequence[str]) -> list[Ids]:
         if not texts:
@@ -256,14 +319,16 @@ class Encoder:
         )
         return [tuple(ids) for ids in batch["input_ids"]]
 
-    def _find_anchor(self) -> str:
-        """Return what must stand before a text so that it is tokenised as a continuation.
+    def _find_anchors(self) -> list[tuple[str, Ids]]:
+        """Return what must stand before a text so that it is tokenised as a continuation, with its tokens.
 
         SentencePiece vocabularies put a blank before the first word of every text, so that a completion tokenised alone
         would begin with one too many. A line end before it, cut off again, takes that blank.
         """
         alone, end, both = self._ids(["a", "\n", "\na"])
-        return "" if both == end + alone else "\n"
+        if both == end + alone:
+            return [("", ())]
+        return list(zip(_ANCHORS, self._ids(_ANCHORS), strict=True))
 
     def _find_bos(self) -> Ids:
         """Tokens that the tokenizer puts before a text by itself; what it puts after one belongs to no prompt."""
@@ -289,19 +354,14 @@ class Encoder:
         return (int(eos),)
 
 
-def _common(one: Ids, other: Ids) -> int:
-    """Length of the common beginning."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+def _texts(source: Source) -> tuple[str, ...]:
+    return (source,) if isinstance(source, str) else tuple(m.content for m in source)
 
 
-def score_end_tokens(sets: Iterable[ChoiceSet]) -> bool:
-    """Tell whether in some set one choice's tokens begin another's, so that their ends must be scored too."""
-    for choices in sets:
-        # Sorted, a sequence stands directly before those that it begins.
-        ordered = sorted(choices.ids)
-        if any(b[: len(a)] == a for a, b in itertools.pairwise(ordered)):
-            return True
-    return False
+def _twice(ids: Ids, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a prompt begins with two BOS tokens."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and ids[:2] == (bos, bos)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

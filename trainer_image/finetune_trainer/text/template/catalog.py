@@ -18,10 +18,13 @@ from finetune_api.job import Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 
-__all__ = ["MESSAGES", "ChoiceSource", "Field", "PromptTemplate", "library_template", "resolve_template"]
+__all__ = ["MESSAGES", "ChoiceSource", "Field", "PromptTemplate", "Side", "library_template", "resolve_template"]
 
 ChoiceSource = Literal["none", "labels", "row"]
+Side = Literal["start", "end", "middle"]
+"""Where a text loses characters when it is too long."""
 
+RAW: Final = "raw"
 MESSAGES: Final = "messages"
 """The one template that the model's chat template renders instead of Jinja text."""
 
@@ -53,9 +56,13 @@ class PromptTemplate:
     choice_source
         Where choices come from when the spec gives none: the label set of the train rows, the row itself, nowhere.
     choices
-        Choices that the spec gives, outer white space stripped.
+        Choices that the spec gives, outer white space stripped; of ``raw`` as they are written.
     separator
         Between prompt and completion for a model without chat template, on the completion's side.
+    verbatim
+        Whether outer white space of prompt and completion is kept.
+    truncate
+        Fields that are shortened where a prompt is too long, and at which end; never an instruction or choices.
     """
 
     name: str | None
@@ -66,6 +73,8 @@ class PromptTemplate:
     choice_source: ChoiceSource
     choices: tuple[str, ...] | None
     separator: str = " "
+    verbatim: bool = False
+    truncate: tuple[tuple[str, Side], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -77,6 +86,8 @@ class PromptTemplate:
                 "columns": {f.name: f.column for f in self.fields},
                 "choices": list(self.choices) if self.choices is not None else self.choice_source,
                 "separator": self.separator,
+                "verbatim": self.verbatim,
+                "truncate": dict(self.truncate),
             }
         )
 
@@ -90,9 +101,14 @@ def resolve_template(spec: Template) -> PromptTemplate:
         TemplateInvalid: ``columns`` maps a field that the template doesn't have, or choices are the same but for white
         space or the Unicode form.
     """
-    choices = _checked_choices(spec.choices)
+    choices = _checked_choices(spec.choices, verbatim=spec.name == RAW)
     if spec.inline is not None:
-        return PromptTemplate(None, spec.inline.prompt, spec.inline.completion, (), None, "none", choices)
+        prompt, completion = spec.inline.prompt, spec.inline.completion
+        # A blank of one's own takes the place of the one between; Jinja drops one line end at the end of a text.
+        own = prompt.removesuffix("\n")[-1:].isspace() or (choices is None and completion[:1].isspace())
+        return PromptTemplate(
+            None, prompt, completion, (), None, "none", choices, separator="" if own else " ", verbatim=True
+        )
     assert spec.name is not None  # noqa: S101  # a rule of the API: exactly one of the two
     entry = library_template(spec.name)
     columns = dict(spec.columns or {})
@@ -117,6 +133,8 @@ def resolve_template(spec: Template) -> PromptTemplate:
         choice_source=entry["choices"],
         choices=choices,
         separator=entry.get("separator", " "),
+        verbatim=entry.get("verbatim", False),
+        truncate=tuple(entry.get("truncate", {}).items()),
     )
 
 
@@ -128,7 +146,7 @@ def library_template(name: str) -> dict[str, Any]:
     return content
 
 
-def _checked_choices(given: list[str] | None) -> tuple[str, ...] | None:
+def _checked_choices(given: list[str] | None, *, verbatim: bool) -> tuple[str, ...] | None:
     if given is None:
         return None
     choices = tuple(c.strip() for c in given)
@@ -141,4 +159,4 @@ def _checked_choices(given: list[str] | None) -> tuple[str, ...] | None:
             Reason.TEMPLATE_INVALID,
             f"dataset.template.choices has {twice[0]!r} twice but for white space or the Unicode form",
         )
-    return choices
+    return tuple(given) if verbatim else choices

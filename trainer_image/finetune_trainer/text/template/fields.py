@@ -76,9 +76,16 @@ def project(template: PromptTemplate, values: Mapping[str, Any], answers: Answer
             answer = value
             _text(value, field)
         else:
-            inputs[field.name] = _text(value, field)
+            inputs[field.name] = _text(value, field, verbatim=template.verbatim)
     read = answers(answer, choices or (), names)
-    return Projected(inputs, read.text, choices=choices, folded=read.folded)
+    return Projected(inputs, _as_written(template, answer, read.text), choices=choices, folded=read.folded)
+
+
+def _as_written(template: PromptTemplate, answer: Any, read: str) -> str:
+    """The answer with the outer white space that it has in the spec's choices, or in a cell that is ready as it is."""
+    if template.choices is not None:
+        return next((c for c in template.choices if c.strip() == read), read)
+    return answer if template.verbatim and isinstance(answer, str) else read
 
 
 def field_value(field: Field, values: Mapping[str, Any]) -> Any:
@@ -101,12 +108,12 @@ def field_value(field: Field, values: Mapping[str, Any]) -> Any:
     return value
 
 
-def _text(value: Any, field: Field) -> str:
+def _text(value: Any, field: Field, *, verbatim: bool = False) -> str:
     if isinstance(value, list | dict):
         raise ValueError(  # noqa: TRY004  # the caller tells a bad row by ValueError
             f"column {field.column!r} holds a {'list' if isinstance(value, list) else 'JSON object'}, not a text"
         )
-    return as_text(value)
+    return value if verbatim and isinstance(value, str) else as_text(value)
 
 
 def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -21,8 +21,9 @@ from typing import Any, Final, Self
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.template import worker
+from finetune_trainer.text.template.catalog import PromptTemplate, Side
 
-__all__ = ["Limits", "Rendered", "Renderer", "Unrendered", "Uses"]
+__all__ = ["Limits", "Rendered", "Renderer", "Span", "Unrendered", "Uses"]
 
 _BATCH_ROWS: Final = 256
 _BATCH_CHARS: Final = 2**20
@@ -48,11 +49,22 @@ class Uses:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Where in a prompt the value of a field stands, in characters, and at which side it may be shortened."""
+
+    name: str
+    start: int
+    end: int
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
-    """Prompt and completion of a row, stripped of outer white space; neither is empty."""
+    """Prompt and completion of a row, neither empty; ``spans`` are those of the fields that may be shortened."""
 
     prompt: str
     completion: str
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,10 @@ class Renderer:
     ----------
     prompt, completion
         Jinja texts.
+    sides
+        The fields of the prompt that may be shortened, and where.
+    verbatim
+        Keep outer white space; else it is stripped.
     limits
         Of the child process.
 
@@ -80,9 +96,24 @@ class Renderer:
         limits or does what the sandbox forbids.
     """
 
-    def __init__(self, prompt: str, completion: str, *, limits: Limits | None = None) -> None:
-        self._sources = {"prompt": prompt, "completion": completion}
+    def __init__(
+        self,
+        prompt: str,
+        completion: str,
+        *,
+        sides: Mapping[str, Side] | None = None,
+        verbatim: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        self._sides = dict(sides or {})
+        self._verbatim = verbatim
+        self._sources = {"prompt": prompt, "completion": completion, "fields": list(self._sides)}
         self._limits = limits or Limits()
+
+    @classmethod
+    def of(cls, template: PromptTemplate) -> Renderer:
+        """Return what renders rows of a template."""
+        return cls(template.prompt, template.completion, sides=dict(template.truncate), verbatim=template.verbatim)
 
     def __enter__(self) -> Self:
         # -I: neither the environment nor the working directory decides what the child imports.
@@ -127,7 +158,7 @@ class Renderer:
             # The child reads a batch to its end before it answers, so neither side ever waits on a full pipe.
             self._send({"rows": [context for _, context in batch]}, doing=f"rendering {batch[0][0]}")
             for where, _ in batch:
-                yield _result(self._receive(doing=f"rendering {where}"))
+                yield self._result(self._receive(doing=f"rendering {where}"))
 
     def _send(self, message: Mapping[str, Any], *, doing: str) -> None:
         stdin = self._child.stdin
@@ -148,6 +179,22 @@ class Renderer:
         if "error" in reply:
             raise self._too_much_memory(doing) if reply["error"] == "memory" else _invalid(reply["error"])
         return reply
+
+    def _result(self, reply: Mapping[str, Any]) -> Rendered | Unrendered:
+        if "unknown" in reply:
+            return Unrendered(f"column {reply['unknown']!r} is missing", unknown=reply["unknown"])
+        if "bad" in reply:
+            return Unrendered(f"the template can't render it: {reply['bad']}")
+        prompt, completion = reply["prompt"], reply["completion"]
+        for name, text in (("prompt", prompt), ("completion", completion)):
+            if not text.strip():
+                return Unrendered(f"its {name} is empty")
+        spans = reply["spans"]
+        if self._verbatim:
+            return Rendered(prompt, completion, tuple(Span(n, s, e, self._sides[n]) for n, s, e in spans))
+        before, text = len(prompt) - len(prompt.lstrip()), prompt.strip()
+        inner = ((n, max(0, s - before), min(len(text), e - before)) for n, s, e in spans)
+        return Rendered(text, completion.strip(), tuple(Span(n, s, e, self._sides[n]) for n, s, e in inner if s < e))
 
     def _died(self, doing: str) -> StageError:
         try:
@@ -173,18 +220,6 @@ class Renderer:
 
 def _invalid(message: str) -> StageError:
     return StageError(Reason.TEMPLATE_INVALID, f"dataset.template: {message}")
-
-
-def _result(reply: Mapping[str, Any]) -> Rendered | Unrendered:
-    if "unknown" in reply:
-        return Unrendered(f"column {reply['unknown']!r} is missing", unknown=reply["unknown"])
-    if "bad" in reply:
-        return Unrendered(f"the template can't render it: {reply['bad']}")
-    prompt, completion = reply["prompt"].strip(), reply["completion"].strip()
-    for name, text in (("prompt", prompt), ("completion", completion)):
-        if not text:
-            return Unrendered(f"its {name} is empty")
-    return Rendered(prompt, completion)
 
 
 def _batches(

@@ -29,7 +29,7 @@ class AnswerSurvey:
             return
         column = self._answer.column
         if template.choices is not None:
-            self._judge = GivenChoices(template.choices, column)
+            self._judge = GivenChoices(tuple(c.strip() for c in template.choices), column)
         elif template.choice_source == "labels":
             self._judge = FoundLabels(column, str(template.name))
         elif self._choices is not None:

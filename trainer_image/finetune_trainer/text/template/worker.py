@@ -4,9 +4,10 @@ The sandbox stops a template from reaching Python; only limits of the operating 
 or filling the memory. The file is run by its path in an isolated interpreter, so it imports nothing of this package,
 and it speaks JSON lines: data that comes back is parsed, never unpickled.
 
-Requests: ``{"prompt", "completion"}`` once, answered by ``{"uses": [prompt, completion]}`` or ``{"error"}``; then
-``{"rows": [context, ...]}``, answered line by line with ``{"prompt", "completion"}``, ``{"bad"}``, ``{"unknown"}`` (a
-variable that the row lacks) or ``{"error"}`` (no row can be rendered).
+Requests: ``{"prompt", "completion", "fields"}`` once, answered by ``{"uses": [prompt, completion]}`` or ``{"error"}``;
+then ``{"rows": [context, ...]}``, answered line by line with ``{"prompt", "completion", "spans"}``, ``{"bad"}``,
+``{"unknown"}`` (a variable that the row lacks) or ``{"error"}`` (no row can be rendered). Spans say where in the prompt
+the values of ``fields`` stand: ``[field, start, end]``, in characters.
 """
 
 from __future__ import annotations
@@ -90,19 +91,24 @@ def _compile(env: ImmutableSandboxedEnvironment, part: str, source: str) -> tupl
     return template, _uses(tree)
 
 
-def _render(template: Template, context: dict[str, Any]) -> str:
-    size, pieces = 0, []
+def _render(template: Template, context: dict[str, Any], fields: Iterable[str] = ()) -> tuple[str, list[list[Any]]]:
+    """Render a row; tell besides where the values of fields that are printed as they are stand."""
+    size, pieces, spans = 0, [], []
+    # A printed text is yielded as the very object that the row holds. One character may be the same object elsewhere.
+    values = {id(context[f]): f for f in fields if isinstance(context.get(f), str) and len(context[f]) > 1}
     for piece in template.generate(context):
+        if id(piece) in values:
+            spans.append([values[id(piece)], size, size + len(piece)])
         size += len(piece)
         if size > MAX_RENDERED:
             raise ValueError(f"it renders to more than {MAX_RENDERED} characters")
         pieces.append(piece)
-    return "".join(pieces)
+    return "".join(pieces), spans
 
 
-def _answer(templates: list[Template], context: dict[str, Any]) -> dict[str, Any]:
+def _answer(templates: list[Template], fields: list[str], context: dict[str, Any]) -> dict[str, Any]:
     try:
-        prompt, completion = (_render(t, context) for t in templates)
+        (prompt, spans), (completion, _) = _render(templates[0], context, fields), _render(templates[1], context)
     except UndefinedError as e:
         name = _UNKNOWN.match(str(e.message))
         return {"unknown": name[1]} if name else {"bad": str(e.message)}
@@ -114,7 +120,7 @@ def _answer(templates: list[Template], context: dict[str, Any]) -> dict[str, Any
         return {"error": "memory"}
     except Exception as e:  # whatever a template does to a row's values is that row's fault
         return {"bad": f"{type(e).__name__}: {e}"[:300]}
-    return {"prompt": prompt, "completion": completion}
+    return {"prompt": prompt, "completion": completion, "spans": spans}
 
 
 def _limit(kind: int, value: int) -> None:
@@ -156,7 +162,7 @@ def _main(memory: int, cpu: int) -> None:
     while line := sys.stdin.buffer.readline():
         for context in json.loads(line)["rows"]:
             _grant_cpu(cpu)
-            _send(_answer(templates, context))
+            _send(_answer(templates, sources["fields"], context))
 
 
 if __name__ == "__main__":

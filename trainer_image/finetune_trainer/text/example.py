@@ -1,0 +1,70 @@
+"""What goes into the encoder and what comes out of it: a rendered row, its tokens, or that there is no room for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.render import Span
+
+__all__ = ["Encoded", "Example", "Ids", "NoRoom", "Source"]
+
+Ids = tuple[int, ...]
+Source = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A rendered row.
+
+    Attributes
+    ----------
+    where
+        Where it stands, in words ("line 7").
+    prompt
+        Text, or the turns of a conversation before the answer.
+    completion
+        The expected answer.
+    choices
+        Its possible answers; the prompt leaves room for the longest.
+    spans
+        Where in the prompt the fields stand that may be shortened.
+    """
+
+    where: str
+    prompt: Source
+    completion: str
+    choices: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as tokens.
+
+    Attributes
+    ----------
+    prompt, completion
+        Together at most ``max_length``; the completion ends with the end ids.
+    shortened
+        Names of the fields that were shortened; ``prompt`` where it was the prompt as a whole.
+    control_tokens
+        Whether the row's text spells control tokens of the model; they are encoded as characters.
+    """
+
+    prompt: Ids
+    completion: Ids
+    shortened: tuple[str, ...] = ()
+    control_tokens: bool = False
+
+    @property
+    def truncated(self) -> bool:
+        """Whether anything was shortened."""
+        return bool(self.shortened)
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """Why a row does not fit; it is a row all the same, so a sealed one still counts."""
+
+    why: str
