@@ -27,7 +27,7 @@ from finetune_trainer.model.load import load_model
 from finetune_trainer.prepare.folder import Rest, load_prepared
 from finetune_trainer.prepare.folder_writer import PreparedWriter
 from finetune_trainer.prepare.prepared import TextRow
-from finetune_trainer.text.encode import Encoder, Example
+from finetune_trainer.text.encode import Encoded, Encoder, Example
 
 __all__ = ["CHOICES", "make", "score"]
 
@@ -65,7 +65,7 @@ def make(folder: Path, count: int) -> None:
                 for i, row in enumerate(chunk)
             ]
             for i, (example, encoded) in enumerate(zip(examples, encoder.encode(examples), strict=True)):
-                assert not isinstance(encoded, str), encoded  # noqa: S101  # all rows fit
+                assert isinstance(encoded, Encoded), encoded  # noqa: S101  # all rows fit
                 text = TextRow(start + i + 1, str(example.prompt), example.completion)
                 writer.add("test", encoded, text, choice_set=0, answer=(start + i) % CHOICES)
         fingerprint = writer.finish(encoder.end_ids)
