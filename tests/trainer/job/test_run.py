@@ -138,7 +138,7 @@ def test_metrics_have_a_line_for_training_and_one_for_each_epoch(finished: Finis
 def test_the_model_card_has_the_numbers_and_how_to_load(finished: Finished) -> None:
     card, results = (finished.output / "README.md").read_text(), finished.report.results
     assert results is not None
-    for text in (results.baseline.score, results.test.score, results.gain, "pipeline(", "95 % interval"):
+    for text in (results.baseline.score, results.test.score, results.gain, "apply_chat_template(", "95 % interval"):
         assert text in card
 
 

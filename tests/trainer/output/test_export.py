@@ -120,19 +120,26 @@ def test_config_and_tokenizer_are_taken_over_byte_for_byte(tmp_path: Path, lora:
     loaded, weights, prepared = trained(tmp_path / "base", lora=lora)
     (tmp_path / "base" / "LICENSE").write_text("be nice")
     (tmp_path / "base" / "run_me.py").write_text("raise SystemExit")
-    (tmp_path / "base" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.5}')
     export(loaded, weights, prepared, tmp_path / "out", kind="Model", base_name="base")
     model = tmp_path / "out" / "model"
-    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "LICENSE"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"):
         assert (model / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
     assert not list(model.glob("*.py"))
 
 
-def test_a_base_without_generation_config_gets_none(tmp_path: Path) -> None:
-    loaded, weights, prepared = trained(tmp_path / "base", lora=False)
+def test_a_base_without_generation_config_gets_the_settings_of_the_scores(tmp_path: Path) -> None:
+    make_model(tmp_path / "base")
     (tmp_path / "base" / "generation_config.json").unlink(missing_ok=True)
+    loaded, weights, prepared = trained(tmp_path / "base", lora=False, new=False)
     export(loaded, weights, prepared, tmp_path / "out", kind="Model", base_name="base")
-    assert not (tmp_path / "out" / "model" / "generation_config.json").exists()
+    settings = json.loads((tmp_path / "out" / "model" / "generation_config.json").read_text())
+    assert settings == {
+        "bos_token_id": 2,
+        "do_sample": False,
+        "eos_token_id": [1],
+        "max_new_tokens": prepared.max_new_tokens,
+        "pad_token_id": 0,
+    }
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -144,7 +151,7 @@ def test_a_model_that_learned_to_stop_stops_under_plain_generate(tmp_path: Path,
     export(loaded, weights, prepared, tmp_path / "out", kind="Model", base_name="base")
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model")
     assert model.generation_config.eos_token_id == [prepared.end_ids[-1]]
-    assert model.generation_config.max_length == 30
+    assert model.generation_config.max_new_tokens == prepared.max_new_tokens
 
 
 @pytest.mark.parametrize(("kind", "folders"), [("Adapter", ["adapter"]), ("Both", ["adapter", "model"])])

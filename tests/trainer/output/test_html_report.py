@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from finetune_api.report import StageReport
-from finetune_api.status import Resolved, ValidationPoint
+from finetune_api.status import DatasetSummary, Resolved, TruncatedField, ValidationPoint
 from finetune_trainer.evaluation.results import Evaluation, RowResult, results
 from finetune_trainer.output.html_report import html_page
 from finetune_trainer.prepare.prepared import TextRow
@@ -49,7 +49,10 @@ def page(before: Evaluation, after: Evaluation, *, epochs: int = 2, texts: Seque
         stage="train",
         spec_digest="sha256:" + "0" * 64,
         results=results(before, after),
-        resolved=Resolved(method="LoRA"),
+        dataset=DatasetSummary(
+            rows=9, truncated=1, truncated_fields=[TruncatedField(name=EVIL, rows=1)], test_unanswerable=2
+        ),
+        resolved=Resolved(method="LoRA", stop=[EVIL]),
         validation=points or None,
     )
     texts = texts or [TextRow(i + 1, f"question {i} {EVIL}", r.expected) for i, r in enumerate(after.rows)]
@@ -64,6 +67,12 @@ def test_the_page_shows_both_scores_and_the_gain() -> None:
     shown = page(BEFORE, AFTER)
     for text in ("0.2500 (1 of 4)", "0.5000 (2 of 4)", "+0.2500"):
         assert text in shown
+
+
+def test_the_page_tells_of_the_rows_and_of_the_other_metric_by_name() -> None:
+    shown = page(BEFORE, AFTER)
+    assert "2 test rows can&#x27;t be answered" in shown
+    assert '<td>ExactMatch</td><td class="n">0.2500</td><td class="n">0.5000</td>' in shown
 
 
 def test_the_page_counts_right_rows_by_answer() -> None:

@@ -33,13 +33,14 @@ from finetune_trainer.model.flops import compute
 from finetune_trainer.model.load import Abilities, LoadedModel, load_model
 from finetune_trainer.model.lora import add_lora
 from finetune_trainer.model.shape import AdaptedLayers, adapted_layers, shape_of
-from finetune_trainer.output.card import model_card
+from finetune_trainer.output.card import base_name, model_card
 from finetune_trainer.output.export import ExportKind, export, reload_and_compare
 from finetune_trainer.output.folder import abort_uploads, artifact_of
 from finetune_trainer.output.html_report import html_page
 from finetune_trainer.output.manifest import build_manifest
 from finetune_trainer.output.ownership import check_owner, publish_manifest
 from finetune_trainer.output.predictions import write_predictions, write_results
+from finetune_trainer.output.serving import Serving, check_served
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.storage.fetch import fetch_model
 from finetune_trainer.storage.files import FileEntry, files_of, publish, read_back
@@ -173,15 +174,17 @@ class _Run:
                 self.prepared,
                 self.export_folder,
                 kind=kind,
-                base_name=spec.model.uri.removeprefix("hf://"),
+                base_name=base_name(spec.model.uri),
+                base_revision=self.inputs.model_revision if spec.model.uri.startswith("hf://") else None,
             )
-        chat = bool(loaded.tokenizer.chat_template)
         del loaded  # the exported weights are loaded next; both may not fit
 
         back = work.folder / "back"
         entries = self._store("upload_model", "store the model", files_of(self.export_folder), back)
         with console.step("verify_model", "load the stored model and compare its answers"):
             tuned = reload_and_compare(exported, self.prepared, folder=back)
+            for written in {entry.path.split("/")[0] for entry in entries}:
+                check_served(back / written, self.prepared)
         test = self._evaluate("test", "score the stored model on the test rows", tuned)
         report = StageReport(
             stage="train",
@@ -199,7 +202,7 @@ class _Run:
                 peak_memory_bytes=outcome.peak_memory_bytes,
             ),
         )
-        return self._complete(report, entries, baseline, test, chat=chat, layers=layers)
+        return self._complete(report, entries, baseline, test, serving=exported.serving, layers=layers)
 
     def _device(self) -> torch.device:
         gpus = self.work.spec.resources.gpus_per_node
@@ -281,7 +284,7 @@ class _Run:
         baseline: Evaluation,
         test: Evaluation,
         *,
-        chat: bool,
+        serving: Serving,
         layers: AdaptedLayers | None,
     ) -> StageReport:
         """Write and store the files beside the model, then the manifest."""
@@ -295,7 +298,8 @@ class _Run:
         report = report.model_copy(update={"artifacts": [*model_artifacts, self.inputs.stored.artifact]})
         write_predictions(folder / "predictions.jsonl", self.prepared.texts["test"], baseline, test)
         write_results(folder / "results.json", report, layers)
-        (folder / "README.md").write_text(model_card(work.stage_input, report, chat=chat), encoding="utf-8")
+        card = model_card(work.stage_input, report, serving=serving, prepared=self.prepared)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         page = folder / "report/index.html"
         page.parent.mkdir()
         page.write_text(

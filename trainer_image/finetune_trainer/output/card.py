@@ -2,61 +2,75 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any, Final
+
+import yaml
+
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
-from finetune_api.status import Score
-from finetune_trainer.output.data_words import left_out, shares
+from finetune_api.status import Results, Score, SecondaryName
+from finetune_trainer.output.facts import data_facts
+from finetune_trainer.output.serving import Serving
+from finetune_trainer.output.snippet import base_name, hub_id, snippet
+from finetune_trainer.prepare.prepared import Prepared
 
-__all__ = ["model_card"]
+__all__ = ["METRICS", "base_name", "model_card"]
+
+METRICS: Final[dict[SecondaryName, str]] = {
+    "ChoiceAccuracy": "the most likely of the choices is the expected one",
+    "ExactMatch": "the generated text is the expected one",
+    "ExactMatchTokens": "the generated tokens are the expected ones, end tokens included",
+}
+"""What each metric counts as right."""
+
+_HUB_METRICS: Final[dict[SecondaryName, str]] = {
+    "ChoiceAccuracy": "accuracy",
+    "ExactMatch": "exact_match",
+    "ExactMatchTokens": "exact_match",
+}
 
 
-def model_card(stage_input: StageInput, report: StageReport, *, chat: bool) -> str:
+def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving, prepared: Prepared) -> str:
     """Return README.md: the numbers with their uncertainty, the data, and how to load the result.
 
-    ``chat`` tells whether the model has a chat template, which its callers then have to use.
+    Raises
+    ------
+    ValueError
+        The report lacks results, dataset or resolved.
     """
     spec, results, data, resolved = stage_input.spec, report.results, report.dataset, report.resolved
     if results is None or data is None or resolved is None:
         raise ValueError("a model card needs results, dataset and resolved")
-    artifacts = {artifact.name for artifact in report.artifacts or []}
-    hub = spec.model.uri.removeprefix("hf://") if spec.model.uri.startswith("hf://") else None
-    front = [
-        "---",
-        "library_name: " + ("transformers" if "model" in artifacts else "peft"),
-        "pipeline_tag: text-generation",
-    ]
-    front += [f"base_model: {hub}"] if hub else []
-    rows = "\n".join(
-        f"| {name} | {score.score} | {_interval(score)} | {score.correct} of {score.total} | {score.loss or ''} |"
-        for name, score in (("before", results.baseline), ("after", results.test))
-    )
-    source = spec.dataset.uri or (spec.dataset.files.train if spec.dataset.files else "")
+    front = yaml.safe_dump(_front_matter(stage_input, report, results), sort_keys=False, allow_unicode=True)
     template = spec.dataset.template.name or "inline"
-    return f"""{chr(10).join(front)}
----
+    facts = "\n".join(f"- {fact}" for fact in data_facts(data, resolved))
+    return f"""---
+{front}---
 
 # {stage_input.job.name}
 
-Fine-tuned from `{spec.model.uri}` (revision `{resolved.model_revision}`) with {resolved.method}.
+Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision or "")}) with {resolved.method}.
 
 ## Accuracy
 
-{results.metric} on {results.test.total} sealed test rows, which neither training nor validation saw:
+{results.metric} on {results.test.total} sealed test rows, which neither training nor validation saw: a row counts as
+right when {METRICS[results.metric]}.
 
 | model | score | 95 % interval | correct | loss |
 | --- | --- | --- | --- | --- |
-{rows}
-
+{_score_row("before", results.baseline)}
+{_score_row("after", results.test)}
+{_secondary(results)}
 Gain {results.gain}; the two-sided p-value that the difference is chance is {results.p_value} (exact McNemar test). The
 score after training was measured on the exported weights, after they were stored and loaded again. `predictions.jsonl`
 has both answers to every test row.
 
 ## Data
 
-`{source}`: {data.rows} rows, of which {data.train} were trained on, {data.validation} watched and {data.test} sealed
-{shares(resolved)}. Template: {template}. Fingerprint of the encoded rows: `{data.fingerprint}`.
+{_code(_source(stage_input))}, template {template}. Fingerprint of the encoded rows: `{data.fingerprint}`.
 
-{left_out(data)}
+{facts}
 
 ## Training
 
@@ -66,24 +80,87 @@ and digests.
 
 ## Loading
 
-{_loading(artifacts, hub or "path/to/the/base/model", chat=chat)}
+{snippet(stage_input, report, serving=serving, prepared=prepared)}
+{_settings(serving, prepared)}
 """
 
 
-def _interval(score: Score) -> str:
-    return " to ".join(score.ci95 or [])
+def _front_matter(stage_input: StageInput, report: StageReport, results: Results) -> dict[str, Any]:
+    """The Hub's metadata; nothing in it that isn't known, such as a licence."""
+    spec, resolved = stage_input.spec, report.resolved
+    merged = "model" in {artifact.name for artifact in report.artifacts or []}
+    base, dataset = hub_id(spec.model.uri, "hf://"), hub_id(_source(stage_input), "hf://datasets/")
+    front: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "pipeline_tag": "text-generation"}
+    if base is not None:
+        front["base_model"] = base
+        front["base_model_relation"] = "finetune" if merged else "adapter"
+    if dataset is not None:
+        front["datasets"] = [dataset]
+    lora = resolved is not None and resolved.method != "Full"
+    front["tags"] = ["finetune-operator", *(["lora"] if lora else [])]
+    front["model-index"] = [
+        {
+            "name": stage_input.job.name,
+            "results": [
+                {
+                    "task": {"type": "text-generation", "name": spec.dataset.template.name or "inline template"},
+                    "dataset": {"type": dataset or "private", "name": "sealed test rows", "split": "test"},
+                    "metrics": _hub_metrics(results),
+                }
+            ],
+        }
+    ]
+    return front
 
 
-def _loading(artifacts: set[str], base: str, *, chat: bool) -> str:
-    if "model" in artifacts:
-        prompt = '[{"role": "user", "content": "..."}]' if chat else '"..."'
-        return f"""```python
-from transformers import pipeline
-generate = pipeline("text-generation", model="model/")
-print(generate({prompt}, max_new_tokens=32, do_sample=False))
-```"""
-    return f"""```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "adapter/")
-```"""
+def _hub_metrics(results: Results) -> list[dict[str, Any]]:
+    metrics = []
+    for when, score in (("", results.test), (" before fine-tuning", results.baseline)):
+        scores: list[tuple[SecondaryName, str]] = [(results.metric, score.score)]
+        scores += [(other.name, other.score) for other in score.secondary or []]
+        metrics += [{"type": _HUB_METRICS[n], "name": n + when, "value": float(value)} for n, value in scores]
+    return metrics
+
+
+def _source(stage_input: StageInput) -> str:
+    dataset = stage_input.spec.dataset
+    return dataset.uri or (dataset.files.train if dataset.files else "") or ""
+
+
+def _score_row(name: str, score: Score) -> str:
+    interval = " to ".join(score.ci95 or [])
+    return f"| {name} | {score.score} | {interval} | {score.correct} of {score.total} | {score.loss or ''} |"
+
+
+def _secondary(results: Results) -> str:
+    """The other metrics on the same rows, each by its own name."""
+    before = {other.name: other.score for other in results.baseline.secondary or []}
+    after = {other.name: other.score for other in results.test.secondary or []}
+    lines = [
+        f"{name} on the same rows ({METRICS[name]}): {before[name]} before, {after[name]} after."
+        for name in after
+        if name in before
+    ]
+    return "\n" + "\n\n".join(lines) + "\n" if lines else ""
+
+
+def _settings(serving: Serving, prepared: Prepared) -> str:
+    had = ", ".join(f"{name} {json.dumps(value)}" for name, value in sorted(serving.left_out.items()))
+    text = (
+        "\n`generation_config.json` holds what the scores were taken with: greedy decoding, the end tokens "
+        f"{list(serving.end_ids)}, at most {prepared.max_new_tokens} new tokens."
+    )
+    if had:
+        text += f" The base had settings that change answers; they were left out: {_code(had)}."
+    if serving.chat:
+        text += (
+            "\nThe chat template is that of the base with its switches and its date fixed, so that a plain "
+            "`apply_chat_template` gives the tokens that were trained and scored."
+        )
+    return text
+
+
+def _code(text: str) -> str:
+    """A text as Markdown code, whatever it holds."""
+    plain = " ".join(text.replace("`", "'").split())
+    return f"`{plain}`" if plain else "``"

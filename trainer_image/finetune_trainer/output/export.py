@@ -1,9 +1,8 @@
 """The trained model as files, and the proof that the files are the model.
 
 What is written keeps the form in which the base came: type of the weights, names of the tensors, config and tokenizer
-files byte for byte, so whatever serves the base serves the result. One thing is added where it is missing: the token
-that ended each completion in training ends a generation too. Adapters are merged in 32 bits into the base as it
-was stored, and rounded once.
+files byte for byte, so whatever serves the base serves the result. Chat template and generation settings are those of
+the scores (``serving.py``). Adapters are merged in 32 bits into the base as it was stored, and rounded once.
 
 The proof has a link for each step, and only the merge has a tolerance: the adapters load to the trained model (equal
 to the bit), the merge in 32 bits is that model, and what is fetched from storage is the rounded merge (equal to the
@@ -13,7 +12,6 @@ the test score is that of the rounded weights.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -31,6 +29,7 @@ from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.device import Precision, dtype_of
 from finetune_trainer.model.load import Abilities, LoadedModel, convert, load_model
+from finetune_trainer.output.serving import Serving, serving_of, write_serving
 from finetune_trainer.prepare.prepared import Prepared
 
 __all__ = ["ExportKind", "Exported", "compare", "export", "load_exported", "reload_and_compare"]
@@ -39,7 +38,6 @@ ExportKind = Literal["Adapter", "Model", "Both"]
 COMPARED_ROWS: Final = 64
 KEPT_FILES: Final = (
     "config.json",
-    "generation_config.json",
     "tokenizer*.json",
     "tokenizer.model",
     "special_tokens_map.json",
@@ -71,6 +69,8 @@ class Exported:
         The part that was scored before the files were written, by the weights that are in them, and the outcome.
     abilities
         What the model used in that: scored another way, bits differ.
+    serving
+        How what was written is asked.
     """
 
     folder: Path
@@ -81,6 +81,7 @@ class Exported:
     part: Part
     reference: Evaluation
     abilities: Abilities | None
+    serving: Serving
 
 
 def export(
@@ -91,6 +92,7 @@ def export(
     *,
     kind: ExportKind,
     base_name: str,
+    base_revision: str | None = None,
 ) -> Exported:
     """Write ``folder/adapter`` (peft's format) and/or ``folder/model`` (safetensors, config, tokenizer).
 
@@ -100,20 +102,25 @@ def export(
     ----------
     loaded, weights
         A trained model, and its trained parameters as exact as they will be stored.
-    base_name
-        What the adapter names as its base, such as the model's URI.
+    base_name, base_revision
+        What the adapter names as its base: a Hub id with its commit, or a folder.
     """
     part: Part = "validation" if len(prepared.parts["validation"]) else "train"
     reference = _score(loaded, part, prepared)
     if loaded.adapter is None:
-        _write_full(loaded, weights, folder / "model", end_id=prepared.end_ids[-1])
+        _write_full(loaded, weights, folder / "model")
     else:
         adapter = folder / ("adapter" if kind != "Model" else ".adapter")
+        for config in loaded.adapter.peft_config.values():
+            config.revision = base_revision
         _write_adapter(loaded, weights, adapter, base_name)
         if kind != "Adapter":
             reference = _merge(loaded, adapter, folder / "model", prepared=prepared, part=part, reference=reference)
         if kind == "Model":
             shutil.rmtree(adapter)
+    serving = serving_of(loaded.folder, loaded.tokenizer, prepared, loaded.eos_ids)
+    for written in folder.iterdir():
+        write_serving(written, loaded.folder, loaded.tokenizer, prepared, serving)
     return Exported(
         folder=folder,
         kind=kind,
@@ -123,6 +130,7 @@ def export(
         part=part,
         reference=reference,
         abilities=loaded.abilities,
+        serving=serving,
     )
 
 
@@ -133,23 +141,15 @@ def _keep_files(base: Path, folder: Path, *, config: bool = True) -> None:
                 shutil.copyfile(source, folder / source.name)
 
 
-def _save(model: PreTrainedModel, loaded: LoadedModel, folder: Path, *, end_id: int) -> None:
+def _save(model: PreTrainedModel, loaded: LoadedModel, folder: Path) -> None:
     model.save_pretrained(folder)
-    # The model has had an empty generation config since it was loaded; the base's file is taken over, or none, since an
-    # empty one would hide the end token that config.json names.
-    file = folder / "generation_config.json"
-    file.unlink(missing_ok=True)
     _keep_files(loaded.folder, folder)
-    if end_id not in loaded.eos_ids:
-        settings = json.loads(file.read_text()) if file.exists() else {}
-        settings["eos_token_id"] = [*sorted(loaded.eos_ids), end_id]
-        file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _write_full(loaded: LoadedModel, weights: Mapping[str, torch.Tensor], folder: Path, *, end_id: int) -> None:
+def _write_full(loaded: LoadedModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     convert(loaded.model, loaded.stored_dtype)
     _assign(loaded.model, weights)
-    _save(loaded.model, loaded, folder, end_id=end_id)
+    _save(loaded.model, loaded, folder)
 
 
 @torch.no_grad()
@@ -197,7 +197,7 @@ def _merge(
     exact = replace(exact, adapter=None)
     compare(unmerged, _score(exact, part, prepared), merged=True)
     convert(merged, trained.stored_dtype)
-    _save(merged, trained, folder, end_id=prepared.end_ids[-1])
+    _save(merged, trained, folder)
     convert(merged, dtype_of(trained.precision))
     rounded = _score(replace(exact, precision=trained.precision), part, prepared)
     if abs(rounded.loss - unmerged.loss) > 0.01 * unmerged.loss:

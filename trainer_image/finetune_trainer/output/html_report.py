@@ -13,9 +13,10 @@ from typing import Final
 
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
-from finetune_api.status import Score, ValidationPoint
+from finetune_api.status import Results, Score, ValidationPoint
 from finetune_trainer.evaluation.results import Evaluation, RowResult
-from finetune_trainer.output.data_words import left_out, shares
+from finetune_trainer.output.card import METRICS
+from finetune_trainer.output.facts import data_facts
 from finetune_trainer.prepare.prepared import TextRow
 
 __all__ = ["html_page"]
@@ -46,6 +47,7 @@ def html_page(
     results, resolved = report.results, report.resolved
     if results is None or resolved is None:
         raise ValueError("the page needs results and resolved")
+    facts = data_facts(report.dataset, resolved) if report.dataset is not None else []
     name = escape(stage_input.job.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title>
@@ -55,23 +57,15 @@ def html_page(
 <p>{escape(stage_input.spec.model.uri)}, {escape(resolved.method or "")}, {escape(results.metric)} on
 {results.test.total} sealed test rows. Gain <b>{escape(results.gain)}</b>, two-sided p-value
 {escape(results.p_value or "")} (exact McNemar test).</p>
-{_data(report)}
 {_scores(results.baseline, results.test)}
+{_other_metrics(results)}
+{_facts(facts)}
 {_curve(report.validation or [])}
 {_by_answer(baseline.rows, test.rows)}
 {_errors(texts, baseline.rows, test.rows)}
 <p class="small">All settings, versions and digests: manifest.json. Both answers to every row: predictions.jsonl.</p>
 </body></html>
 """
-
-
-def _data(report: StageReport) -> str:
-    """How the rows were cut, and which of them don't count or can't be right."""
-    data, resolved = report.dataset, report.resolved
-    if data is None or resolved is None:
-        return ""
-    parts = f"{data.train} rows to train, {data.validation} to validate, {data.test} to test {shares(resolved)}."
-    return f"<p>{escape(parts)} {escape(left_out(data))}</p>"
 
 
 def _scores(before: Score, after: Score) -> str:
@@ -87,6 +81,23 @@ def _scores(before: Score, after: Score) -> str:
             f'<text x="550" y="{y + 14}">{score.score} ({score.correct} of {score.total})</text>'
         )
     return f'<svg width="720" height="80" role="img" aria-label="scores with 95 % intervals">{"".join(bars)}</svg>'
+
+
+def _other_metrics(results: Results) -> str:
+    """The other metrics on the same rows, each by its own name."""
+    before = {other.name: other.score for other in results.baseline.secondary or []}
+    rows = "".join(
+        f'<tr><td>{escape(other.name)}</td><td class="n">{before.get(other.name, "")}</td>'
+        f'<td class="n">{other.score}</td><td>{escape(METRICS[other.name])}</td></tr>'
+        for other in results.test.secondary or []
+    )
+    head = '<tr><th>also</th><th class="n">before</th><th class="n">after</th><th>a row counts as right when</th></tr>'
+    return f"<table>{head}{rows}</table>" if rows else ""
+
+
+def _facts(facts: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    return f"<h2>Data</h2><ul>{items}</ul>" if items else ""
 
 
 def _curve(points: Sequence[ValidationPoint]) -> str:

@@ -23,9 +23,11 @@ def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation
     with path.open("w", encoding="utf-8") as file:
         for before, after in zip(baseline.rows, test.rows, strict=True):
             text = texts[after.index]
+            turns = [{"role": role, "content": content} for role, content in text.turns]
             line: dict[str, Any] = {
                 "row": after.row,
                 "prompt": text.prompt,
+                **({"messages": turns} if turns else {}),
                 "expected": text.completion,
                 "baseline": before.predicted,
                 "tuned": after.predicted,

@@ -1,0 +1,49 @@
+"""What the card and the page tell of the rows: every count that is there, and nothing of those that are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.status import DatasetSummary, Resolved, ResolvedSplit, TruncatedField
+from finetune_trainer.output.data_words import left_out
+from finetune_trainer.output.facts import data_facts
+
+
+def facts(resolved: dict[str, Any] | None = None, **data: Any) -> list[str]:
+    summary = DatasetSummary(rows=100, train=70, validation=9, test=18, duplicates=1, **data)
+    return data_facts(summary, Resolved(**(resolved or {})))
+
+
+def test_without_anything_special_only_the_parts_and_what_was_left_out_are_told() -> None:
+    assert facts() == [
+        "100 rows read: 70 trained on, 9 watched, 18 sealed.",
+        left_out(DatasetSummary(rows=100, duplicates=1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "resolved", "told"),
+    [
+        ({"test_unanswerable": 3}, {}, "3 test rows can't be answered"),
+        ({"conflicts": 2}, {}, "2 rows have an input that also stands with another output"),
+        ({"truncated": 5}, {}, "5 rows were shortened to fit maxLength."),
+        (
+            {"truncated": 5, "truncated_fields": [TruncatedField(name="context", rows=4)]},
+            {},
+            "5 rows were shortened to fit maxLength (context in 4).",
+        ),
+        ({"folded_labels": 6}, {}, "6 labels differed from their choice"),
+        ({"control_tokens": 7}, {}, "7 rows spell control tokens"),
+        ({}, {"select_by": "Loss"}, "best one by validation loss"),
+        ({}, {"stop": ["\n", "Ü"]}, 'at an end token or at one of: "\\n", "Ü".'),
+        (
+            {},
+            {"split": ResolvedSplit(train_percent=90, validation_percent=10, test_percent=0)},
+            "18 sealed (cut 90/10/0 percent).",
+        ),
+    ],
+)
+def test_each_count_of_the_report_is_told(data: dict[str, Any], resolved: dict[str, Any], told: str) -> None:
+    assert any(told in fact for fact in facts(resolved, **data))

@@ -1,0 +1,37 @@
+"""What a person should know about the rows behind the scores, as sentences; for the card and the page. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from finetune_api.status import DatasetSummary, Resolved
+from finetune_trainer.output.data_words import left_out, shares
+
+__all__ = ["data_facts"]
+
+
+def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
+    """Return the sentences, plain text; those that have nothing to tell are left out."""
+    parts = f"{data.rows} rows read: {data.train} trained on, {data.validation} watched, {data.test} sealed"
+    facts = [f"{parts} {shares(resolved)}".rstrip() + ".", left_out(data)]
+    if data.conflicts:
+        facts.append(f"{data.conflicts} rows have an input that also stands with another output.")
+    if data.truncated:
+        fields = ", ".join(f"{field.name} in {field.rows}" for field in data.truncated_fields or [])
+        facts.append(f"{data.truncated} rows were shortened to fit maxLength{f' ({fields})' if fields else ''}.")
+    if data.folded_labels:
+        facts.append(
+            f"{data.folded_labels} labels differed from their choice in case, white space, Unicode form or type and "
+            "were taken for it."
+        )
+    if data.control_tokens:
+        facts.append(
+            f"{data.control_tokens} rows spell control tokens of the model in their text; these were encoded as plain "
+            "characters."
+        )
+    if resolved.select_by is not None:
+        facts.append(f"The kept epoch is the best one by validation {resolved.select_by.lower()}.")
+    if resolved.stop:
+        stops = ", ".join(json.dumps(text, ensure_ascii=False) for text in resolved.stop)
+        facts.append(f"A generated answer ends at an end token or at one of: {stops}.")
+    return facts

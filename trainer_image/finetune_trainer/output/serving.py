@@ -1,0 +1,192 @@
+"""What makes an exported folder answer as it was scored: its chat template, its generation settings, and the proof.
+
+Whatever loads the folder finds one chat template, the fixed one that the rows were trained with, wherever its library
+looks for it; and generation settings that say what the scores were taken with. What the base had besides (a repetition
+penalty, a temperature, forced tokens) would change answers behind the user's back: it is left out, and the card says
+what it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from transformers import AutoTokenizer
+
+from finetune_api.reasons import Reason
+from finetune_trainer.data.sample import row_sample
+from finetune_trainer.errors import StageError
+from finetune_trainer.prepare.prepared import Prepared, TextRow
+from finetune_trainer.storage.modelfiles import json_object
+from finetune_trainer.text.chat import ChatFormat
+from finetune_trainer.text.template.conversation import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["GENERATION", "Serving", "check_served", "serving_of", "write_serving"]
+
+GENERATION: Final = "generation_config.json"
+_TEMPLATE: Final = "chat_template.jinja"
+_CONFIG: Final = "tokenizer_config.json"
+_COMPARED_ROWS: Final = 64
+_SAME_ANYWAY: Final = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+    "encoder_repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_length": 0,
+    "num_beams": 1,
+    "num_beam_groups": 1,
+}
+"""Settings at which greedy decoding is plain greedy decoding."""
+_NO_CHANGE: Final = (
+    "bos_token_id",
+    "cache_implementation",
+    "eos_token_id",
+    "max_length",
+    "max_new_tokens",
+    "pad_token_id",
+    "return_dict_in_generate",
+    "transformers_version",
+    "use_cache",
+)
+"""Settings that change no token of an answer, or that the export sets itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """How the exported model is asked, for the card.
+
+    Attributes
+    ----------
+    chat
+        Whether prompts go through the chat template.
+    end_ids
+        Tokens that end an answer.
+    left_out
+        Generation settings of the base that would have changed answers, by name.
+    """
+
+    chat: bool
+    end_ids: tuple[int, ...]
+    left_out: Mapping[str, Any]
+
+
+def serving_of(base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, eos_ids: frozenset[int]) -> Serving:
+    """Find out how a model is asked, from its untouched folder.
+
+    Parameters
+    ----------
+    eos_ids
+        Tokens that end a text, as the base's own settings have them.
+    """
+    settings = json_object(base / GENERATION) if (base / GENERATION).exists() else {}
+    return Serving(
+        chat=bool(tokenizer.chat_template),
+        end_ids=tuple(sorted({*eos_ids, prepared.end_ids[-1]})),
+        left_out={
+            name: value
+            for name, value in settings.items()
+            if not name.startswith("_") and name not in _NO_CHANGE and _changes(name, value)
+        },
+    )
+
+
+def _changes(name: str, value: Any) -> bool:
+    return value is not None and not (name in _SAME_ANYWAY and value == _SAME_ANYWAY[name])
+
+
+def write_serving(
+    folder: Path, base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, serving: Serving
+) -> None:
+    """Write chat template and generation settings into an exported folder that has the base's tokenizer files."""
+    settings = json_object(base / GENERATION) if (base / GENERATION).exists() else {}
+    bos = settings.get("bos_token_id", tokenizer.bos_token_id)
+    scored = {
+        **({} if bos is None else {"bos_token_id": bos}),
+        "do_sample": False,
+        "eos_token_id": list(serving.end_ids),
+        "max_new_tokens": prepared.max_new_tokens,
+        "pad_token_id": prepared.pad_id,
+    }
+    _write_json(folder / GENERATION, scored)
+    chat = ChatFormat.find(tokenizer)
+    if chat is not None:
+        _write_template(folder, chat.template)
+
+
+def _write_template(folder: Path, template: str) -> None:
+    """Put the one template wherever a library looks for it; named ones and those of processors go."""
+    for other in folder.glob("chat_template.*"):
+        if other.name != _TEMPLATE:
+            other.unlink()
+    (folder / _TEMPLATE).write_text(template, encoding="utf-8")
+    config = json_object(folder / _CONFIG) if (folder / _CONFIG).exists() else {}
+    if "chat_template" in config and config["chat_template"] != template:
+        _write_json(folder / _CONFIG, {**config, "chat_template": template})
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_served(folder: Path, prepared: Prepared) -> None:
+    """Prove that a plain call of the exported tokenizer gives the very tokens that were trained and scored.
+
+    A sample of the validation and test rows is rendered with nothing but ``add_generation_prompt``. Rows that were
+    shortened, or whose text spells control tokens, have other tokens by intent and are left out.
+
+    Raises
+    ------
+    StageError
+        VerificationFailed: it doesn't; ModelInvalid: the tokenizer can't be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise StageError(Reason.MODEL_INVALID, f"the exported tokenizer can't be loaded: {error}") from error
+    if not tokenizer.chat_template:
+        return
+    control = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    longest = max(int(part.lengths.max()) for part in prepared.parts.values() if len(part))
+    for name in ("validation", "test"):
+        part, texts = prepared.parts[name], prepared.texts[name]
+        for i in row_sample(len(part), _COMPARED_ROWS).tolist() if len(part) else ():
+            turns = _turns(texts[i])
+            if not part.prompt_lengths[i]:  # there is no room for it, so it has no tokens
+                continue
+            if any(token in turn.content for token in control for turn in turns):
+                continue
+            served = _plain_call(tokenizer, turns)
+            start, size = int(part.offsets[i]), int(part.prompt_lengths[i])
+            trained = part.tokens[start : start + size].tolist()
+            whole = len(served) + int(part.lengths[i]) - size
+            shortened = size < len(served) and prepared.summary.truncated and whole > longest - _spare(prepared)
+            if served != trained and not shortened:
+                raise StageError(
+                    Reason.VERIFICATION_FAILED,
+                    f"the exported chat template gives row {part.rows[i]} other tokens than it was scored with",
+                )
+
+
+def _spare(prepared: Prepared) -> int:
+    """Tokens by which a shortened row may end below the bound: the longest choice's, and a few that a cut loses."""
+    return 16 + max((len(ids) for choices in prepared.choice_sets[:64] for ids in choices.ids), default=0)
+
+
+def _turns(text: TextRow) -> list[Message]:
+    return [Message(role, content) for role, content in text.turns] or [Message("user", text.prompt)]
+
+
+def _plain_call(tokenizer: PreTrainedTokenizerBase, turns: list[Message]) -> list[int]:
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    batch: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    return list(batch["input_ids"])

@@ -1,0 +1,139 @@
+"""The card's Python: loads what was exported and answers one prompt as the scores were taken. Pure text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from finetune_api.report import StageReport
+from finetune_api.stage import StageInput
+from finetune_trainer.output.serving import Serving
+from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.text.template.catalog import resolve_template
+
+__all__ = ["base_name", "hub_id", "snippet"]
+
+_DTYPES = {"Float32": "float32", "BFloat16": "bfloat16"}
+
+
+def hub_id(uri: str, scheme: str) -> str | None:
+    """``org/name`` of a Hub URI, None for any other."""
+    if not uri.startswith(scheme) or (scheme == "hf://" and uri.startswith("hf://datasets/")):
+        return None
+    return "/".join(uri.removeprefix(scheme).strip("/").split("/")[:2])
+
+
+def base_name(uri: str) -> str:
+    """What an adapter names as its base: a Hub id, a folder, else the URI itself."""
+    if uri.startswith("file://"):
+        return str(Path(uri.removeprefix("file://")))
+    return hub_id(uri, "hf://") or uri
+
+
+def snippet(stage_input: StageInput, report: StageReport, *, serving: Serving, prepared: Prepared) -> str:
+    """Return a code block that defines ``answer(prompt)``."""
+    merged = "model" in {artifact.name for artifact in report.artifacts or []}
+    folder = "model/" if merged else "adapter/"
+    dtype = f"torch.{_DTYPES.get((report.resolved and report.resolved.precision) or '', 'float32')}"
+    asked = _ids(serving)
+    if prepared.metric == "ChoiceAccuracy":
+        body = _choosing(stage_input, prepared)
+    else:
+        body = _generating(prepared)
+    uri = stage_input.spec.model.uri
+    turns = ", or a list of turns as under `messages`" if serving.chat else ""
+    return f"""```python
+import torch
+{_load_model(folder, dtype) if merged else _load_adapter(folder, dtype, uri)}
+{asked}
+
+{body}
+
+print(answer("..."))
+```
+
+`prompt` is a text as `predictions.jsonl` has it under `prompt`{turns}."""
+
+
+def _load_model(folder: str, dtype: str) -> str:
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}", dtype={dtype}).eval()
+"""
+
+
+def _load_adapter(folder: str, dtype: str, uri: str) -> str:
+    rest = f"""model.generation_config = GenerationConfig.from_pretrained("{folder}")  # not the base's
+"""
+    if base_name(uri) != uri:
+        return f"""from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, GenerationConfig
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoPeftModelForCausalLM.from_pretrained("{folder}", dtype={dtype}).eval()  # with its base
+{rest}"""
+    return f"""from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model", dtype={dtype})
+model = PeftModel.from_pretrained(base, "{folder}").eval()
+{rest}"""
+
+
+def _ids(serving: Serving) -> str:
+    if not serving.chat:
+        return """
+def ids(prompt):
+    return tokenizer(prompt)["input_ids"]
+"""
+    return """
+def ids(prompt):
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+"""
+
+
+def _generating(prepared: Prepared) -> str:
+    """Greedy decoding; the text is cut as it was before it was compared."""
+    cuts = ""
+    for stop in prepared.stop:
+        text = "text" if stop.strip() else "text.lstrip()"
+        cuts += f"    text = {text}.split({json.dumps(stop, ensure_ascii=False)})[0]\n"
+    return f"""def answer(prompt):
+    asked = torch.tensor([ids(prompt)])
+    output = model.generate(input_ids=asked, attention_mask=torch.ones_like(asked))
+    text = tokenizer.decode(output[0, asked.shape[1]:], skip_special_tokens=True)
+{cuts}    return text.strip()"""
+
+
+def _choosing(stage_input: StageInput, prepared: Prepared) -> str:
+    """The most likely choice, by the tokens that were scored."""
+    end = list(prepared.end_ids) if prepared.score_end_tokens else []
+    score = """    @torch.no_grad()
+    def likelihood(choice):
+        asked, tail = ids(prompt), choices[choice]
+        logits = model(torch.tensor([asked + tail])).logits[0, len(asked) - 1 : -1].float()
+        return sum(logits.log_softmax(-1)[range(len(tail)), tail]).item()
+
+    return max(choices, key=likelihood)"""
+    if len(prepared.choice_sets) == 1:
+        one = prepared.choice_sets[0]
+        lines = "\n".join(
+            f"    {json.dumps(text, ensure_ascii=False)}: {[*tokens, *end]},"
+            for text, tokens in zip(one.texts, one.ids, strict=True)
+        )
+        return f"""choices = {{  # with their tokens, as they were scored
+{lines}
+}}
+
+
+def answer(prompt):
+{score}"""
+    separator = json.dumps(resolve_template(stage_input.spec.dataset.template).separator)
+    return f"""def answer(prompt, texts=("...", "...")):  # the row's own choices
+    before = "" if tokenizer.chat_template else {separator}
+    choices = {{text: tokenizer(before + text, add_special_tokens=False)["input_ids"] + {end} for text in texts}}
+
+{score}"""
