@@ -109,7 +109,7 @@ class DatasetSummary(ApiModel):
         0,
         ge=0,
         description="Sealed rows that can't be answered, counted as wrong before and after: a label that train never "
-        "had, or an answer longer than there is room for.",
+        "had or that is no choice, or an answer longer than there is room for.",
     )
     duplicates: int = Field(0, ge=0, description="Rows left out because the same input and output came before.")
     conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import numpy as np
 import pytest
 from tokenizers import normalizers
@@ -25,13 +28,93 @@ def test_the_label_set_comes_from_the_train_rows_alone(dataset: Dataset) -> None
     assert (prepared.summary.test, prepared.summary.test_unanswerable, prepared.summary.dropped) == (31, 1, 0)
 
 
-def test_an_answer_that_is_no_choice_is_refused(dataset: Dataset) -> None:
-    rows = [*intents(99), {"text": "t", "label": "other"}]
-    strict = spec_of({"name": "intent", "choices": list(LABELS)}, dataset={"badRows": {"policy": "Fail"}})
-    assert "line 100: the answer 'other' in column 'label' is none of dataset" in dataset.refused(rows, strict).message
-    inline = {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}, "choices": list(LABELS)}
-    strict = spec_of(inline, dataset={"badRows": {"policy": "Fail"}})
-    assert "the answer 'other' is none of dataset.template.choices" in dataset.refused(rows, strict).message
+INLINE = {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}, "choices": list(LABELS)}
+NAMED = {"name": "intent", "choices": list(LABELS)}
+GIVEN = {
+    "files": {part: f"s3://data/{part}.jsonl" for part in PARTS},
+    "split": {"trainPercent": 100, "validationPercent": 0, "testPercent": 0},
+}
+
+
+@pytest.mark.parametrize("template", [NAMED, INLINE])
+def test_an_answer_that_is_no_choice_is_a_bad_row_of_train_and_unanswerable_elsewhere(
+    dataset: Dataset, template: dict[str, Any]
+) -> None:
+    other = {"text": "t", "label": "other"}
+    parts = {"train": [*intents(40), other], "validation": [*intents(9, 100), other | {"text": "u"}]}
+    parts["test"] = [*intents(9, 200), other | {"text": "v"}, {"text": "w", "label": 1}]
+    prepared = dataset.prepare(parts, spec_of(template, dataset=GIVEN))
+    summary = prepared.summary
+    assert (summary.train, summary.validation, summary.test) == (40, 10, 11)
+    assert (summary.dropped, summary.test_unanswerable) == (1, 2)
+    assert summary.dropped_by is not None
+    assert summary.dropped_by.train == 1
+    assert [int(answer) for answer in prepared.parts["test"].answer[-2:]] == [-1, -1]
+    strict = spec_of(template, dataset={**GIVEN, "badRows": {"policy": "Fail"}})
+    message = "train.jsonl line 41: the answer 'other' is none of dataset.template.choices"
+    assert message in dataset.refused(parts, strict).message
+
+
+def test_the_policy_ends_a_job_with_many_answers_that_are_no_choice(dataset: Dataset) -> None:
+    rows = [row | ({"label": "other"} if i % 4 == 0 else {}) for i, row in enumerate(intents(100))]
+    message = dataset.refused(rows, spec_of(NAMED)).message
+    assert "rows can't be used, more than dataset.badRows.maxPercent 5" in message
+    assert "the answer 'other' is none of dataset.template.choices" in message
+
+
+def test_one_choice_and_a_misfit_are_nothing_to_learn(dataset: Dataset) -> None:
+    rows = [{"text": f"t {i}", "label": "bug" if i else "other"} for i in range(100)]
+    error = dataset.refused(rows, spec_of(NAMED, dataset={"badRows": {"maxPercent": 100}}))
+    assert "train rows have the answer 'bug' in column 'label'" in error.message
+
+
+def test_completions_of_an_inline_template_are_choices_in_every_spelling(dataset: Dataset) -> None:
+    choices = ["Caf\u00e9", "tea time", "1"]
+    spellings = ["Caf\u00e9", "Cafe\u0301", "CAF\u00c9", "tea\u00a0 time", "Tea time", "tea time", "1.0", 1]
+    rows = [{"text": f"t {i}", "label": spellings[i % 8]} for i in range(80)]
+    prepared = dataset.prepare(rows, spec_of(INLINE | {"choices": choices}))
+    assert prepared.choice_sets[0].texts == tuple(choices)
+    assert (prepared.summary.folded_labels, prepared.summary.dropped, prepared.summary.test_unanswerable) == (50, 0, 0)
+    expected = [0, 0, 0, 1, 1, 1, 2, 2]
+    for part in PARTS:
+        lines = zip(prepared.parts[part].rows, prepared.parts[part].answer, strict=True)
+        assert all(int(answer) == expected[(int(row) - 1) % 8] for row, answer in lines)
+
+
+@pytest.mark.parametrize(
+    ("template", "rows", "level", "words"),
+    [
+        (
+            NAMED,
+            [{"text": f"t {i}", "label": i % 3} for i in range(60)],
+            "INFO",
+            "counted from 0: 0 = billing, 1 = bug",
+        ),
+        (
+            {"name": "multiple-choice"},
+            [{"question": f"q {i}", "choices": ["a", "b"], "answer": i % 2} for i in range(60)],
+            "INFO",
+            "column 'answer' holds numbers from 0 of the choices",
+        ),
+        (
+            {"name": "intent"},
+            [{"text": f"t {i}", "label": ("a", "b", "A")[i % 3]} for i in range(60)],
+            "WARNING",
+            "'a' is also spelt as text 'A'",
+        ),
+    ],
+)
+def test_how_a_column_was_read_is_told(  # noqa: PLR0917  # a case of a table
+    dataset: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    template: dict[str, Any],
+    rows: list[dict[str, Any]],
+    level: str,
+    words: str,
+) -> None:
+    with caplog.at_level(logging.INFO):
+        dataset.prepare(rows, spec_of(template))
+    assert [record.levelname for record in caplog.records if words in record.getMessage()] == [level]
 
 
 @pytest.mark.parametrize("choices", [None, ["billing", "bug"]])

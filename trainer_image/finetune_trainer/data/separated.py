@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from finetune_api.reasons import Reason
 from finetune_trainer.data import source as files
@@ -17,7 +17,7 @@ from finetune_trainer.data.source import BadRow, Row, Source, has_surrogate, tex
 from finetune_trainer.data.tsv_quotes import QuoteMarks
 from finetune_trainer.errors import StageError
 
-__all__ = ["read_separated"]
+__all__ = ["lacks_first_name", "read_separated"]
 
 _OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _CLOSE_IT: Final = "close it, or write a quote inside a quoted cell twice"
@@ -34,10 +34,7 @@ def read_separated(source: Source) -> Iterator[Row | BadRow]:
     csv.field_size_limit(files.MAX_RECORD_BYTES)
     lines = _Lines(text_lines(source.path))
     delimiter = files.DELIMITERS[source.format]
-    if source.marks is QuoteMarks.QUOTING:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    else:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_NONE)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=_quoting(source))
     table: _Table | None = None
     while True:
         number = reader.line_num + 1
@@ -59,6 +56,21 @@ def read_separated(source: Source) -> Iterator[Row | BadRow]:
             yield table.row(number, fields, lines.taken)
     if table is not None:
         table.check_quotes()
+
+
+def lacks_first_name(source: Source) -> bool:
+    """Whether the first column of a CSV or TSV file has no name, so that it is left out."""
+    lines, delimiter = text_lines(source.path), files.DELIMITERS[source.format]
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=_quoting(source))
+    try:
+        fields = next((f for f in reader if f not in ([], [""])), [])
+    except csv.Error:  # the reading says what is wrong
+        return False
+    return len(fields) > 1 and not fields[0].strip()
+
+
+def _quoting(source: Source) -> Literal[0, 3]:
+    return csv.QUOTE_MINIMAL if source.marks is QuoteMarks.QUOTING else csv.QUOTE_NONE
 
 
 class _Lines:

@@ -18,6 +18,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.readers import BadRow, Row, Source, look_at, read_rows
+from finetune_trainer.data.separated import lacks_first_name
 from finetune_trainer.data.source import file_name
 from finetune_trainer.data.tsv_quotes import QuoteMarks
 from finetune_trainer.errors import StageError
@@ -167,6 +168,8 @@ def _sources(files: Mapping[str, Path], dataset: Dataset) -> tuple[tuple[Part, S
         source = look_at(files[key], dataset.format, name)
         if source.marks is not QuoteMarks.NONE and source.format == "Tsv":
             _log.info("the quotation marks in %s are read as %s", name, source.marks.value)
+        if source.format != "Jsonl" and lacks_first_name(source):
+            _log.info("the first column of %s has no name and is left out", name)
         twice = list(names.values()).count(name) > 1
         given.append((part, replace(source, name=f"{part} {name}") if twice else source))
     return tuple(given)

@@ -23,7 +23,7 @@ def left_out(data: DatasetSummary) -> str:
     text += f", {data.duplicates} duplicates, {data.leaked} that a given validation or test file holds too."
     if data.test_unanswerable:
         text += (
-            f" {data.test_unanswerable} test rows can't be answered (a label that train never had, or an answer longer "
-            "than there is room for); they count as wrong before and after."
+            f" {data.test_unanswerable} test rows can't be answered (a label that train never had or that is no "
+            "choice, or an answer longer than there is room for); they count as wrong before and after."
         )
     return text

@@ -18,6 +18,7 @@ from finetune_trainer.prepare.prepared import NO_ROOM, UNKNOWN_ANSWER, TextRow
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import PromptTemplate
+from finetune_trainer.text.template.labels import find, unique_folds
 from finetune_trainer.text.template.render import Renderer, Unrendered
 
 __all__ = ["ExampleEncoder", "RowEncoder", "RowSink"]
@@ -74,6 +75,9 @@ class RowEncoder:
     ----------
     hard
         The first row of a part that can't be answered, with the reason.
+    folded
+        Rows of an inline template whose completion is spelt in another way than its choice; those of a named template
+        are counted where its answer column is read.
 
     Raises
     ------
@@ -95,6 +99,8 @@ class RowEncoder:
         self.template, self.renderer, self.encoder, self.bad, self.columns = template, renderer, encoder, bad, columns
         self.sink, self.choices = sink, choices
         self.hard: dict[Part, str] = {}
+        self.folded = 0
+        self._folds = unique_folds(choices or ())
         self._numbers: dict[bytes, int] = {}  # of choice sets, by a digest: there may be one a row
         if choices is not None:
             try:
@@ -184,11 +190,17 @@ class RowEncoder:
             if isinstance(result, Unrendered):
                 self._unrendered(part, record, result)
                 continue
-            choices = self._choices_of(row)
-            # An answer that is known is written as its choice is.
-            stripped = result.completion.strip()
-            completion = stripped if stripped in choices else result.completion
-            yield part, record, Example(record.where, result.prompt, completion, choices, result.spans)
+            completion = result.completion if row.projected is not None else self._as_choice(result.completion)
+            yield part, record, Example(record.where, result.prompt, completion, self._choices_of(row), result.spans)
+
+    def _as_choice(self, completion: str) -> str:
+        """The choice that an inline template's completion spells; itself where it spells none."""
+        choice = find(completion, self.choices or (), self._folds)
+        if choice is None:
+            return completion
+        # Outer white space may be the template's own, so it is no spelling of the row.
+        self.folded += choice.strip() != completion.strip()
+        return choice
 
     def _context(self, row: TemplateRow) -> dict[str, Any]:
         choices = list(self._choices_of(row))

@@ -30,7 +30,7 @@ from finetune_trainer.text.template.labels import Answers
 from finetune_trainer.text.template.render import Uses
 from finetune_trainer.text.template.survey import AnswerSurvey
 
-__all__ = ["KeyedTable", "TemplateRow", "key_rows", "opening_of"]
+__all__ = ["KeyedTable", "TemplateRow", "hash_of_answer", "key_rows", "opening_of"]
 
 _GREETING_CHARS: Final = 16
 """Shorter first turns without a number may be a greeting."""
@@ -128,7 +128,7 @@ def key_rows(
     read = _columns_read(uses, table.columns)
     reading, remark = survey.judge()
     if remark is not None:
-        _log.warning("%s", remark)
+        _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
     folded = 0
     keys, answers = RowKeys(), array("Q")
     for place, record in table.records(progress):
@@ -145,7 +145,7 @@ def key_rows(
             if template.name == MESSAGES:
                 opening = opening_of(projected.messages, projected.answer)
             if template.choice_source == "labels":
-                answers.append(_hash(projected.answer))
+                answers.append(hash_of_answer(projected.answer))
         else:
             inputs, outputs = ({c: record.values.get(c) for c in names} for names in read)
             key, output = input_key(inputs), exact_key(outputs)
@@ -196,7 +196,8 @@ def opening_of(before: Sequence[Message], answer: str) -> bytes | None:
     return input_key({"said": said, "reply": before[first + 1].content if len(before) > first + 1 else answer})
 
 
-def _hash(text: str) -> int:
+def hash_of_answer(text: str) -> int:
+    """What ``KeyedTable.answers`` holds of an answer."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 

@@ -26,7 +26,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.encode_rows import RowEncoder
 from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
 from finetune_trainer.prepare.folder_writer import PreparedWriter
-from finetune_trainer.prepare.keys import KeyedTable, TemplateRow, key_rows
+from finetune_trainer.prepare.keys import KeyedTable, TemplateRow, hash_of_answer, key_rows
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Steps, no_steps
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
@@ -139,7 +139,7 @@ def prepare(
             truncated=writer.truncated,
             truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
             control_tokens=writer.control_tokens,
-            folded_labels=keyed.folded,
+            folded_labels=keyed.folded + encoder_of_rows.folded,
             **writer.counts,
             tokens=writer.tokens["train"],
             fingerprint=writer.finish(encoder.end_ids),
@@ -180,6 +180,8 @@ def label_set(keyed: KeyedTable, split: SplitResult) -> tuple[str, ...] | None:
     if template.choice_source != "labels":
         return template.choices
     train = np.flatnonzero(split.sides == PARTS.index("train"))
+    if template.choices is not None:
+        train = train[np.isin(keyed.answers[train], [hash_of_answer(choice) for choice in template.choices])]
     _, first = np.unique(keyed.answers[train], return_index=True)
     column = next(f.column for f in template.fields if f.name == template.answer)
     if len(first) == 1:

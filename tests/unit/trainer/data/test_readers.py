@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.dataset import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data import source as data
+from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.readers import BadRow, Row, look_at, read_rows
 from finetune_trainer.data.source import file_name, resolve_format
+from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
 
 
@@ -265,6 +269,29 @@ def test_a_first_column_without_a_name_is_left_out(tmp_path: Path) -> None:
         Row(2, {"text": "a", "label": "b"}),
         Row(3, {"text": "c", "label": "d"}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", ",text,label\n0,a,b\n", 1),
+        ("a.csv", '\n"",text,label\n0,a,b\n', 1),
+        ("a.tsv", "\ttext\tlabel\n0\ta\tb\n", 1),
+        ("a.csv", "id,text,label\n0,a,b\n", 0),
+        ("a.csv", '",x",text\na,b\n', 0),
+        ("a.jsonl", '{"": 1}\n', 0),
+    ],
+)
+def test_a_first_column_that_is_left_out_is_told_once_with_the_users_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str, told: int
+) -> None:
+    path = write(tmp_path, name, content)
+    dataset = Dataset.model_validate({"uri": f"s3://data/mine{path.suffix}", "template": {"name": "intent"}})
+    with caplog.at_level(logging.INFO):
+        table = read_table({"all": path}, dataset, BadRowLog(dataset))
+        assert len(list(table.records())) == 1
+    said = f"the first column of mine{path.suffix} has no name and is left out"
+    assert [record.getMessage() for record in caplog.records].count(said) == told
 
 
 def test_words_that_stand_for_missing_values_elsewhere_are_texts_in_csv(tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def test_one_line_that_quoting_does_not_explain_speaks_against_it(tmp_path: Path
     assert marks(tmp_path, HEADER + '"say ""hi"""\tx\na "b" c\tx\n') is QuoteMarks.TEXT
 
 
+def test_a_whole_line_inside_a_cell_speaks_against_quoting_whatever_speaks_for_it(tmp_path: Path) -> None:
+    glued = '"open\tx\nplain\ty\nclosed"\tz\n'
+    assert marks(tmp_path, HEADER + PLAIN + glued + '"say ""hi"""\tx\n') is QuoteMarks.TEXT
+
+
 def test_a_line_of_the_wrong_width_says_that_marks_are_text(tmp_path: Path) -> None:
     rows = read(tmp_path, HEADER + 'a "b" c\tx\n"only\n')
     assert rows[1] == BadRow(

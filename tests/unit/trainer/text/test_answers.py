@@ -9,9 +9,10 @@ import pytest
 from finetune_api.job import Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.text.template import labels as module
 from finetune_trainer.text.template.catalog import resolve_template
 from finetune_trainer.text.template.fields import project
-from finetune_trainer.text.template.labels import fold, whole_number
+from finetune_trainer.text.template.labels import as_text, fold, whole_number
 from finetune_trainer.text.template.survey import AnswerSurvey
 
 ROWS = list[dict[str, Any]]
@@ -31,7 +32,8 @@ def remark(template: dict[str, Any], rows: ROWS) -> str | None:
     survey = AnswerSurvey(resolve_template(Template.model_validate(template)))
     for row in rows:
         survey.add("line", row)
-    return survey.judge()[1]
+    said = survey.judge()[1]
+    return None if said is None else said.text
 
 
 def labels(*values: Any) -> ROWS:
@@ -65,7 +67,7 @@ def test_whole_numbers_from_0_are_numbers_of_the_given_choices(values: tuple[Any
         ((1, 2), "no 0 occurs, so it can't be told whether they are counted from 0 or 1"),
         ((0, 1, 3), "'3' (line 3) is not between 0 and 2;"),
         ((-1, 0, 1), "'-1' (line 1) is not between 0 and 2;"),
-        ((0, 1, "b"), "'b' (line 3) is no whole number"),
+        ((0, 1, "none"), "'none' (line 3) is no whole number"),
         ((0, 1, 1.5), "'1.5' (line 3) is no whole number"),
         ((0, 1, True), "'true' (line 3) is no whole number"),
         ((0, 1, "01"), "'01' (line 3) is no whole number"),
@@ -79,8 +81,31 @@ def test_a_column_that_is_not_all_numbers_from_0_is_refused_with_its_first_misfi
     assert why in message
 
 
-def test_one_value_among_texts_that_is_no_choice_is_named() -> None:
-    assert refused(given("a", "b"), labels("a", "b", "c", "d")).startswith("line 3: the answer 'c' in column 'label'")
+@pytest.mark.parametrize("misfit", ["c", 1, "0", True, 0.5])
+def test_a_value_among_choices_that_is_none_stays_what_it_is(misfit: object) -> None:
+    rows = labels("a", misfit, "B")
+    assert texts(given("a", "b"), rows) == ["a", as_text(misfit), "b"]
+    assert remark(given("a", "b"), rows) is None
+
+
+def test_a_column_without_one_choice_is_refused_in_words() -> None:
+    assert refused(given("a", "b"), labels("cats", "dogs")) == (
+        "no value of column 'label' is one of dataset.template.choices (a, b); the first is 'cats' (line 1); list the "
+        "column's own labels, or map the column that holds the choices"
+    )
+    assert "(a, b, c, d, e, ...)" in refused(given(*"abcdef"), labels("x"))
+
+
+def test_numbers_that_could_be_meant_as_choices_and_as_their_numbers_are_refused() -> None:
+    assert refused(given("1", "2", "3"), labels(1, 2, 0)).startswith("line 3: the answer '0' in column 'label'")
+
+
+def test_a_number_beyond_choices_that_are_numbers_is_a_matter_of_its_row() -> None:
+    assert texts(given("1", "2", "3"), labels(3, 1, 4, 0)) == ["3", "1", "4", "0"]
+
+
+def test_a_column_without_a_value_is_no_misfit() -> None:
+    assert texts(given("a", "b"), []) == []
 
 
 def test_numbers_that_are_choices_themselves_mean_their_text() -> None:
@@ -103,7 +128,7 @@ def test_given_choices_are_found_whatever_case_space_or_unicode_form_and_it_is_t
 
 def test_given_choices_that_differ_in_case_alone_must_be_met_exactly() -> None:
     assert texts(given("US", "us"), labels("us", "US")) == ["us", "US"]
-    assert "line 2: the answer 'Us'" in refused(given("US", "us"), labels("us", "Us"))
+    assert read(given("US", "us"), labels("us", "Us")) == [("us", False), ("Us", False)]
 
 
 def test_found_labels_of_mixed_types_are_one_label_each() -> None:
@@ -130,6 +155,15 @@ def test_the_most_frequent_spelling_becomes_the_label_and_the_others_are_named()
 )
 def test_labels_that_differ_in_more_stay_apart(one: str, other: str) -> None:
     assert texts({"name": "topic"}, labels(one, other)) == [one, other]
+
+
+def test_a_column_of_more_values_or_text_than_labels_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SPELLINGS", 3)
+    assert texts({"name": "topic"}, labels("a", "b", "c", "a")) == ["a", "b", "c", "a"]
+    assert "column 'label' has more than 3 different values" in refused({"name": "topic"}, labels("a", "b", "c", "d"))
+    monkeypatch.setattr(module, "MAX_SPELLED_CHARS", 10)
+    assert texts({"name": "topic"}, labels("a" * 5, "b" * 5)) == ["a" * 5, "b" * 5]
+    assert "different values, too many to be labels" in refused({"name": "topic"}, labels("a" * 5, "b" * 6))
 
 
 def own(*rows: tuple[Any, Any]) -> ROWS:
@@ -182,6 +216,10 @@ def test_answers_that_can_be_meant_in_two_ways_are_refused(rows: ROWS, message: 
 
 def test_an_answer_that_is_none_of_its_choices_stays_what_it_is() -> None:
     assert texts(MC, own((AB, "blue"), (AB, "red"), (AB, 1))) == ["blue", "red", "1"]
+
+
+def test_choices_with_labels_of_their_own_are_not_lettered() -> None:
+    assert texts(MC, own((LABELLED, "A"), (LABELLED, "1"), (LABELLED, "green"))) == ["A", "red", "green"]
 
 
 def test_rows_without_answer_or_choices_have_no_say() -> None:

@@ -11,6 +11,7 @@ from finetune_api.job import Template
 from finetune_trainer.text.template.catalog import resolve_template
 from finetune_trainer.text.template.conversation import Message, check_beside, to_messages
 from finetune_trainer.text.template.fields import project
+from finetune_trainer.text.template.labels import open_answer
 
 
 def turns(*roles: str) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def test_the_last_turn_is_the_answer_and_all_before_it_the_prompt(roles: tuple[s
     assert list(to_messages(turns(*roles), "m")) == expected
     assert list(to_messages(json.dumps(turns(*roles)), "m")) == expected
     template = resolve_template(Template.model_validate({"name": "messages", "columns": {"messages": "m"}}))
-    result = project(template, {"m": turns(*roles)})
+    result = project(template, {"m": turns(*roles)}, open_answer)
     assert (list(result.messages), result.answer) == (expected[:-1], expected[-1].content)
     assert result.inputs == {"messages": [{"role": m.role, "content": m.content} for m in expected[:-1]]}
 
@@ -116,7 +117,7 @@ def test_an_empty_column_of_tools_is_no_matter(tools: object) -> None:
 def test_a_row_with_tools_is_a_bad_one_of_the_template() -> None:
     template = resolve_template(Template.model_validate({"name": "messages"}))
     with pytest.raises(ValueError, match="column 'tools'"):
-        project(template, {"messages": turns("user", "assistant"), "tools": [{"name": "topic"}]})
+        project(template, {"messages": turns("user", "assistant"), "tools": [{"name": "topic"}]}, open_answer)
 
 
 def test_from_and_value_are_named_as_keys_with_the_ones_that_are_wanted() -> None:

@@ -22,11 +22,13 @@ __all__ = [
     "Answers",
     "FoundLabels",
     "GivenChoices",
+    "Remark",
     "as_text",
     "find",
     "fold",
     "open_answer",
     "shown",
+    "unique_folds",
     "whole_number",
 ]
 
@@ -37,7 +39,9 @@ MAX_SPELLED_CHARS: Final = 2**24
 # Zero-width and formatting characters, and the two that choose how an emoji is drawn: none makes another label.
 _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f\ufe0e\ufe0f"))
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0+)?")
+_NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _BOOLEANS: Final = {"false": "0", "true": "1"}
+_SHOWN: Final = 5
 
 
 class Answer(NamedTuple):
@@ -50,6 +54,13 @@ class Answer(NamedTuple):
 Answers = Callable[[Any, Sequence[str], Sequence[str]], Answer]
 """How a column is read: a value, the row's own choices and their names to the answer. A text that is none of the
 choices comes back as it is: the row is real, and the caller decides what an unknown answer means for its part."""
+
+
+class Remark(NamedTuple):
+    """What is worth a word about a column; ``warns``: it may not be what was meant."""
+
+    text: str
+    warns: bool = False
 
 
 def as_text(value: Any) -> str:
@@ -71,9 +82,8 @@ def whole_number(text: str) -> int | None:
 
 def fold(text: str) -> str:
     """Return the same text for all spellings of a label."""
-    text = unicodedata.normalize("NFC", text).translate(_INVISIBLE)
     # Lower case, not case folding: that would make one word of Mass and Maß.
-    text = " ".join(unicodedata.normalize("NFC", text.lower()).split())
+    text = " ".join(unicodedata.normalize("NFC", text.translate(_INVISIBLE).lower()).split())
     number = whole_number(text)
     return text if number is None else str(number)
 
@@ -96,21 +106,29 @@ def _differs(value: Any, choice: str) -> bool:
 
 
 class GivenChoices:
-    """A column whose choices the spec gives: texts of choices, or all of them numbers of choices from 0."""
+    """A column whose choices the spec gives: texts of choices, or all of them numbers of choices from 0.
+
+    Among texts, one that is no choice is a matter of its row. Where no value is a choice, or numbers could be meant
+    both ways, the whole column is refused.
+    """
 
     def __init__(self, choices: tuple[str, ...], column: str) -> None:
         self._choices, self._column = choices, column
         self._folds = unique_folds(choices)
+        self._fits = 0
         self._unfit: tuple[str, str] | None = None
         self._not_whole: tuple[str, str] | None = None
         self._outside: tuple[str, str] | None = None
-        self._zero = False
+        self._zero = self._any_number = False
 
     def add(self, where: str, value: Any) -> None:
         """Look at a value."""
         text = as_text(value)
-        if self._unfit is None and find(text, self._choices, self._folds) is None:
+        if find(text, self._choices, self._folds) is not None:
+            self._fits += 1
+        elif self._unfit is None:
             self._unfit = text, where
+        self._any_number |= _number_or_boolean(text)
         number = whole_number(text)
         if number is None:
             self._not_whole = self._not_whole or (text, where)
@@ -124,20 +142,27 @@ class GivenChoices:
         Raises
         ------
         StageError
-            DatasetInvalid: names the first value that is no choice, and why the values are no numbers of choices.
+            DatasetInvalid: no value is a choice, or the values are choices and numbers of choices as well; names the
+            first that is no choice.
         """
-        if self._unfit is None:
-            return self._by_text
-        if self._why_not_numbers() is None:
+        if self._are_numbers():
             return self._by_number
+        if self._unfit is None or (self._fits and not self._could_be_numbers()):
+            return self._by_text
         raise self._refusal(*self._unfit)
 
-    def describe(self) -> str | None:
+    def describe(self) -> Remark | None:
         """Say that numbers were read as choices; None if they were not."""
-        if self._unfit is None or self._why_not_numbers() is not None:
+        if not self._are_numbers():
             return None
-        first = ", ".join(f"{n} = {choice}" for n, choice in enumerate(self._choices[:5]))
-        return f"column {self._column!r} holds numbers of dataset.template.choices, counted from 0: {first}"
+        first = ", ".join(f"{n} = {choice}" for n, choice in enumerate(self._choices[:_SHOWN]))
+        return Remark(f"column {self._column!r} holds numbers of dataset.template.choices, counted from 0: {first}")
+
+    def _are_numbers(self) -> bool:
+        return self._unfit is not None and self._why_not_numbers() is None
+
+    def _could_be_numbers(self) -> bool:
+        return self._not_whole is None and self._outside is None and self._zero
 
     def _by_text(self, value: Any, _choices: Sequence[str], _names: Sequence[str]) -> Answer:
         text = as_text(value)
@@ -163,6 +188,13 @@ class GivenChoices:
         return None if self._zero else "no 0 occurs, so it can't be told whether they are counted from 0 or 1"
 
     def _refusal(self, text: str, where: str) -> StageError:
+        if not self._any_number:
+            names = ", ".join(self._choices[:_SHOWN]) + (", ..." if len(self._choices) > _SHOWN else "")
+            return StageError(
+                Reason.DATASET_INVALID,
+                f"no value of column {self._column!r} is one of dataset.template.choices ({names}); the first is "
+                f"{shown(text)} ({where}); list the column's own labels, or map the column that holds the choices",
+            )
         return StageError(
             Reason.DATASET_INVALID,
             f"{where}: the answer {shown(text)} in column {self._column!r} is none of dataset.template.choices, and "
@@ -209,7 +241,7 @@ class FoundLabels:
             self._texts.update(dict.fromkeys(spellings, (text, best)))
         return self._read
 
-    def describe(self) -> str | None:
+    def describe(self) -> Remark | None:
         """Say which spellings became one label, and what may be one; None if nothing needs a word."""
         said = []
         for spellings in self._groups():
@@ -220,8 +252,8 @@ class FoundLabels:
         kinds = {kind for kind, _ in self._spellings}
         if {"boolean", "number"} <= kinds and not self._booleans_are_numbers():
             said.append("true or false stands beside numbers other than 0 and 1")
-        more = f" and {len(said) - 5} more" if len(said) > 5 else ""
-        return f"column {self._column!r}: {'; '.join(said[:5])}{more}" if said else None
+        more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+        return Remark(f"column {self._column!r}: {'; '.join(said[:_SHOWN])}{more}", warns=True) if said else None
 
     def _groups(self) -> list[list[tuple[str, str]]]:
         merged = _BOOLEANS if self._booleans_are_numbers() else {}
@@ -246,6 +278,10 @@ class FoundLabels:
     def _key(value: Any) -> tuple[str, str]:
         kind = "text" if isinstance(value, str) else "boolean" if isinstance(value, bool) else "number"
         return kind, as_text(value)
+
+
+def _number_or_boolean(text: str) -> bool:
+    return text.lower() in _BOOLEANS or _NUMBER.fullmatch(text) is not None
 
 
 def open_answer(value: Any, _choices: Sequence[str] = (), _names: Sequence[str] = ()) -> Answer:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.text.template.labels import Answer, Answers, as_text, find, shown, whole_number
+from finetune_trainer.text.template.labels import Answer, Answers, Remark, as_text, find, shown, whole_number
 
 __all__ = ["RowAnswers"]
 
@@ -79,12 +79,12 @@ class RowAnswers:
             self._refuse(self._unclear)
         return self._read
 
-    def describe(self) -> str | None:
+    def describe(self) -> Remark | None:
         """Say what the answers are; None where they are the choices' texts."""
         if self._readings == ("text",) or not self._rows:
             return None
         words = " and ".join({"number": "numbers from 0"}.get(word, word + "s") for word in self._readings)
-        return f"column {self._column!r} holds {words} of the choices"
+        return Remark(f"column {self._column!r} holds {words} of the choices")
 
     def _check_numbers(self) -> None:
         where, text = self._first or self._outside or ("", "")

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
 from finetune_trainer.text.template.fields import field_value, row_choices
-from finetune_trainer.text.template.labels import Answers, FoundLabels, GivenChoices, open_answer
+from finetune_trainer.text.template.labels import Answers, FoundLabels, GivenChoices, Remark, open_answer
 from finetune_trainer.text.template.row_answers import RowAnswers
 
 __all__ = ["AnswerSurvey"]
@@ -52,7 +52,7 @@ class AnswerSurvey:
         except ValueError:
             return
 
-    def judge(self) -> tuple[Answers, str | None]:
+    def judge(self) -> tuple[Answers, Remark | None]:
         """Return how answers are read, and what is worth a word about it.
 
         Raises
