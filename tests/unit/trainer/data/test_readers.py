@@ -174,6 +174,14 @@ def test_texts_of_many_lines_with_commas_stay_texts(tmp_path: Path) -> None:
     assert rows[0] == Row(2, {"text": "Dear 0,\nyes, no\nor, so\nbye", "label": "x"})
 
 
+def test_many_rows_inside_one_cell_are_swallowed_however_many_texts_have_lines(tmp_path: Path) -> None:
+    letters = "".join(f'"Dear {i},\nyes, no\nbye",x\n' for i in range(9))
+    content = "text,label\n" + letters + '"open,x\n' + csv_rows(30, 38) + 'closed",x\n'
+    assert "a.csv line 29: the quote that opens column 'text' is closed in line 38" in refused(
+        tmp_path, "a.csv", content
+    )
+
+
 def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path) -> None:
     (row,) = read(tmp_path, "a.csv", "a\n" + "x" * 200_000 + "\n")
     assert isinstance(row, Row)

@@ -86,6 +86,19 @@ def test_a_whole_line_inside_a_cell_speaks_against_quoting_whatever_speaks_for_i
     assert marks(tmp_path, HEADER + PLAIN + glued + '"say ""hi"""\tx\n') is QuoteMarks.TEXT
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        '"a, b"\tx\n',
+        '"a, b"\tx\n"c, d"\ty\nbare, one\tz\n',
+        '"a, b"\tx\n"c, d"\ty\n"none"\tz\n',
+        '"a, b\tx\nc, d"\ty\n"e, f"\tz\n',
+    ],
+)
+def test_commas_speak_for_quoting_only_where_every_quoted_cell_and_no_other_has_one(tmp_path: Path, lines: str) -> None:
+    assert marks(tmp_path, HEADER + PLAIN + lines) is QuoteMarks.TEXT
+
+
 def test_a_line_of_the_wrong_width_says_that_marks_are_text(tmp_path: Path) -> None:
     rows = read(tmp_path, HEADER + 'a "b" c\tx\n"only\n')
     assert rows[1] == BadRow(
