@@ -16,6 +16,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.data import source as data
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.readers import BadRow, Row, look_at, read_rows
+from finetune_trainer.data.separated import lacks_first_name
 from finetune_trainer.data.source import file_name, resolve_format
 from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
@@ -300,6 +301,10 @@ def test_a_first_column_that_is_left_out_is_told_once_with_the_users_file(
         assert len(list(table.records())) == 1
     said = f"the first column of mine{path.suffix} has no name and is left out"
     assert [record.getMessage() for record in caplog.records].count(said) == told
+
+
+def test_a_lone_column_without_a_name_is_not_said_to_be_left_out(tmp_path: Path) -> None:
+    assert not lacks_first_name(look_at(write(tmp_path, "a.csv", '" "\nx\n')))
 
 
 def test_words_that_stand_for_missing_values_elsewhere_are_texts_in_csv(tmp_path: Path) -> None:
