@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from typing import Any
 
 import pytest
 
 from tests.e2e.podlog import PodLog
 from tests.e2e.world import Tenant, World, until
+from tests.support.docs import PAGES, commands
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -93,6 +96,16 @@ def test_kubectl_wait_returns_and_the_columns_show_both_scores(lives: Tenant, wo
     header, row = kube.kubectl("get", "ftj", ONE, "-n", lives.namespace).splitlines()
     assert header.split() == ["NAME", "PHASE", "%", "BASE", "TEST", "AGE"]
     assert row.split()[:5] == [ONE, "Succeeded", "100", results["baseline"]["score"], results["test"]["score"]]
+
+
+@pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page, "kubectl")])
+def test_every_kubectl_command_of_the_docs_answers_for_a_finished_job(
+    command: str, lives: Tenant, world: World
+) -> None:
+    done(lives, ONE)
+    named = re.sub(r"(?<=get )(ftj|finetunejob) \S+", f"ftj {ONE} -n {lives.namespace}", command)
+    assert named != command
+    assert world.kube.kubectl(*shlex.split(named)[1:]).strip()
 
 
 @pytest.mark.parametrize("name", [ONE, TWO])
