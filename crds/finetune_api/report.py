@@ -1,8 +1,8 @@
 """The report: one JSON document of at most 3,500 bytes that a stage leaves as its container's termination message.
 
 It is the authoritative way of results into status. kubelet cuts a termination message at 4,096 bytes, so a report that
-is too long drops validation points first, then secondary scores, compute and what was resolved; never scores or
-artifacts.
+is too long drops validation points first, then secondary scores, compute, what was resolved and the details of the
+data; never scores or artifacts.
 """
 
 from __future__ import annotations
@@ -77,6 +77,9 @@ def encode_report(report: StageReport) -> bytes:
         report = report.model_copy(update={"compute": None})
     if len(_bytes(report)) > MAX_REPORT_BYTES:
         report = report.model_copy(update={"resolved": None})
+    if len(_bytes(report)) > MAX_REPORT_BYTES and report.dataset:
+        counts = report.dataset.model_copy(update={"dropped_by": None, "truncated_fields": None})
+        report = report.model_copy(update={"dataset": counts})
     while len(_bytes(report)) > MAX_REPORT_BYTES and report.failure and report.failure.message:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]
         report = report.model_copy(update={"failure": report.failure.model_copy(update={"message": shorter})})

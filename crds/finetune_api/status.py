@@ -138,9 +138,9 @@ class DatasetSummary(ApiModel):
 class ResolvedSplit(ApiModel):
     """How the rows were cut, in percent."""
 
-    train_percent: int = Field(ge=0, le=100, description="To learn from.")
-    validation_percent: int = Field(ge=0, le=100, description="Watched during training.")
-    test_percent: int = Field(ge=0, le=100, description="Sealed.")
+    train_percent: int = Field(ge=0, le=100, description="Rows to learn from.")
+    validation_percent: int = Field(ge=0, le=100, description="Rows watched during training.")
+    test_percent: int = Field(ge=0, le=100, description="Sealed rows.")
 
 
 class Resolved(ApiModel):

@@ -12,7 +12,7 @@ from finetune_api.job import FineTuneJobSpec
 from tests.support.casekit import MINIMAL, edited
 
 JOB = MINIMAL["FineTuneJob"]
-GOLDEN = "sha256:46a462e23e8d46ac0363910e8a7bba15a41f663677b62e3f90976f25a375e3b8"
+GOLDEN = "sha256:e6f8c853e55a5b9cca67998b2b7fc885141135ab6e753946d0abaa62801d001e"
 FILES = {"dataset.files.train": "s3://bucket/t.csv", "dataset.uri": None}
 
 

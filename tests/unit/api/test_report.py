@@ -17,10 +17,12 @@ from finetune_api.status import (
     Artifact,
     Compute,
     DatasetSummary,
+    DroppedRows,
     Resolved,
     Results,
     Score,
     SecondaryScore,
+    TruncatedField,
     ValidationPoint,
 )
 
@@ -66,12 +68,21 @@ ARTIFACT = _made(
     digest=st.just(DIGEST),
     bytes=COUNT,
 )
+DETAILS = ("dropped_by", "truncated_fields")
+COUNTS = sorted(DatasetSummary.model_fields.keys() - {"fingerprint", *DETAILS})
 SUMMARY = _made(
     DatasetSummary,
-    **{name: COUNT for name in DatasetSummary.model_fields if name != "fingerprint"},
+    **dict.fromkeys(COUNTS, COUNT),
     fingerprint=st.just(DIGEST),
+    dropped_by=st.none() | _made(DroppedRows, **dict.fromkeys(DroppedRows.model_fields, COUNT)),
+    truncated_fields=st.none() | st.lists(_made(TruncatedField, name=_text(64), rows=COUNT), max_size=4),
 )
-RESOLVED = _made(Resolved, image=st.none() | _text(512), model_revision=st.none() | _text(128))
+RESOLVED = _made(
+    Resolved,
+    image=st.none() | _text(512),
+    model_revision=st.none() | _text(128),
+    stop=st.none() | st.lists(_text(32), max_size=4),
+)
 COMPUTE = _made(Compute, parameters=COUNT, trained_parameters=COUNT, train_tokens=COUNT, flops=DECIMAL)
 POINT = _made(ValidationPoint, epoch=COUNT, step=COUNT, loss=DECIMAL, score=DECIMAL)
 FAILURE = _made(ReportedFailure, reason=st.sampled_from(Reason), message=_text(1024))
@@ -106,9 +117,12 @@ def _largest() -> StageReport:
         digest=DIGEST,
         reused=True,
         dataset=DatasetSummary(
-            **{name: BIG for name in DatasetSummary.model_fields if name != "fingerprint"}, fingerprint=DIGEST
+            **dict.fromkeys(COUNTS, BIG),
+            fingerprint=DIGEST,
+            dropped_by=DroppedRows(**dict.fromkeys(DroppedRows.model_fields, BIG)),
+            truncated_fields=[TruncatedField(name="\x00" * 64, rows=BIG)] * 4,
         ),
-        resolved=Resolved(image="😀" * 512, model_revision="😀" * 128),
+        resolved=Resolved(image="😀" * 512, model_revision="😀" * 128, stop=["\x00" * 32] * 4),
         validation=[ValidationPoint(epoch=BIG, step=BIG, loss="1" * 24, score="1" * 24)] * 10,
         results=Results(
             metric="ChoiceAccuracy",
@@ -131,6 +145,10 @@ def _without_secondary(results: Results | None) -> Results | None:
     return results.model_copy(update=bare)
 
 
+def _without_details(summary: DatasetSummary | None) -> DatasetSummary | None:
+    return summary.model_copy(update=dict.fromkeys(DETAILS)) if summary else None
+
+
 def _keeps_what_counts(report: StageReport) -> None:
     data = encode_report(report)
     assert len(data) <= MAX_REPORT_BYTES
@@ -141,7 +159,7 @@ def _keeps_what_counts(report: StageReport) -> None:
     assert [getattr(read, name) for name in identity] == [getattr(report, name) for name in identity]
     assert _without_secondary(read.results) == _without_secondary(report.results)
     assert read.artifacts == report.artifacts
-    assert read.dataset == report.dataset
+    assert _without_details(read.dataset) == _without_details(report.dataset)
     assert (read.failure and read.failure.reason) == (report.failure and report.failure.reason)
 
 
@@ -164,7 +182,7 @@ def test_a_report_that_fits_is_left_as_it_is(report: StageReport) -> None:
 
 
 def _dropped(before: StageReport, after: StageReport) -> tuple[bool, ...]:
-    """Whether validation points, secondary scores, compute and resolved (in this order) were dropped."""
+    """Whether validation points, secondary scores, compute, resolved and details of the data were dropped, in order."""
 
     def secondary(report: StageReport) -> bool:
         return report.results is not None and report.results.test.secondary is not None
@@ -174,23 +192,32 @@ def _dropped(before: StageReport, after: StageReport) -> tuple[bool, ...]:
         secondary(before) and not secondary(after),
         before.compute is not None and after.compute is None,
         before.resolved is not None and after.resolved is None,
+        _detailed(before) and not _detailed(after),
     )
+
+
+def _detailed(report: StageReport) -> bool:
+    return report.dataset is not None and any(getattr(report.dataset, name) is not None for name in DETAILS)
 
 
 def test_parts_are_dropped_in_the_order_of_their_worth() -> None:
     seen = set()
-    for count, size in itertools.product(range(9), range(0, 513, 32)):
-        report = _largest().model_copy(
+    whole = _largest()
+    data, failures = (whole.dataset, _without_details(whole.dataset)), (None, whole.failure)
+    for count, size, failure, dataset in itertools.product(range(9), range(0, 513, 64), failures, data):
+        report = whole.model_copy(
             update={
-                "failure": None,
-                "artifacts": (_largest().artifacts or [])[:count],
+                "failure": failure,
+                "dataset": dataset,
+                "artifacts": (whole.artifacts or [])[:count],
                 "resolved": Resolved(image="😀" * size),
             }
         )
         read = parse_report(encode_report(report).decode())
         assert read is not None
         seen.add(_dropped(report, read))
-    assert seen == {(True,) * n + (False,) * (4 - n) for n in range(5)}
+    # Where there are no details, nothing of them is dropped.
+    assert seen == {(True,) * n + (False,) * (5 - n) for n in range(6)}
 
 
 @settings(max_examples=150, deadline=None)
@@ -205,13 +232,16 @@ def test_nothing_is_dropped_before_what_is_worth_less(report: StageReport) -> No
         assert (read.results.baseline.secondary, read.results.test.secondary) == (None, None)
     if dropped[3]:
         assert read.compute is None
+    if dropped[4]:
+        assert read.resolved is None
     if read.failure and report.failure and read.failure.message != report.failure.message:
         assert not any((read.validation, read.compute, read.resolved))
+        assert not _detailed(read)
 
 
 def test_the_newest_validation_points_stay() -> None:
     points = [ValidationPoint(epoch=n, step=BIG, loss="1" * 24, score="1" * 24) for n in range(10)]
-    cut = {"results": None, "artifacts": None, "validation": points, "failure": None}
+    cut = {"results": None, "artifacts": None, "validation": points, "failure": None, "resolved": None}
     read = parse_report(encode_report(_largest().model_copy(update=cut)).decode())
     assert read is not None
     assert read.validation
