@@ -34,6 +34,7 @@ BASE_SETTINGS = {
     "temperature": 0.6,
     "suppress_tokens": [70],
     "max_length": 9,
+    "eos_token_id": 1,
 }
 
 
