@@ -16,7 +16,8 @@ import torch
 
 from finetune_api.job import LoRA
 from finetune_api.reasons import EXIT_RESUMABLE, Reason
-from finetune_trainer.checkpoint.background import BackgroundCheckpointer, Schedule, machine_of, settings_of
+from finetune_trainer.checkpoint.background import BackgroundCheckpointer, Schedule
+from finetune_trainer.checkpoint.terms import machine_of, settings_of
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.interrupt import Interrupt, Interrupted

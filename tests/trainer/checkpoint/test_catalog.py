@@ -1,4 +1,4 @@
-"""Checkpoints as files: complete or not there, newest first, and never a reason to fail."""
+"""Catalog as files: complete or not there, newest first, and never a reason to fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from finetune_api.reasons import Reason
 from finetune_api.status import ValidationPoint
-from finetune_trainer.checkpoint.catalog import Checkpoints, clear_checkpoints
+from finetune_trainer.checkpoint.catalog import Catalog, clear_checkpoints
 from finetune_trainer.checkpoint.format import CHECKPOINTS, Identity, Restored
 from finetune_trainer.checkpoint.kept_baseline import BASELINE
 from finetune_trainer.checkpoint.sealed import seal, unseal
@@ -58,14 +58,14 @@ def store(tmp_path: Path) -> Recording:
     return Recording(tmp_path / "out")
 
 
-def attempt(store: Store, *, pod: str | None = None, identity: Identity = IDENTITY) -> Checkpoints:
+def attempt(store: Store, *, pod: str | None = None, identity: Identity = IDENTITY) -> Catalog:
     scratch = getattr(store, "folder", Path()).parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    return Checkpoints(store, identity, folder=scratch, pod=pod)
+    return Catalog(store, identity, folder=scratch, pod=pod)
 
 
 def write(
-    checkpoints: Checkpoints,
+    checkpoints: Catalog,
     state: TrainingState,
     *,
     precision: Precision = "Float32",
@@ -77,7 +77,7 @@ def write(
     return key
 
 
-def restore(checkpoints: Checkpoints, **other: Any) -> Restored | None:
+def restore(checkpoints: Catalog, **other: Any) -> Restored | None:
     about: dict[str, Any] = {"precision": "Float32", "settings": SETTINGS, "shapes": SHAPES, **other}
     return checkpoints.restore(**about, progress=no_progress)
 
@@ -117,8 +117,8 @@ def test_a_state_is_read_as_it_was_written(best: dict[str, torch.Tensor] | None,
 def test_a_state_is_read_from_s3_as_it_was_written(access: Access, bucket: str, tmp_path: Path) -> None:
     store = access.open("output", f"s3://{bucket}/out/")
     state = make_state(7, {"w": torch.ones(3, 2)})
-    write(Checkpoints(store, IDENTITY, folder=tmp_path), state)
-    again = Checkpoints(store, IDENTITY, folder=tmp_path)
+    write(Catalog(store, IDENTITY, folder=tmp_path), state)
+    again = Catalog(store, IDENTITY, folder=tmp_path)
     restored = restore(again)
     assert restored is not None
     assert same(restored.state, state)

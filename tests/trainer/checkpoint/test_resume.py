@@ -12,7 +12,7 @@ import torch
 from typing_extensions import override
 
 from finetune_api.job import LoRA
-from finetune_trainer.checkpoint.catalog import Checkpoints
+from finetune_trainer.checkpoint.catalog import Catalog
 from finetune_trainer.checkpoint.format import Identity
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.model.device import Precision
@@ -143,8 +143,8 @@ def stored_and_read(state: TrainingState, base: Path, case: Case, folder: Path) 
     about: dict[str, Any] = {"precision": case.precision, "settings": {"a": 1}}
     store = LocalStore(role="output", folder=folder / "out")
     (folder / "scratch").mkdir(exist_ok=True, parents=True)
-    Checkpoints(store, IDENTITY, folder=folder / "scratch").write(state, **about, machine={}, metrics=b"")
-    again = Checkpoints(store, IDENTITY, folder=folder / "scratch")
+    Catalog(store, IDENTITY, folder=folder / "scratch").write(state, **about, machine={}, metrics=b"")
+    again = Catalog(store, IDENTITY, folder=folder / "scratch")
     shapes = {name: master.shape for name, master in state.optimizer.masters.items()}
     restored = again.restore(**about, shapes=shapes, progress=no_progress)
     assert restored is not None

@@ -57,7 +57,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyError("stopped")
 
-    monkeypatch.setattr("finetune_trainer.job.train.load_model", stop)
+    monkeypatch.setattr("finetune_trainer.job.base_model.load_model", stop)
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def test_a_job_that_loses_its_folder_while_it_trains_publishes_nothing(
         claim(store, other, spec_digest="sha256:" + "0" * 64, if_exists="Overwrite")
         return export(*arguments, **options)
 
-    monkeypatch.setattr("finetune_trainer.job.train.export", taken_meanwhile)
+    monkeypatch.setattr("finetune_trainer.job.tune.export", taken_meanwhile)
     report, _ = run(stage_input, tmp_path)
     assert "was taken over by another job (team-a/tiny, uid-2)" in refused(report)
     assert set(snapshot(tmp_path / "out")) == {"owner.json"}

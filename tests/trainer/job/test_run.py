@@ -241,6 +241,6 @@ def test_the_manifest_is_gone_while_a_result_is_replaced(
     def crash(*_: object, **__: object) -> None:
         raise KeyError("boom")
 
-    monkeypatch.setattr("finetune_trainer.job.train.load_model", crash)
+    monkeypatch.setattr("finetune_trainer.job.base_model.load_model", crash)
     run(stage_input, tmp_path, fresh=True)
     assert not (tmp_path / "out/manifest.json").exists()

@@ -258,7 +258,7 @@ def test_a_bit_that_flips_in_storage_before_a_file_is_read_back_fails_the_job(
             stored.write_bytes(data)
         return entries
 
-    monkeypatch.setattr("finetune_trainer.job.train.publish", damaging)
+    monkeypatch.setattr("finetune_trainer.job.publish.publish", damaging)
     cheap["training"]["method"], cheap["output"]["export"] = export.split()
     report, _ = run(make_stage_input("train", cheap, includes_prepare=True), tmp_path)
     reason, code, text = failed(report)

@@ -22,10 +22,10 @@ from finetune_api.report import StageReport, parse_report
 from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_api.stage import StageInput
 from finetune_trainer.checkpoint import background as checkpointer_module
-from finetune_trainer.checkpoint import resume
-from finetune_trainer.checkpoint.catalog import Checkpoints
+from finetune_trainer.checkpoint import terms
+from finetune_trainer.checkpoint.catalog import Catalog
 from finetune_trainer.errors import StageError
-from finetune_trainer.job import train as train_stage
+from finetune_trainer.job import base_model, tune
 from finetune_trainer.job.run import exit_code
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.process.environment import ENV_CREDENTIALS_DIR, ENV_TERMINATION_LOG
@@ -125,7 +125,7 @@ def test_a_job_that_is_stopped_again_and_again_ends_like_one_that_never_was(
         assert list((tmp_path / "work").iterdir()) == []
         if attempt > 1:
             assert (one(log, "resumed")["step"], one(log, "resumed")["attempt"]) == ({2: 2, 3: 3}[attempt], attempt)
-    monkeypatch.setattr(train_stage, "resolve_precision", lambda *_: pytest.fail("the precision is settled"))
+    monkeypatch.setattr(base_model, "resolve_precision", lambda *_: pytest.fail("the precision is settled"))
     _, log = finish(job, tmp_path)
     assert content(tmp_path / "out") == expected
     assert [line["step"] for line in log if line["event"] == "train"] == [6]
@@ -143,7 +143,7 @@ def test_a_training_that_was_complete_when_the_pod_died_is_not_repeated(
         raise KeyError("boom")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_stage, "export", crash)
+        patch.setattr(tune, "export", crash)
         report, log = run(job, tmp_path)
     assert report.failure is not None
     assert [line["step"] for line in log if line["event"] == "checkpoint_saved"] == [3, 6]
@@ -182,7 +182,7 @@ def test_damaged_checkpoints_cost_time_and_never_the_job(
 
 def test_another_machine_is_warned_of(job: StageInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(job, tmp_path, monkeypatch, at=4)
-    monkeypatch.setattr(resume, "machine_of", lambda *_: {"threads": 99, "torch": torch.__version__})
+    monkeypatch.setattr(terms, "machine_of", lambda *_: {"threads": 99, "torch": torch.__version__})
     _, log = finish(job, tmp_path)
     line = one(log, "machine_differs")
     assert line["level"] == "warning"
@@ -190,14 +190,14 @@ def test_another_machine_is_warned_of(job: StageInput, tmp_path: Path, monkeypat
     assert "99 here" in line["message"]
 
 
-def refuse(self: Checkpoints, *_: object, **__: object) -> None:
+def refuse(self: Catalog, *_: object, **__: object) -> None:
     raise StageError(Reason.ACCESS_DENIED, "writing was refused")
 
 
 def test_a_job_that_is_stopped_and_cannot_save_anything_has_failed(
     job: StageInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Checkpoints, "write", refuse)
+    monkeypatch.setattr(Catalog, "write", refuse)
     interrupt = Interrupt(leave=not_here)
     monkeypatch.setattr(TrainingWatcher, "on_log", lambda *_: interrupt.handle())
     report, log = run(job, tmp_path, interrupt=interrupt)
@@ -213,7 +213,7 @@ def test_a_job_that_is_stopped_and_cannot_save_goes_on_from_the_checkpoint_befor
 ) -> None:
     interrupted(job, tmp_path, monkeypatch, at=2)
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "write", refuse)
+        patch.setattr(Catalog, "write", refuse)
         log = interrupted(job, tmp_path, monkeypatch, at=4)
     assert one(log, "interrupted")["saved"] is False
     _, log = finish(job, tmp_path)
@@ -234,7 +234,7 @@ def test_checkpoints_that_cannot_be_stored_do_not_stop_a_training(
     job: StageInput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpointer_module, "MIN_EPOCH_SECONDS", 0.0)
-    monkeypatch.setattr(Checkpoints, "write", refuse)
+    monkeypatch.setattr(Catalog, "write", refuse)
     _, log = finish(job, tmp_path)
     assert names(log).count("checkpoint_failed") == 2
 

@@ -7,31 +7,28 @@ checkpoint is due it is tried again.
 
 from __future__ import annotations
 
-import dataclasses
-import platform
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from typing_extensions import override
 
-from finetune_trainer.checkpoint.catalog import Checkpoints
+from finetune_trainer.checkpoint.catalog import Catalog
 from finetune_trainer.model.device import Precision
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.interrupt import Interrupt
-from finetune_trainer.training.plan import Hyperparameters
 from finetune_trainer.training.state import Checkpointer, Moment, TrainingState
 
-__all__ = ["BackgroundCheckpointer", "Schedule", "machine_of", "settings_of"]
+__all__ = ["BackgroundCheckpointer", "Schedule"]
 
 MIN_EPOCH_SECONDS: Final = 30.0
 """An epoch that ends sooner than this after the last checkpoint isn't worth one; small jobs then write none."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """When a checkpoint is due.
 
@@ -47,29 +44,12 @@ class Schedule:
     min_epoch: float
 
 
-def settings_of(parameters: Hyperparameters) -> dict[str, Any]:
-    """Return the training with nothing left open, as JSON."""
-    lora = parameters.lora.to_wire() if parameters.lora else None
-    return {**{f.name: getattr(parameters, f.name) for f in dataclasses.fields(parameters)}, "lora": lora}
-
-
-def machine_of(device: torch.device, threads: int) -> dict[str, Any]:
-    """Return what the bits of the arithmetic depend on besides the program."""
-    cuda = device.type == "cuda"
-    return {
-        "architecture": platform.machine(),
-        "capability": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
-        "torch": torch.__version__,
-    }
-
-
 class BackgroundCheckpointer(Checkpointer):
     """The loop's checkpointer.
 
     Parameters
     ----------
-    checkpoints
+    catalog
         Where they go.
     metrics
         metrics.jsonl, which grows meanwhile.
@@ -85,7 +65,7 @@ class BackgroundCheckpointer(Checkpointer):
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        catalog: Catalog,
         *,
         schedule: Schedule,
         precision: Precision,
@@ -98,7 +78,7 @@ class BackgroundCheckpointer(Checkpointer):
         restored: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._checkpoints, self._schedule = checkpoints, schedule
+        self._catalog, self._schedule = catalog, schedule
         self._about: dict[str, Any] = {"precision": precision, "settings": settings, "machine": machine}
         self._metrics, self._console, self._interrupt, self._clock = metrics, console, interrupt, clock
         self._check = check
@@ -158,7 +138,7 @@ class BackgroundCheckpointer(Checkpointer):
             with self._metrics.open("rb") as file:
                 metrics = file.read(metrics_size)
             self._check()
-            key, size = self._checkpoints.write(state, metrics=metrics, **self._about)
+            key, size = self._catalog.write(state, metrics=metrics, **self._about)
         except Exception as error:  # whatever it is, the training goes on and tries again
             self._failure = error
             self._console.event(

@@ -6,7 +6,7 @@
                                        metrics.jsonl           the curve so far
                                        manifest.json           the rest of the state, and every file's digest; last
     checkpoints/best/000000600-001-77ab03d1.safetensors        weights of the best epoch, while a kept one names them
-    checkpoints/baseline.json                                  see baseline.py
+    checkpoints/baseline.json                                  see kept_baseline.py
 
 A folder without manifest is none. Folders are named by step, attempt and pod, so a pod that lives on after it was given
 up never writes where its successor does. The highest step wins. What is damaged is skipped with a warning, what belongs
@@ -46,7 +46,7 @@ from finetune_trainer.storage.files import FileEntry, publish, read_back
 from finetune_trainer.storage.store import Store
 from finetune_trainer.training.state import TrainingState
 
-__all__ = ["Checkpoints", "clear_checkpoints"]
+__all__ = ["Catalog", "clear_checkpoints"]
 
 KEPT: Final = 2
 """Newest checkpoints that are kept, with the best weights that they name."""
@@ -64,7 +64,7 @@ _NOT_THE_CHECKPOINTS_FAULT: Final = {
 log = logging.getLogger(__name__)
 
 
-class Checkpoints:
+class Catalog:
     """The checkpoints of one training, as one attempt sees them.
 
     Parameters

@@ -1,0 +1,92 @@
+"""The untouched model of a job: brought here beside its rows, and loaded on the device that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from finetune_trainer.checkpoint.checkpoints import Settled
+from finetune_trainer.evaluation.abilities import try_out
+from finetune_trainer.job.context import Work
+from finetune_trainer.job.handover import StoredPrepared, prepare_once, receive_prepared
+from finetune_trainer.model.device import configure_threads, pick_device, resolve_precision
+from finetune_trainer.model.load import Abilities, LoadedModel, load_model
+from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.process.console import Console
+from finetune_trainer.storage.fetch import fetch_model
+
+__all__ = ["Host", "Inputs", "bring_inputs", "host_of", "load"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The rows, and the model that they are for."""
+
+    prepared: Prepared
+    stored: StoredPrepared
+    model_folder: Path
+    model_revision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """What computes here."""
+
+    device: torch.device
+    threads: int
+
+
+def bring_inputs(work: Work) -> Inputs:
+    """Bring rows and model here; a job with a single stage prepares the rows itself, before it fetches weights."""
+    rows = prepare_once(work) if work.stage_input.includes_prepare else receive_prepared(work)
+    with work.console.step("fetch_model", "fetch the model") as progress:
+        model = fetch_model(
+            work.spec.model,
+            access=work.access,
+            folder=work.folder / "model",
+            progress=progress,
+            pinned_revision=rows.model_revision,
+        )
+    return Inputs(prepared=rows.prepared, stored=rows.stored, model_folder=model.folder, model_revision=model.revision)
+
+
+def host_of(*, gpus: int, simulated: bool, console: Console) -> Host:
+    """Find what computes.
+
+    Parameters
+    ----------
+    gpus
+        How many the job asked for.
+    simulated
+        Whether the CPU may stand in for one that isn't there.
+    """
+    threads = configure_threads()
+    if gpus and simulated and not torch.cuda.is_available():
+        console.event("simulated_gpu", "no GPU here; the CPU computes in its place", level="warning")
+        gpus = 0
+    return Host(device=pick_device(gpus), threads=threads)
+
+
+def load(
+    folder: Path, host: Host, *, wish: Literal["Auto", "BFloat16", "Float32"], settled: Settled | None, console: Console
+) -> LoadedModel:
+    """Load the model and try out what it can do; what an earlier attempt settled stays, however fast it is here."""
+    with console.step("load_model", "load the model"):
+        precision = settled.precision if settled else resolve_precision(wish, host.device)
+        loaded = load_model(folder, device=host.device, precision=precision)
+    console.event(
+        "model",
+        f"{loaded.parameters / 1e6:.1f} million parameters, {precision}, {host.device}, {host.threads} threads"
+        if console.interactive
+        else None,
+        parameters=loaded.parameters,
+        precision=precision,
+        device=str(host.device),
+        threads=host.threads,
+    )
+    if settled and settled.branching is not None:
+        loaded = replace(loaded, abilities=Abilities(branching=settled.branching))
+    return try_out(loaded)

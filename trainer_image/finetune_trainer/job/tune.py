@@ -1,0 +1,125 @@
+"""From the untouched model to the files of the tuned one; in between it is scored and trained.
+
+The model goes with the last name of it here: what was stored is loaded next, and both may not fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.status import Compute, Resolved, ValidationPoint
+from finetune_trainer.checkpoint.checkpoints import Checkpoints
+from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.job.base_model import Host, Inputs, load
+from finetune_trainer.job.context import Work
+from finetune_trainer.job.dataset import resolved_of
+from finetune_trainer.job.resumable import train_resumably
+from finetune_trainer.job.score import score_before
+from finetune_trainer.job.watcher import TrainingWatcher
+from finetune_trainer.model.flops import Shape, compute
+from finetune_trainer.model.load import LoadedModel
+from finetune_trainer.model.lora import add_lora
+from finetune_trainer.model.shape import AdaptedLayers, adapted_layers, shape_of
+from finetune_trainer.output.card import base_name
+from finetune_trainer.output.export import Exported, export
+from finetune_trainer.training.outcome import TrainOutcome
+from finetune_trainer.training.plan import Hyperparameters, resolve
+
+__all__ = ["Tuned", "tune"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What is left of a training once its model is gone.
+
+    Attributes
+    ----------
+    before
+        The untouched model on the test rows.
+    layers
+        Those with and without adapters; None for a full fine-tune.
+    """
+
+    exported: Exported
+    before: Evaluation
+    resolved: Resolved
+    validation: tuple[ValidationPoint, ...]
+    cost: Compute
+    layers: AdaptedLayers | None
+
+
+def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watcher: TrainingWatcher) -> Tuned:
+    """Load, score, train and write."""
+    spec, console, prepared = work.spec, work.console, inputs.prepared
+    wish, limit = spec.training.precision, spec.evaluation.limit
+    model = load(inputs.model_folder, host, wish=wish, settled=checkpoints.settled, console=console)
+    before = score_before(model, prepared, limit=limit, checkpoints=checkpoints, watcher=watcher, console=console)
+    validation_rows = len(prepared.parts["validation"])
+    plan = resolve(
+        spec.training,
+        rows=len(prepared.parts["train"]),
+        parameters=model.parameters,
+        validation_rows=validation_rows,
+    )
+    if plan.lora is not None:
+        model = add_lora(model, plan.lora, seed=plan.seed)
+    shape = shape_of(model)
+    layers = adapted_layers(model) if plan.lora is not None else None
+    outcome = train_resumably(
+        model,
+        prepared,
+        plan,
+        threads=host.threads,
+        checkpoints=checkpoints,
+        watcher=watcher,
+        console=console,
+        interrupt=work.interrupt,
+    )
+    with console.step("export", "write the model"):
+        exported = _write(model, outcome, inputs, spec, work.folder / "export")
+    resolved = resolved_of(work, prepared, model_revision=inputs.model_revision)
+    return Tuned(
+        exported=exported,
+        before=before,
+        resolved=_echoed(resolved, plan, exported, validated=validation_rows > 0),
+        validation=outcome.validation,
+        cost=_cost(shape, outcome),
+        layers=layers,
+    )
+
+
+def _write(model: LoadedModel, outcome: TrainOutcome, inputs: Inputs, spec: FineTuneJobSpec, folder: Path) -> Exported:
+    return export(
+        model,
+        outcome.weights,
+        inputs.prepared,
+        folder,
+        kind=spec.output.export or ("Model" if model.adapter is None else "Adapter"),
+        base_name=base_name(spec.model.uri),
+        base_revision=inputs.model_revision if spec.model.uri.startswith("hf://") else None,
+    )
+
+
+def _echoed(resolved: Resolved, plan: Hyperparameters, exported: Exported, *, validated: bool) -> Resolved:
+    """Add what was chosen for the training to what prepare chose."""
+    return resolved.model_copy(
+        update={
+            "batch_size": plan.batch_size,
+            "learning_rate": plan.learning_rate,
+            "precision": exported.precision,
+            "select_by": plan.select_by if validated else None,
+        }
+    )
+
+
+def _cost(shape: Shape, outcome: TrainOutcome) -> Compute:
+    return compute(
+        shape,
+        tokens=outcome.tokens,
+        supervised=outcome.supervised_tokens,
+        attention_pairs=outcome.attention_pairs,
+        seconds=outcome.seconds,
+        peak_memory_bytes=outcome.peak_memory_bytes,
+    )
