@@ -83,6 +83,6 @@ def test_no_model_of_an_export_outlives_it(tmp_path: Path, lora: bool, monkeypat
     exported = export(loaded, outcome.weights, prepared, tmp_path / "out", kind="Model", base_name="base")
     del loaded
     assert [ref() for ref in made if ref() is not None] == []
-    again = reload_and_compare(exported, prepared)
+    again = reload_and_compare(exported)
     assert [ref() for ref in made if ref() is not None] == [again.model]
     assert most <= 2  # the trained one, and the base that its adapters are merged into

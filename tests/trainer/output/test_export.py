@@ -23,7 +23,8 @@ from finetune_trainer.model.device import Precision
 from finetune_trainer.model.load import LoadedModel, load_model
 from finetune_trainer.model.lora import add_lora
 from finetune_trainer.output import export as export_module
-from finetune_trainer.output.export import ExportKind, compare, export, reload_and_compare
+from finetune_trainer.output.export import ExportKind, export, reload_and_compare
+from finetune_trainer.output.verify import compare
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.plan import Hyperparameters
@@ -64,7 +65,7 @@ def test_the_exported_model_is_the_trained_one(tmp_path: Path, architecture: Arc
     loaded, weights, prepared = trained(tmp_path / "base", lora=lora, architecture=architecture)
     inside = evaluate(loaded, prepared.parts["test"], prepared, texts=(), generate=False)
     exported = export(loaded, weights, prepared, tmp_path / "out", kind="Model", base_name="s3://models/base/")
-    again = reload_and_compare(exported, prepared)
+    again = reload_and_compare(exported)
     outside = evaluate(again, prepared.parts["test"], prepared, texts=(), generate=False)
     assert outside.loss == pytest.approx(inside.loss, rel=1e-4 if lora else 1e-12)
     assert [r.chosen for r in outside.rows] == [r.chosen for r in inside.rows]
@@ -84,7 +85,7 @@ def test_an_export_keeps_the_type_of_the_base_and_verifies_in_every_precision(
     stored = load_file(tmp_path / "out" / "model" / "model.safetensors")
     assert {t.dtype for t in stored.values()} == {dtype}
     assert set(stored) == set(load_file(tmp_path / "base" / "model.safetensors"))
-    reload_and_compare(exported, prepared)
+    reload_and_compare(exported)
 
 
 def test_a_float32_model_trained_in_bfloat16_is_stored_with_its_master_weights(tmp_path: Path) -> None:
@@ -125,6 +126,24 @@ def test_config_and_tokenizer_are_taken_over_byte_for_byte(tmp_path: Path, lora:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"):
         assert (model / name).read_bytes() == (tmp_path / "base" / name).read_bytes()
     assert not list(model.glob("*.py"))
+
+
+@pytest.mark.parametrize("kind", ["Model", "Both"])
+def test_code_that_the_base_names_is_not_named_by_what_is_exported(tmp_path: Path, kind: ExportKind) -> None:
+    make_model(tmp_path / "base")
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    kept = {}
+    for name in ("config.json", "tokenizer_config.json"):
+        path = tmp_path / "base" / name
+        kept[name] = json.loads(path.read_text())
+        path.write_text(json.dumps({**kept[name], "auto_map": own}))
+    loaded, weights, prepared = trained(tmp_path / "base", lora=kind == "Both", new=False)
+    export(loaded, weights, prepared, tmp_path / "out", kind=kind, base_name="base")
+    for folder in (tmp_path / "out").iterdir():
+        for name in kept.keys() & {path.name for path in folder.iterdir()}:
+            assert json.loads((folder / name).read_text()) == kept[name]
+    assert (tmp_path / "out/model/config.json").exists()
+    assert "auto_map" in (tmp_path / "base/config.json").read_text()
 
 
 def test_a_base_without_generation_config_gets_the_settings_of_the_scores(tmp_path: Path) -> None:
@@ -172,14 +191,14 @@ def test_the_adapter_is_one_that_peft_loads(tmp_path: Path, kind: ExportKind, fo
     stored = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
     assert {t.dtype for t in stored.values()} == {torch.float32}
     assert all("lora_" in name for name in stored)
-    reload_and_compare(exported, prepared)
+    reload_and_compare(exported)
 
 
 def test_files_that_were_stored_and_fetched_are_what_is_checked(tmp_path: Path) -> None:
     loaded, weights, prepared = trained(tmp_path / "base", lora=False)
     exported = export(loaded, weights, prepared, tmp_path / "out", kind="Model", base_name="base")
     (tmp_path / "out").rename(tmp_path / "fetched")
-    again = reload_and_compare(exported, prepared, folder=tmp_path / "fetched")
+    again = reload_and_compare(exported, folder=tmp_path / "fetched")
     assert again.folder == tmp_path / "fetched" / "model"
 
 
@@ -193,7 +212,7 @@ def test_a_changed_weight_is_found(tmp_path: Path, kind: ExportKind) -> None:
     stored[name] = stored[name] * 1.001
     save_file(stored, file, metadata={"format": "pt"})
     with pytest.raises(StageError, match="answers differently") as error:
-        reload_and_compare(exported, prepared)
+        reload_and_compare(exported)
     assert error.value.reason is Reason.VERIFICATION_FAILED
 
 
@@ -203,21 +222,21 @@ def test_a_merge_that_changes_the_model_is_found(tmp_path: Path) -> None:
     base = load_file(tmp_path / "base" / "model.safetensors")
     save_file(base, tmp_path / "out" / "model" / "model.safetensors", metadata={"format": "pt"})  # as if not merged
     with pytest.raises(StageError, match="answers differently"):
-        reload_and_compare(exported, prepared)
+        reload_and_compare(exported)
 
 
 def test_adapters_that_are_not_the_trained_ones_are_found_before_they_are_merged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, weights, prepared = trained(tmp_path / "base", lora=True)
-    write = export_module._write_adapter
+    write = export_module.write_adapter
 
-    def damaged(loaded: LoadedModel, trained: Mapping[str, torch.Tensor], folder: Path, base_name: str) -> None:
-        write(loaded, trained, folder, base_name)
+    def damaged(loaded: LoadedModel, trained: Mapping[str, torch.Tensor], folder: Path, **names: Any) -> None:
+        write(loaded, trained, folder, **names)
         stored = load_file(folder / "adapter_model.safetensors")
         save_file({name: tensor * 1.01 for name, tensor in stored.items()}, folder / "adapter_model.safetensors")
 
-    monkeypatch.setattr(export_module, "_write_adapter", damaged)
+    monkeypatch.setattr(export_module, "write_adapter", damaged)
     with pytest.raises(StageError, match="answers differently"):
         export(loaded, weights, prepared, tmp_path / "out", kind="Model", base_name="base")
 

@@ -66,7 +66,7 @@ def verify(stored: StoredModel, exported: Exported, prepared: Prepared, console:
         VerificationFailed, ModelInvalid.
     """
     with console.step("verify_model", "load the stored model and compare its answers"):
-        loaded = reload_and_compare(exported, prepared, folder=stored.folder)
+        loaded = reload_and_compare(exported, folder=stored.folder)
         for written in {entry.path.split("/")[0] for entry in stored.entries}:
             check_served(stored.folder / written, prepared)
     return loaded
