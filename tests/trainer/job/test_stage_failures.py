@@ -170,7 +170,10 @@ def on_s3(full: Finished, s3: S3Server, folder: Path, **keys: str) -> Callable[.
 def test_a_wrong_key_is_access_denied_and_in_no_message(full_on_s3: Finished, s3: S3Server, tmp_path: Path) -> None:
     canary = "canary-secret-0123456789"
     report = on_s3(full_on_s3, s3, tmp_path, AWS_SECRET_ACCESS_KEY=canary)(prepared_digest=full_on_s3.report.digest)
-    assert failed(report)[:2] == (Reason.ACCESS_DENIED, 12)
+    assert report.failure is not None
+    assert (report.failure.reason, exit_code(report)) == (Reason.ACCESS_DENIED, 12)
+    # Whoever holds the key can mend it, so the message says where instead of asking for rights.
+    assert "AWS_SECRET_ACCESS_KEY in the Secret of output.credentialsRef" in report.failure.message
     assert canary not in encode_report(report).decode()
 
 
