@@ -63,8 +63,8 @@ bench-operator: $(VENV) ## The operator under 200 jobs on simulated nodes (N=…
 	@$(PY) -m benchmarks.operator_bench --jobs $(or $(N),200) --stages $(or $(STAGES),1 2)
 bench-start: $(VENV) ## From apply to the first forward pass on the development cluster (ROUNDS=3)
 	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3)
-bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Tokens a second of the training loop against TRL (ROUNDS=3, METHOD=LoRA, TUNE=1)
-	@$(PY) -m benchmarks.trainer_bench --rounds $(or $(ROUNDS),3) --method $(or $(METHOD),Full) $(if $(TUNE),--tune)
+bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Speed and memory of the training loop against TRL (METHOD=LoRA, BATCH=4, TUNE=1)
+	@$(PY) -m benchmarks.trainer_bench --method $(or $(METHOD),Full) --batch $(or $(BATCH),4) $(if $(TUNE),--tune)
 bench-memory: $(VENV) ## Memory and speed of preparing 1 GB, and of scoring 100,000 rows (MB=1000 ROWS=100000)
 	@$(PY) -m benchmarks.memory_bench --megabytes $(or $(MB),1000) --rows $(or $(ROWS),100000)
 

@@ -1,14 +1,11 @@
-"""Speed of the training loop against TRL's SFTTrainer, on the same model, rows, masks, threads and step size.
+"""Speed and memory of the training loop against TRL's SFTTrainer and transformers' Trainer, on the same rows.
 
-    python -m benchmarks.trainer_bench [--rounds 3] [--epochs 2] [--method Full] [--tune]
+    python -m benchmarks.trainer_bench [--method Full] [--batch 4] [--steps 30] [--warm 10] [--tune]
 
-Each run is a process of its own, one after the other, in turns: ours, TRL tuned with padding, TRL tuned with packing,
-TRL as its documentation sets it up. What counts are real tokens, padding left out, over whole epochs after a first one
-that warms up. First, every way trains one step on the same rows: the losses must agree, or no ratio is printed.
-
-Ours trains bfloat16 weights with a 32-bit master copy and sums gradients in 32 bits. TRL has no such mode: tuned, it
-trains bfloat16 weights as they are, which costs less and loses small updates; by default it trains 32-bit weights under
-bfloat16 autocast.
+Each way is a process of its own, one after the other. It trains one epoch over the same rows in the same order, with
+the same learning rates, and then scores the same held-out rows: so the losses of all steps and the accuracy at the end
+are compared, and a way that trains something else gets no ratio. The settings of the other two are the fastest of those
+that were tried (``ways.py``, ``tuned.json``); ours runs as every job does.
 """
 
 from __future__ import annotations
@@ -16,132 +13,137 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AutoTokenizer
+import numpy as np
 
-from benchmarks.common import ROOT, finish, machine, table, versions
-from benchmarks.trainer_bench.rows import DATASETS, TokenRows, instructions, load_rows, save_rows, topics
-from benchmarks.trainer_bench.worker import BATCH_SIZE, Order
+from benchmarks.common import ROOT, finish, machine, versions
+from benchmarks.trainer_bench import figures, ways
+from benchmarks.trainer_bench.rows import DATASETS, TokenRows, instructions, save_rows, topics
+from benchmarks.trainer_bench.worker import SEED, Order, Settings
+from finetune_trainer.training.plan import learning_rate_factor, steps
 
-__all__ = ["OURS", "VARIANTS", "Side", "measure", "ratios", "spread"]
+__all__ = ["Bench", "in_order"]
 
 CACHE: Final = ROOT / "benchmarks/.cache"
 TRL_PYTHON: Final = ROOT / "benchmarks/.venv-trl/bin/python"
-ROWS: Final = 24
-"""Rows of an epoch: three optimizer steps."""
-LOSS_TOLERANCE: Final = 0.01
-"""Relative; other kernels and another place of rounding in bfloat16 account for a few thousandths."""
+HELD: Final = 32
+"""Rows that are scored at the end."""
 THREADS: Final = "2"
+RATES: Final = {"Full": 5e-5, "LoRA": 5e-4}
+"""What a job takes by itself for a model of this size."""
+TUNING: Final = (2, 6)
+"""Steps of warm-up and timed steps of a try."""
+MOST_SECONDS: Final = 150.0
+"""Of a try; one that isn't done by then is many times slower than the others."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """A way to train: its name in the table, and TRL's variant with its settings."""
-
-    name: str
-    variant: str = ""
-    settings: tuple[tuple[str, int | str | bool], ...] = ()
+def in_order(rows: TokenRows, batch: int) -> TokenRows:
+    """Return the rows in the order of our steps, the longest of a step first, as our loop takes them."""
+    lengths = np.diff(rows.offsets)
+    order = [step[np.argsort(-lengths[step], kind="stable")] for step in steps(SEED, 0, len(rows), batch)]
+    return rows.take([int(number) for step in order for number in step])
 
 
-OURS: Final = Side("ours")
-VARIANTS: Final = (
-    Side("TRL padded, tuned", "padded", (("dtype", "bfloat16"), ("micro", 8))),
-    Side("TRL packed, tuned", "packed", (("dtype", "bfloat16"), ("micro", 1), ("length", 512))),
-    Side("TRL default", "default"),
-)
-CANDIDATES: Final = (
-    *(
-        Side(f"padded, {dtype}, {micro} rows at once", "padded", (("dtype", dtype), ("micro", micro)))
-        for dtype in ("bfloat16", "float32")
-        for micro in (8, 4, 2)
-    ),
-    *(
-        Side(f"packed to {length}, {dtype}, {micro} packs at once", "packed", settings)
-        for dtype, length, micro in (
-            ("bfloat16", 1024, 1),
-            ("bfloat16", 512, 1),
-            ("bfloat16", 512, 2),
-            ("bfloat16", 256, 1),
-            ("bfloat16", 256, 4),
-            ("float32", 512, 1),
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What all runs share."""
+
+    model: Path
+    method: str
+    batch: int
+    rows: Mapping[str, TokenRows]
+    held: Mapping[str, TokenRows]
+
+    def run(
+        self, dataset: str, library: str, settings: Settings, *, warm: int, timed: int, most: float | None = None
+    ) -> dict[str, Any] | None:
+        """Run one way once and return the line that it ends with, or None if it took more than ``most`` seconds.
+
+        Raises
+        ------
+        subprocess.CalledProcessError
+            It failed; its error output is shown.
+        """
+        rows = self.rows[dataset].take(range(self.batch * (warm + timed)))
+        files = {name: CACHE / f"{dataset}-{name}.npz" for name in ("rows", "held")}
+        save_rows(rows if library == "ours" else in_order(rows, self.batch), files["rows"])
+        # A try is about speed alone.
+        save_rows(self.held[dataset].take(range(HELD if most is None else 1)), files["held"])
+        order = Order(
+            model=str(self.model),
+            rows=str(files["rows"]),
+            held=str(files["held"]),
+            method=self.method,
+            batch=self.batch,
+            warm=warm,
+            learning_rate=RATES[self.method],
+            factors=tuple(learning_rate_factor(step, warm + timed) for step in range(warm + timed)),
+            settings=settings if library == "ours" else {"library": library, **settings},
         )
-        for settings in ((("dtype", dtype), ("micro", micro), ("length", length)),)
-    ),
-)
-"""What ``--tune`` tries; the best of each kind stand in :data:`VARIANTS`."""
+        ours = library == "ours"
+        module = f"benchmarks.trainer_bench.{'ours' if ours else 'trl_side'}"
+        try:
+            done = subprocess.run(
+                [sys.executable if ours else TRL_PYTHON, "-m", module, order.to_json()],
+                cwd=ROOT,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=most,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        if done.returncode:
+            sys.stderr.write(done.stderr)
+            raise subprocess.CalledProcessError(done.returncode, done.args)
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return result
+
+    def tune(self) -> dict[str, dict[str, list[ways.Tried]]]:
+        """Try the settings of each library on each dataset."""
+        found: dict[str, dict[str, list[ways.Tried]]] = {}
+        for dataset in self.rows:
+
+            def measure(library: str, settings: Settings, dataset: str = dataset) -> dict[str, Any] | None:
+                result = self.run(dataset, library, settings, warm=TUNING[0], timed=TUNING[1], most=MOST_SECONDS)
+                told = "took too long" if result is None else f"{figures.speed(result):.0f} tokens/s"
+                print(f"try {dataset}, {library}, {settings}: {told}", flush=True)
+                return result
+
+            found[dataset] = {
+                library: ways.search(library, measure, batch=self.batch, longest=self.rows[dataset].longest)
+                for library in ("ours", "trl", "trainer")
+            }
+        return found
 
 
-def measure(side: Side, *, model: Path, rows: Path, method: str, epochs: int) -> dict[str, Any]:
-    """Run one side once and return the line that it ends with.
-
-    Raises
-    ------
-    subprocess.CalledProcessError
-        It failed; its error output is shown.
-    """
-    module = "trl_side" if side.variant else "ours"
-    order = Order(
-        model=str(model),
-        rows=str(rows),
-        method=method,
-        epochs=epochs,
-        variant=side.variant,
-        settings=dict(side.settings),
-    )
-    done = subprocess.run(
-        [TRL_PYTHON if side.variant else sys.executable, "-m", f"benchmarks.trainer_bench.{module}", order.to_json()],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            # The same threads for both, which sleep while they wait, as the trainer's image has it.
-            "OMP_NUM_THREADS": THREADS,
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        sys.stderr.write(done.stderr)
-        raise subprocess.CalledProcessError(done.returncode, done.args)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+def environment() -> dict[str, str]:
+    """Return the same for all: threads that sleep while they wait, as the trainer's image has it, and no network."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": THREADS,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
 
 
-def speed(result: dict[str, Any]) -> float:
-    """Real tokens a second."""
-    return float(result["tokens"]) / float(result["seconds"])
+def prepare_inputs() -> tuple[Path, dict[str, TokenRows], dict[str, TokenRows]]:
+    """Make the demo's model and rows unless they are there; return the model, and rows to train and to score."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds
 
-
-def spread(values: Sequence[float]) -> float:
-    """Distance of the extremes as a share of the median."""
-    return (max(values) - min(values)) / statistics.median(values)
-
-
-def ratios(speeds: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    """Return ours against each way of TRL, medians over medians, by dataset; ``best`` is against the fastest of it."""
-    out = {}
-    for dataset, by_side in speeds.items():
-        medians = {name: statistics.median(values) for name, values in by_side.items()}
-        ours = medians.pop(OURS.name)
-        out[dataset] = {name: ours / median for name, median in medians.items()} | {
-            "best": ours / max(medians.values())
-        }
-    return out
-
-
-def prepare_inputs(model: Path, rows_file: Path) -> dict[str, Path]:
-    """Make the demo's model and rows unless they are there, and return the token rows of each dataset."""
+    model, rows_file = CACHE / "smollm2-135m-instruct", CACHE / "topics.jsonl"
+    CACHE.mkdir(parents=True, exist_ok=True)
     for script, target in (("make_model", model), ("make_rows", rows_file)):
         subprocess.run(
             [sys.executable, f"hack/demo/{script}.py", "--out", str(target), "--cache", str(CACHE)],
@@ -155,116 +157,155 @@ def prepare_inputs(model: Path, rows_file: Path) -> dict[str, Path]:
         "topics": topics(rows_file, tokenizer, CACHE / "topics-prepared"),
         "instructions": instructions(texts, tokenizer),
     }
-    paths = {}
-    for name in DATASETS:
-        paths[name] = CACHE / f"{name}.npz"
-        save_rows(made[name].first(ROWS), paths[name])
-    return paths
+    return model, {name: made[name][0] for name in DATASETS}, {name: made[name][1] for name in DATASETS}
 
 
-def check_losses(model: Path, paths: dict[str, Path], method: str) -> dict[str, dict[str, float]]:
-    """Return the loss of every way's first step on the same rows.
+def kind_of_processor() -> str:
+    """Name what decides which settings are fast: instruction set, bfloat16 units, threads."""
+    import torch  # noqa: PLC0415
 
-    Raises
-    ------
-    SystemExit
-        They differ by more than rounding: the ways don't train the same thing.
-    """
-    losses: dict[str, dict[str, float]] = {}
-    for dataset, path in paths.items():
-        losses[dataset] = {}
-        for side in (OURS, *VARIANTS):
-            losses[dataset][side.name] = measure(side, model=model, rows=path, method=method, epochs=0)["loss"]
-            print(f"first loss, {dataset}, {side.name}: {losses[dataset][side.name]:.4f}", flush=True)
-        ours = losses[dataset][OURS.name]
-        if any(abs(loss - ours) > LOSS_TOLERANCE * ours for loss in losses[dataset].values()):
-            raise SystemExit(f"the losses on {dataset} differ by more than {LOSS_TOLERANCE:.0%}: not the same training")
-    return losses
+    units = "with" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "without"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {units} bfloat16 units, {THREADS} threads"
 
 
-def tune(model: Path, paths: dict[str, Path], method: str) -> None:
-    """Print the speed of every candidate, best first."""
-    for dataset, path in paths.items():
-        found = []
-        for side in CANDIDATES:
-            found.append((speed(measure(side, model=model, rows=path, method=method, epochs=2)), side.name))
-            print(f"{dataset}, {side.name}: {found[-1][0]:.0f} tokens/s", flush=True)
-        print(f"\n{dataset}\n" + "\n".join(f"{value:8.0f}  {name}" for value, name in sorted(found, reverse=True)))
+def tuned(bench: Bench, *, anew: bool) -> dict[str, Any]:
+    """Return what was tried, by dataset and library, with its day; tries it where nothing is kept."""
+    kind = kind_of_processor()
+    kept = None if anew else ways.load(kind, bench.method, bench.batch)
+    if kept is None:
+        tried = bench.tune()
+        kept = {
+            "date": date.today().isoformat(),
+            "versions": versions("torch", "transformers") | {"trl": trl_version()},
+            "tried": {d: {lib: [t.to_json() for t in ts] for lib, ts in by.items()} for d, by in tried.items()},
+        }
+        ways.save(kind, bench.method, bench.batch, kept)
+    return {**kept, "kind": kind}
 
 
 def main() -> None:
     """Measure and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=2, help="passes over the rows, the first of which warms up")
     parser.add_argument("--method", choices=("Full", "LoRA"), default="Full")
-    parser.add_argument("--tune", action="store_true", help="only try settings of TRL")
+    parser.add_argument("--batch", type=int, default=4, help="rows of an optimizer step")
+    parser.add_argument("--steps", type=int, default=30, help="timed optimizer steps")
+    parser.add_argument("--warm", type=int, default=10, help="optimizer steps before them")
+    parser.add_argument("--tune", action="store_true", help="try the settings anew")
     arguments = parser.parse_args()
-    model, method = CACHE / "smollm2-135m-instruct", arguments.method
-    CACHE.mkdir(parents=True, exist_ok=True)
-    paths = prepare_inputs(model, CACHE / "topics.jsonl")
-    if arguments.tune:
-        tune(model, paths, method)
-        return
-    losses = check_losses(model, paths, method)
-    speeds: dict[str, dict[str, list[float]]] = {d: {s.name: [] for s in (OURS, *VARIANTS)} for d in paths}
-    memory: dict[str, float] = {}
-    for number in range(1, arguments.rounds + 1):
-        for dataset, path in paths.items():
-            for side in (OURS, *VARIANTS):
-                result = measure(side, model=model, rows=path, method=method, epochs=arguments.epochs)
-                speeds[dataset][side.name].append(speed(result))
-                memory[side.name] = max(memory.get(side.name, 0), result["peak_mib"])
-                print(f"round {number}, {dataset}, {side.name}: {speed(result):.0f} tokens/s", flush=True)
-    report(arguments, {name: load_rows(path) for name, path in paths.items()}, losses, speeds, memory)
+    begin = time.monotonic()
+    model, rows, held = prepare_inputs()
+    bench = Bench(model=model, method=arguments.method, batch=arguments.batch, rows=rows, held=held)
+    settings = tuned(bench, anew=arguments.tune)
+    text, figures_of = [], {}
+    same = True
+    for dataset in rows:
+        tried = {library: [ways.Tried(**t) for t in found] for library, found in settings["tried"][dataset].items()}
+        rows_of_table = ways.ways(tried, beginning=dataset == "topics")
+        results: dict[str, dict[str, Any]] = {}
+        for way in rows_of_table:
+            result = bench.run(dataset, way.library, way.settings, warm=arguments.warm, timed=arguments.steps)
+            assert result is not None  # noqa: S101 - no limit was given
+            results[way.name] = result
+            print(
+                f"{dataset}, {way.name}: {figures.speed(result):.0f} tokens/s, {result['peak_mib']:.0f} MiB", flush=True
+            )
+        parities = {
+            way.name: figures.parity(
+                results["ours"], results[way.name], same_steps=way.settings.get("layout") != "packed"
+            )
+            for way in rows_of_table
+            if way.name != "ours"
+        }
+        same = same and all(p.same for p in parities.values())
+        text.append(section(dataset, bench, results, rows_of_table, parities, tried))
+        figures_of[dataset] = summary(results, rows_of_table, parities)
+    report(arguments, settings, text, figures_of, minutes=(time.monotonic() - begin) / 60)
+    if not same:
+        raise SystemExit("some ways didn't train the same (too much difference in the table): their ratios say nothing")
+
+
+def section(  # noqa: PLR0917 - what a dataset's part of the report is made of
+    dataset: str,
+    bench: Bench,
+    results: Mapping[str, Mapping[str, Any]],
+    rows_of_table: list[ways.Way],
+    parities: Mapping[str, figures.Parity],
+    tried: Mapping[str, list[ways.Tried]],
+) -> str:
+    """Return what is said about a dataset."""
+    rows = bench.rows[dataset]
+    about = f"{dataset}: rows of {len(rows.tokens) / len(rows):.0f} tokens on average, the longest {rows.longest}."
+    parts = [about, figures.lines(results, rows_of_table, parities)]
+    names = {"trl": "TRL", "trainer": "transformers Trainer", "ours": "ours, for comparison (a job takes the default)"}
+    parts += [f"Tried for {name}:\n{figures.tries(tried[library])}" for library, name in names.items()]
+    return "\n\n".join(parts)
+
+
+def summary(
+    results: Mapping[str, Mapping[str, Any]],
+    rows_of_table: list[ways.Way],
+    parities: Mapping[str, figures.Parity],
+) -> dict[str, Any]:
+    """Return a dataset's figures for programs."""
+    ratios = figures.ratios(results, rows_of_table)
+    others = [results[way.name]["peak_mib"] for way in rows_of_table if way.library == "trl"]
+    return {
+        "ratios": {name: round(value, 3) for name, value in ratios.items()},
+        "memory_vs_trl": round(results["ours"]["peak_mib"] / min(others), 3),
+        "precision": results["ours"]["precision"],
+        "ways": {
+            way.name: {
+                "settings": way.settings,
+                "tokens_per_second": round(figures.speed(results[way.name]), 1),
+                "rows_per_second": round(figures.speed(results[way.name], "rows"), 3),
+                "cpu_seconds": results[way.name]["cpu_seconds"],
+                "spread": round(figures.spread(results[way.name]), 3),
+                "peak_mib": round(results[way.name]["peak_mib"]),
+                "losses": [round(loss, 4) for loss in results[way.name]["losses"]],
+                "held_loss": round(results[way.name]["held_loss"], 4),
+                "held_tokens_right": round(results[way.name]["held_tokens_right"], 4),
+                "held_rows_right": round(results[way.name]["held_rows_right"], 4),
+                "same_training": way.name == "ours" or parities[way.name].same,
+            }
+            for way in rows_of_table
+        },
+    }
 
 
 def report(
     arguments: argparse.Namespace,
-    rows: dict[str, TokenRows],
-    losses: dict[str, dict[str, float]],
-    speeds: dict[str, dict[str, list[float]]],
-    memory: dict[str, float],
+    settings: Mapping[str, Any],
+    sections: list[str],
+    figures_of: Mapping[str, Mapping[str, Any]],
+    *,
+    minutes: float,
 ) -> None:
-    """Print and keep the result; the headline is the smaller of the two datasets' ratios."""
-    found = ratios(speeds)
-    lines = [
-        [
-            f"{dataset}: {name}",
-            round(statistics.median(values)),
-            f"{spread(values):.1%}",
-            "" if name == OURS.name else f"{found[dataset][name]:.2f}",
-            f"{losses[dataset][name]:.4f}",
-        ]
-        for dataset, by_side in speeds.items()
-        for name, values in by_side.items()
-    ]
-    sizes = "; ".join(
-        f"{name}: {len(r)} rows of {len(r.tokens) / len(r):.0f} tokens on average, the longest {r.longest}"
-        for name, r in rows.items()
+    """Print and keep the result; the headline is the least ratio of the datasets."""
+    used = versions("torch", "transformers") | {"trl": trl_version()}
+    here = machine()
+    head = (
+        f"{arguments.method} fine-tuning of SmolLM2-135M on a CPU: {here['cpu']}, {settings['kind']}; "
+        f"{', '.join(f'{name} {value}' for name, value in used.items())}.\n"
+        f"{arguments.batch} rows a step, {arguments.steps} timed steps after {arguments.warm}; each way a process of "
+        f"its own, one after the other, {minutes:.0f} minutes in all; settings tried on {settings['date']}.\n"
+        f"The same training: losses differ by at most {figures.STEP_BOUND:.0%} in any step and "
+        f"{figures.MEAN_BOUND:.0%} in all, held-out shares by at most {figures.RIGHT_BOUND:.0%}. Precision of ours: "
+        f"{', '.join(sorted({f['precision'] for f in figures_of.values()}))}."
     )
-    text = "\n".join(
-        [
-            f"{arguments.method} fine-tuning of SmolLM2-135M, {BATCH_SIZE} rows a step, {THREADS} threads; {sizes}.",
-            f"Medians of {arguments.rounds} rounds over {arguments.epochs - 1} epochs each, one run after the other.",
-            "",
-            table(["way", "tokens/s", "spread", "ours is faster by", "first loss"], lines),
-        ]
-    )
-    figures = {
+    result = {
         "method": arguments.method,
-        "ratio_vs_trl_best": round(min(r["best"] for r in found.values()), 3),
-        "ratio_vs_trl_default": round(min(r["TRL default"] for r in found.values()), 3),
-        "spread": round(max(spread(values) for by_side in speeds.values() for values in by_side.values()), 3),
-        "ratios": {d: {name: round(value, 3) for name, value in r.items()} for d, r in found.items()},
-        "tokens_per_second": {d: {n: [round(v, 1) for v in vs] for n, vs in s.items()} for d, s in speeds.items()},
-        "first_loss": losses,
-        "peak_mib": {name: round(value) for name, value in memory.items()},
-        "trl_settings": {side.name: dict(side.settings) for side in VARIANTS},
-        "machine": machine(),
-        "versions": versions("torch", "transformers") | {"trl": trl_version()},
+        "batch": arguments.batch,
+        "timed_steps": arguments.steps,
+        "warm_up_steps": arguments.warm,
+        "ratio_vs_best": min(f["ratios"]["best"] for f in figures_of.values()),
+        "memory_vs_trl": max(f["memory_vs_trl"] for f in figures_of.values()),
+        "minutes": round(minutes, 1),
+        "datasets": figures_of,
+        "tuned": settings,
+        "machine": here,
+        "versions": used,
     }
-    finish("trainer" if arguments.method == "Full" else "trainer-lora", figures, text)
+    finish("trainer" if arguments.method == "Full" else "trainer-lora", result, "\n\n".join([head, *sections]))
 
 
 def trl_version() -> str:

@@ -1,14 +1,20 @@
-"""One run of this repository's training loop, as a job runs it; started by ``__main__.py``."""
+"""One run of this repository's training loop, as a job runs it; started by ``__main__.py``.
+
+``settings``: ``shared`` (False: what all rows begin with is computed for each of them), ``tokens`` (of a micro-batch);
+without them it is what every job does.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from benchmarks.trainer_bench.rows import TokenRows, load_rows
-from benchmarks.trainer_bench.worker import BATCH_SIZE, LEARNING_RATE, SEED, Order, Timer
+from benchmarks.trainer_bench.worker import SEED, Order, Timer, quality
 from finetune_api.job import LoRA
 from finetune_api.status import DatasetSummary
 from finetune_trainer.data.parts import PARTS, Part
@@ -16,7 +22,8 @@ from finetune_trainer.model.device import configure_threads, resolve_precision
 from finetune_trainer.model.load import load_model
 from finetune_trainer.model.lora import add_lora
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
-from finetune_trainer.training.loop import train
+from finetune_trainer.training import beginning
+from finetune_trainer.training.loop import LIMITS, train
 from finetune_trainer.training.observer import LogEntry, Silent
 from finetune_trainer.training.plan import Hyperparameters, steps
 
@@ -24,14 +31,14 @@ from finetune_trainer.training.plan import Hyperparameters, steps
 class _Watch(Silent):
     """Notes every optimizer step; on a CPU there is an entry for each."""
 
-    def __init__(self, timer: Timer, tokens: list[int]) -> None:
-        self.timer, self.tokens = timer, tokens
+    def __init__(self, timer: Timer, plan: list[tuple[int, int]]) -> None:
+        self.timer, self.plan = timer, plan
         self.losses: list[float] = []
 
     def on_log(self, entry: LogEntry) -> None:
         """Note a step."""
         self.losses.append(entry.loss)
-        self.timer.step(self.tokens[entry.step - 1])
+        self.timer.step(*self.plan[entry.step - 1])
 
 
 def _part(rows: TokenRows) -> EncodedPart:
@@ -41,7 +48,7 @@ def _part(rows: TokenRows) -> EncodedPart:
 
 
 def _prepared(rows: TokenRows) -> Prepared:
-    none = _part(rows.first(0))
+    none = _part(rows.take([]))
     parts: dict[Part, EncodedPart] = {**dict.fromkeys(PARTS, none), "train": _part(rows)}
     return Prepared(
         parts=parts,
@@ -59,7 +66,7 @@ def _prepared(rows: TokenRows) -> Prepared:
 
 
 def main() -> None:
-    """Train and report."""
+    """Train, score and report."""
     order = Order.from_arguments()
     threads = configure_threads()
     device = torch.device("cpu")
@@ -69,22 +76,27 @@ def main() -> None:
     if lora is not None:
         loaded = add_lora(loaded, lora, seed=SEED)
     rows = load_rows(Path(order.rows))
-    if order.epochs == 0:
-        rows = rows.first(BATCH_SIZE)
     parameters = Hyperparameters(
         method="Full" if lora is None else "LoRA",
-        epochs=max(1, order.epochs),
-        batch_size=BATCH_SIZE,
-        learning_rate=str(LEARNING_RATE),
+        epochs=1,
+        batch_size=order.batch,
+        learning_rate=str(order.learning_rate),
         seed=SEED,
         lora=lora,
     )
+    if not order.settings.get("shared", True):
+        beginning.SHARED_SHARE = 2.0  # type: ignore[misc]  # never worth it
+    limits = LIMITS["cpu", precision]
+    if "tokens" in order.settings:
+        limits = dataclasses.replace(limits, tokens=int(order.settings["tokens"]))
     lengths = np.diff(rows.offsets)
     # The plan that the loop follows.
-    plan = [step for epoch in range(parameters.epochs) for step in steps(SEED, epoch, len(rows), BATCH_SIZE)]
-    watch = _Watch(Timer(len(rows.tokens)), [int(lengths[step].sum()) for step in plan])
-    train(loaded, _prepared(rows), parameters, observer=watch)
-    watch.timer.report(loss=watch.losses[0], precision=precision, threads=threads)
+    plan = [(int(lengths[step].sum()), len(step)) for step in steps(SEED, 0, len(rows), order.batch)]
+    watch = _Watch(Timer(order.warm), plan)
+    train(loaded, _prepared(rows), parameters, observer=watch, limits=limits)
+    result = watch.timer.result()
+    result |= quality(loaded.model, Path(order.held))
+    print(json.dumps({**result, "losses": watch.losses, "precision": precision, "threads": threads}), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ LONGEST: Final = 512
 """Most tokens of a row of ``instructions``."""
 
 _ROWS: Final = 1024
+_HELD: Final = 64
 _SEED: Final = 20261123
 
 
@@ -42,11 +44,9 @@ class TokenRows:
         middle = start + int(self.prompt_lengths[index])
         return self.tokens[start:middle].tolist(), self.tokens[middle:end].tolist()
 
-    def first(self, count: int) -> TokenRows:
-        """Return the first rows."""
-        return TokenRows(
-            self.tokens[: int(self.offsets[count])], self.offsets[: count + 1], self.prompt_lengths[:count]
-        )
+    def take(self, numbers: Sequence[int]) -> TokenRows:
+        """Return these rows in this order."""
+        return _joined([self.row(number) for number in numbers])
 
     @property
     def longest(self) -> int:
@@ -62,8 +62,8 @@ def _joined(rows: list[tuple[list[int], list[int]]]) -> TokenRows:
     )
 
 
-def topics(rows_file: Path, tokenizer: Any, folder: Path) -> TokenRows:
-    """Encode the demo's rows the way a job does; ``folder`` is scratch."""
+def topics(rows_file: Path, tokenizer: Any, folder: Path) -> tuple[TokenRows, TokenRows]:
+    """Encode the demo's rows the way a job does, for training and for scoring; ``folder`` is scratch."""
     from finetune_api.job import FineTuneJobSpec  # noqa: PLC0415 - not in the other trainer's environment
     from finetune_trainer.prepare.prepare import prepare  # noqa: PLC0415
 
@@ -77,12 +77,16 @@ def topics(rows_file: Path, tokenizer: Any, folder: Path) -> TokenRows:
             },
         }
     )
-    part = prepare(spec=spec, files={"all": rows_file}, tokenizer=tokenizer, folder=folder).parts["train"]
-    return TokenRows(part.tokens, part.offsets, part.prompt_lengths)
+    parts = prepare(spec=spec, files={"all": rows_file}, tokenizer=tokenizer, folder=folder).parts
+    train, test = (TokenRows(p.tokens, p.offsets, p.prompt_lengths) for p in (parts["train"], parts["test"]))
+    return train, test
 
 
-def instructions(texts: list[str], tokenizer: Any) -> TokenRows:
-    """Join sentences to prompts and answers of log-normal length: medians of 60 tokens, a tenth above 150."""
+def instructions(texts: list[str], tokenizer: Any) -> tuple[TokenRows, TokenRows]:
+    """Join sentences to prompts and answers of log-normal length: medians of 60 tokens, a tenth above 150.
+
+    Returns rows for training and for scoring.
+    """
     source = random.Random(_SEED)  # noqa: S311  # test data
     ids: list[list[int]] = [tokenizer(f" {text}", add_special_tokens=False)["input_ids"] for text in texts]
 
@@ -93,7 +97,8 @@ def instructions(texts: list[str], tokenizer: Any) -> TokenRows:
             tokens += source.choice(ids)
         return tokens[:wanted]
 
-    return _joined([(some(8), [*some(4), int(tokenizer.eos_token_id)]) for _ in range(_ROWS)])
+    made = _joined([(some(8), [*some(4), int(tokenizer.eos_token_id)]) for _ in range(_ROWS)])
+    return made.take(range(_ROWS - _HELD)), made.take(range(_ROWS - _HELD, _ROWS))
 
 
 def save_rows(rows: TokenRows, path: Path) -> None:

@@ -1,15 +1,22 @@
-"""One run of TRL's SFTTrainer on the same rows; started by ``__main__.py`` in an environment of its own.
+"""One run of TRL's SFTTrainer, or of transformers' own Trainer, on the same rows; in an environment of its own.
 
-    default   SFTConfig as it comes: padded batches, activation checkpointing, 32-bit weights under bfloat16 autocast
-    padded    its documented options for speed: no checkpointing, rows of similar length together, fused AdamW
-    packed    the same with packing instead of padding
+``settings``:
 
-``settings``: ``dtype`` of the weights (bfloat16 weights are trained as they are; there is no 32-bit master copy),
-``micro`` rows or packs in a forward pass, ``length`` of a pack.
+    library    trl, or trainer
+    layout     padded; free (rows one behind the other, told apart by positions); packed (the same, up to ``length``
+               tokens, rows of all steps mixed); default (SFTConfig as it comes, and nothing below)
+    precision  float32; bfloat16 (weights trained as they are, there is no 32-bit master copy); autocast (bfloat16
+               products of 32-bit weights)
+    attention  sdpa or eager
+    micro      rows, or packs, of a forward pass
+
+The rows come in the order of the other side's steps, the longest of a step first, and are not shuffled: so every step
+is one over the same rows, and micro-batches hold rows of similar length.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import warnings
@@ -18,27 +25,54 @@ from typing import Any
 
 import torch
 from datasets import Dataset  # type: ignore[import-not-found]  # in the other environment
-from peft import LoraConfig
-from transformers import AutoTokenizer, TrainerCallback
+from peft import LoraConfig, get_peft_model
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from trl import SFTConfig, SFTTrainer  # type: ignore[import-not-found]  # in the other environment
 
 from benchmarks.trainer_bench.rows import TokenRows, load_rows
-from benchmarks.trainer_bench.worker import BATCH_SIZE, LEARNING_RATE, SEED, Order, Timer
+from benchmarks.trainer_bench.worker import SEED, Order, Timer, quality
 
-PACK_LENGTH = 1024
-"""What TRL packs to by itself."""
+# The operator's own defaults.
+LORA = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
-class _Counting(SFTTrainer):  # type: ignore[misc]  # untyped here
-    """Adds up the real tokens that it is given."""
+class _Counting:
+    """Adds up the real tokens and rows that a trainer is given, and follows the learning rates of the order."""
 
-    real_tokens = 0
+    real_tokens = real_rows = 0
+    factors: tuple[float, ...] = ()
+    optimizer: Any
+    lr_scheduler: Any
 
     def training_step(self, model: Any, inputs: dict[str, Any], *more: Any, **words: Any) -> Any:
         """Count, and train as ever."""
-        mask = inputs.get("attention_mask")
+        mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
         self.real_tokens += int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
-        return super().training_step(model, inputs, *more, **words)
+        self.real_rows += int((positions == 0).sum()) if mask is None and positions is not None else len(mask)  # type: ignore[arg-type]
+        return super().training_step(model, inputs, *more, **words)  # type: ignore[misc]  # of the trainer beside it
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002 - the interface
+        """Take the factors; packs can make a few more steps, which take the last one."""
+        if self.lr_scheduler is None:
+            last = len(self.factors) - 1
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: self.factors[min(step, last)])
+        return self.lr_scheduler
+
+
+class _Trl(_Counting, SFTTrainer):  # type: ignore[misc]  # untyped here
+    pass
+
+
+class _Plain(_Counting, Trainer):
+    pass
 
 
 class _Watch(TrainerCallback):
@@ -47,98 +81,141 @@ class _Watch(TrainerCallback):
     def __init__(self, timer: Timer) -> None:
         self.timer = timer
         self.trainer: _Counting | None = None
-        self.before = 0
+        self.before = (0, 0)
 
     def on_step_end(self, *_arguments: Any, **_more: Any) -> None:
         """Note a step."""
         assert self.trainer is not None  # noqa: S101  # set before the training begins
-        tokens, self.before = self.trainer.real_tokens - self.before, self.trainer.real_tokens
-        self.timer.step(tokens)
+        now = (self.trainer.real_tokens, self.trainer.real_rows)
+        self.timer.step(now[0] - self.before[0], now[1] - self.before[1])
+        self.before = now
 
 
-def _dataset(rows: TokenRows) -> Any:
-    pairs = [rows.row(i) for i in range(len(rows))]
-    return Dataset.from_dict(
-        {
-            "input_ids": [prompt + completion for prompt, completion in pairs],
-            "completion_mask": [[0] * len(prompt) + [1] * len(completion) for prompt, completion in pairs],
-        }
-    )
-
-
-def config(order: Order, rows: TokenRows, folder: str) -> SFTConfig:
-    """Return the variant's settings; what is not named stays TRL's own."""
-    common: dict[str, Any] = {
+def common(order: Order, folder: str) -> dict[str, Any]:
+    """What is no choice: the same training as on the other side."""
+    return {
         "output_dir": folder,
         "use_cpu": True,
-        "num_train_epochs": max(1, order.epochs),
-        "learning_rate": LEARNING_RATE,
+        "num_train_epochs": 1,
+        "learning_rate": order.learning_rate,
         "seed": SEED,
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
-        "completion_only_loss": True,
-        "logging_steps": 1 if order.epochs == 0 else 1000,
-        "per_device_train_batch_size": BATCH_SIZE,
-    }
-    if order.variant == "default":
-        return SFTConfig(**common)
-    dtype = str(order.settings.get("dtype", "bfloat16"))
-    micro = int(order.settings.get("micro", BATCH_SIZE))
-    common |= {
-        "gradient_checkpointing": False,
-        "bf16": True,
-        "optim": "adamw_torch_fused",
+        "logging_steps": 1,
         "dataloader_pin_memory": False,
-        "model_init_kwargs": {"dtype": dtype},
-        "per_device_train_batch_size": micro,
+        "train_sampling_strategy": "sequential",
     }
-    if order.variant == "padded":
-        return SFTConfig(
-            **common,
-            gradient_accumulation_steps=BATCH_SIZE // micro,
-            train_sampling_strategy="group_by_length",
-            max_length=rows.longest,
-        )
-    # For its loss alone the step must hold all rows, however they would fall into packs.
-    least = len(rows.tokens) if order.epochs == 0 else rows.longest
-    length = max(least, int(order.settings.get("length", PACK_LENGTH)))
+
+
+def batches(order: Order, rows: TokenRows) -> dict[str, Any]:
+    """Cut an optimizer step as the settings say."""
+    micro = int(order.settings["micro"])
+    if order.settings["layout"] != "packed":
+        return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": order.batch // micro}
     # As many packs as hold the rows of an optimizer step, on average.
-    packs = max(1, round(BATCH_SIZE * len(rows.tokens) / len(rows) / length))
+    packs = max(1, round(order.batch * len(rows.tokens) / len(rows) / int(order.settings["length"])))
     micro = min(micro, packs)
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": max(1, round(packs / micro))}
+
+
+def trl_config(order: Order, rows: TokenRows, folder: str) -> SFTConfig:
+    """Return TRL's configuration; what is not named stays TRL's own."""
+    settings = order.settings
+    same = {**common(order, folder), "completion_only_loss": True}
+    if settings["layout"] == "default":
+        return SFTConfig(**same, per_device_train_batch_size=order.batch)
     return SFTConfig(
-        **{**common, "per_device_train_batch_size": micro},
-        gradient_accumulation_steps=max(1, round(packs / micro)),
-        packing=True,
-        max_length=length,
+        **same,
+        **batches(order, rows),
+        gradient_checkpointing=False,
+        bf16=settings["precision"] == "autocast",
+        optim="adamw_torch_fused",
+        model_init_kwargs={"dtype": dtype(order), "attn_implementation": settings["attention"]},
+        padding_free=settings["layout"] == "free",
+        packing=settings["layout"] == "packed",
+        # No row is cut; without padding TRL takes no length.
+        max_length={"packed": settings.get("length"), "free": None}.get(str(settings["layout"]), rows.longest),
     )
 
 
+def dtype(order: Order) -> str:
+    """Type of the weights."""
+    return "bfloat16" if order.settings["precision"] == "bfloat16" else "float32"
+
+
+def trl(order: Order, rows: TokenRows, folder: str, watch: _Watch) -> Any:
+    """Return TRL's trainer."""
+    pairs = [rows.row(i) for i in range(len(rows))]
+    columns = {
+        "input_ids": [prompt + completion for prompt, completion in pairs],
+        "completion_mask": [[0] * len(prompt) + [1] * len(completion) for prompt, completion in pairs],
+    }
+    return _Trl(
+        model=order.model,
+        args=trl_config(order, rows, folder),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=AutoTokenizer.from_pretrained(order.model),
+        callbacks=[watch],
+        peft_config=LORA if order.method == "LoRA" else None,
+    )
+
+
+def plain(order: Order, rows: TokenRows, folder: str, watch: _Watch) -> Any:
+    """Return transformers' own trainer, as its documentation fine-tunes a causal model on labelled tokens."""
+    pairs = [rows.row(i) for i in range(len(rows))]
+    columns = {
+        "input_ids": [prompt + completion for prompt, completion in pairs],
+        "labels": [[-100] * len(prompt) + completion for prompt, completion in pairs],
+    }
+    tokenizer = AutoTokenizer.from_pretrained(order.model)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        order.model, dtype=dtype(order), attn_implementation=order.settings["attention"]
+    )
+    if order.method == "LoRA":
+        torch.manual_seed(SEED)
+        model = get_peft_model(model, LORA)
+    arguments = TrainingArguments(
+        **common(order, folder),
+        **batches(order, rows),
+        bf16=order.settings["precision"] == "autocast",
+        optim="adamw_torch_fused",
+    )
+    return _Plain(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(columns),
+        data_collator=DataCollatorForSeq2Seq(tokenizer),
+        processing_class=tokenizer,
+        callbacks=[watch],
+    )
+
+
+@torch.no_grad()
+def round_weights(model: torch.nn.Module) -> None:
+    """Round them as the other side does, which scores what it will store: in the type of the model's folder."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(torch.bfloat16))
+
+
 def main() -> None:
-    """Train and report."""
+    """Train, score and report."""
     order = Order.from_arguments()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     rows = load_rows(Path(order.rows))
-    if order.epochs == 0:
-        rows = rows.first(BATCH_SIZE)
-    watch = _Watch(Timer(len(rows.tokens)))
+    watch = _Watch(Timer(order.warm))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _Counting(
-            model=order.model,
-            args=config(order, rows, folder),
-            train_dataset=_dataset(rows),
-            processing_class=AutoTokenizer.from_pretrained(order.model),
-            callbacks=[watch],
-            # The operator's own defaults.
-            peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear")
-            if order.method == "LoRA"
-            else None,
-        )
-        watch.trainer = trainer
+        make = plain if order.settings["library"] == "trainer" else trl
+        watch.trainer = trainer = make(order, rows, folder, watch)
+        trainer.factors = order.factors
         trainer.train()
-        loss = next((entry["loss"] for entry in trainer.state.log_history if "loss" in entry), None)
-    watch.timer.report(loss=loss, threads=torch.get_num_threads(), rows_of_packs=len(trainer.train_dataset))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    result = watch.timer.result()
+    if order.method == "Full":
+        round_weights(trainer.model)
+    result |= quality(trainer.model, Path(order.held))
+    print(json.dumps({**result, "losses": losses, "threads": torch.get_num_threads()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,58 @@
-"""What both sides of the trainer benchmark agree on: the order of a run, and the line that it ends with.
+"""What both sides of the trainer benchmark agree on: the order of a run, what is counted, and how it is scored.
 
-Imported in two environments; nothing here may need more than numpy and the standard library.
+Imported in two environments; nothing here may need more than numpy, torch and the standard library.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-__all__ = ["BATCH_SIZE", "LEARNING_RATE", "SEED", "Order", "Timer"]
+from benchmarks.trainer_bench.rows import load_rows
 
-BATCH_SIZE: Final = 8
-"""Rows of an optimizer step: what TRL takes by itself."""
+__all__ = ["SEED", "Order", "Settings", "Timer", "quality"]
+
 SEED: Final = 7
-LEARNING_RATE: Final = 1e-5
+Settings = dict[str, int | str | bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One run.
+    """One run: an epoch over the rows, then the held-out rows.
 
     Attributes
     ----------
-    model, rows
-        Folder of the model, file of the rows.
+    model, rows, held
+        Folder of the model, files of the rows.
     method
         Full or LoRA.
-    epochs
-        Passes over the rows; the first one warms up and is not measured. 0 trains one step on the first rows alone, for
-        its loss.
-    variant
-        Which way of TRL; not used by the other side.
+    batch
+        Rows of an optimizer step.
+    warm
+        Optimizer steps that are not timed.
+    learning_rate
+        Its peak.
+    factors
+        Share of the peak for each step.
     settings
-        What the variant is tuned with.
+        What this way is run with.
     """
 
     model: str
     rows: str
-    method: str = "Full"
-    epochs: int = 3
-    variant: str = ""
-    settings: dict[str, int | str | bool] = field(default_factory=dict)
+    held: str
+    method: str
+    batch: int
+    warm: int
+    learning_rate: float
+    factors: tuple[float, ...]
+    settings: Settings = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return what :func:`Order.from_arguments` reads."""
@@ -53,31 +61,59 @@ class Order:
     @staticmethod
     def from_arguments() -> Order:
         """Read the order from the command line."""
-        return Order(**json.loads(sys.argv[1]))
+        order = json.loads(sys.argv[1])
+        return Order(**{**order, "factors": tuple(order["factors"])})
 
 
 class Timer:
-    """Counts real tokens, optimizer steps and time from the end of the first epoch on."""
+    """Counts real tokens, rows, optimizer steps, time and processor time after so many steps of warm-up."""
 
-    def __init__(self, tokens_of_an_epoch: int) -> None:
-        self.warm_up = tokens_of_an_epoch
-        self.begin: float | None = None
-        self.seen = self.tokens = self.steps = 0
-        self.elapsed = 0.0
+    def __init__(self, warm: int) -> None:
+        self.warm = warm
+        self.seen = self.tokens = self.rows = 0
+        self.moments: list[float] = []
+        self.cpu = self.cpu_begin = 0.0
 
-    def step(self, tokens: int) -> None:
+    def step(self, tokens: int, rows: int) -> None:
         """Note a finished optimizer step with the real tokens of its rows."""
-        now = time.perf_counter()
-        if self.begin is not None:
+        self.seen += 1
+        if self.seen > self.warm:
             self.tokens += tokens
-            self.steps += 1
-            self.elapsed = now - self.begin
-        self.seen += tokens
-        if self.begin is None and self.seen >= self.warm_up:
-            self.begin = now
+            self.rows += rows
+        if self.seen >= self.warm:
+            self.moments.append(time.perf_counter())
+            times = os.times()
+            self.cpu = times.user + times.system
+            if self.seen == self.warm:
+                self.cpu_begin = self.cpu
 
-    def report(self, **more: object) -> None:
-        """Print the result as the process's last line."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        result = {"tokens": self.tokens, "steps": self.steps, "seconds": self.elapsed, "peak_mib": peak, **more}
-        print(json.dumps(result), flush=True)
+    def result(self) -> dict[str, Any]:
+        """Return what was counted, with the peak of the process's memory so far."""
+        return {
+            "tokens": self.tokens,
+            "rows": self.rows,
+            "steps": len(self.moments) - 1,
+            "seconds": self.moments[-1] - self.moments[0],
+            "step_seconds": [round(b - a, 4) for a, b in zip(self.moments, self.moments[1:], strict=False)],
+            "cpu_seconds": round(self.cpu - self.cpu_begin, 2),
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+
+def quality(model: Any, held: Path) -> dict[str, float]:
+    """Score rows that were not trained, one at a time: loss, and the shares of tokens and of rows that are right."""
+    import torch  # noqa: PLC0415 - seconds, and the driver needs none of it
+
+    rows = load_rows(held)
+    loss = 0.0
+    right = tokens = whole = 0
+    model.eval()
+    for i in range(len(rows)):
+        prompt, completion = rows.row(i)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + completion[:-1]]), use_cache=False).logits[0]
+        logits, targets = logits[len(prompt) - 1 :].float(), torch.tensor(completion)
+        loss += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
+        hits = int((logits.argmax(-1) == targets).sum())
+        right, tokens, whole = right + hits, tokens + len(completion), whole + (hits == len(completion))
+    return {"held_loss": loss / tokens, "held_tokens_right": right / tokens, "held_rows_right": whole / len(rows)}

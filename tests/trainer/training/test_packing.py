@@ -90,10 +90,19 @@ def test_a_model_that_looks_at_the_row_before_is_found_out(tmp_path: Path, monke
 def test_rows_are_padded_where_that_attention_is_not_used(tmp_path: Path) -> None:
     loaded = load(tmp_path)
     assert not supports_packing(loaded)
-    make_model(tmp_path / "wide")
-    wide = load_model(tmp_path / "wide", device=CPU, precision="Float32")
-    with attention_for_training(wide.model):
-        assert not supports_packing(wide)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "mistral"])
+def test_in_32_bits_packed_rows_have_the_gradient_of_padded_ones(tmp_path: Path, architecture: Architecture) -> None:
+    make_model(tmp_path, architecture=architecture)
+    loaded = load_model(tmp_path, device=CPU, precision="Float32")
+    part = make_prepared(loaded.tokenizer).parts["train"]
+    with attention_for_training(loaded.model):
+        assert supports_packing(loaded)
+        packed, packed_gradient = gradients(loaded, pack(part, ROWS, device=CPU))
+    padded, padded_gradient = gradients(loaded, collate(part, ROWS, device=CPU))
+    assert packed == pytest.approx(padded, rel=1e-5)
+    torch.testing.assert_close(packed_gradient, padded_gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_a_training_with_packed_rows_learns_what_one_with_padded_rows_does(

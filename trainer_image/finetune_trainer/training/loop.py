@@ -62,9 +62,14 @@ __all__ = ["train"]
 
 MAX_NORM: Final = 1.0
 LIMITS: Final = {
-    "cpu": BatchLimits(tokens=2048, labels=2048, overhead=256),
-    "cuda": BatchLimits(tokens=16384, labels=8192, overhead=1024),
+    ("cpu", "Float32"): BatchLimits(tokens=512, labels=1024, overhead=64),
+    ("cpu", "BFloat16"): BatchLimits(tokens=1024, labels=1024, overhead=256),
+    ("cuda", "Float32"): BatchLimits(tokens=16384, labels=8192, overhead=1024),
+    ("cuda", "BFloat16"): BatchLimits(tokens=16384, labels=8192, overhead=1024),
 }
+"""By device and precision. On a CPU a batch that fills the processor gains nothing by growing, and its activations are
+most of the memory; what a batch costs by itself is the way of all gradients through memory, which weighs more the
+faster the products are."""
 LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
 """Steps between two looks at the device; on a CPU looking is free."""
 
@@ -110,7 +115,7 @@ def train(
             prepared,
             parameters,
             observer=observer or Silent(),
-            limits=limits or LIMITS[loaded.device.type],
+            limits=limits or LIMITS[loaded.device.type, loaded.precision],
             checkpointer=checkpointer or NoCheckpoints(),
         )
         if state is not None:

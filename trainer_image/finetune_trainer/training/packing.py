@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def supports_packing(loaded: LoadedModel) -> bool:
-    """Whether packing is exact and pays: on a CPU, with the attention that skips what lies between two rows."""
+    """Whether packing is exact and pays: on a CPU, with the attention that works on each row by itself."""
     model = loaded.model
-    if model.config._attn_implementation != NAME or model.dtype != torch.bfloat16:
+    if model.config._attn_implementation != NAME or model.dtype not in (torch.bfloat16, torch.float32):
         return False
     ids = torch.arange(1, 1 + sum(LENGTHS)).mul_(7919).remainder_(embedding_rows(model))[None]
     second = ids[:, LENGTHS[0] :]

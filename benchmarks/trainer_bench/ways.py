@@ -1,0 +1,143 @@
+"""The ways to train that are compared, and how the settings of each are found: pure, but for the file that keeps them.
+
+A setting is changed at a time, and the fastest found so far is what the next one is tried on. What was tried is part of
+the result, and is kept in ``tuned.json`` with its day, since trying takes as long as measuring.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.trainer_bench.worker import Settings
+
+__all__ = ["TUNED", "Tried", "Way", "axes", "best", "load", "save", "search", "start", "ways"]
+
+TUNED: Final = Path(__file__).with_name("tuned.json")
+Measure = Callable[[str, Settings], Mapping[str, Any] | None]
+"""Of a library and its settings; None where it was stopped because it took too long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A row of the table: ``library`` is ours, trl or trainer."""
+
+    name: str
+    library: str
+    settings: Settings
+
+    @property
+    def ours(self) -> bool:
+        """Whether this repository's loop is what runs."""
+        return self.library == "ours"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """Settings and what they gave; None: stopped because a run took too long."""
+
+    settings: Settings
+    tokens_per_second: float | None
+    peak_mib: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as it is kept."""
+        return {
+            "settings": self.settings,
+            "tokens_per_second": self.tokens_per_second and round(self.tokens_per_second, 1),
+            "peak_mib": self.peak_mib and round(self.peak_mib),
+        }
+
+
+def start(library: str, batch: int) -> Settings:
+    """What the search begins with."""
+    if library == "ours":
+        return {}
+    return {"layout": "padded", "precision": "float32", "attention": "sdpa", "micro": batch}
+
+
+def axes(library: str, batch: int, longest: int) -> tuple[tuple[Settings, ...], ...]:
+    """Return the changes to try, one group after the other.
+
+    Packs are at least as long as the longest row, which would be cut otherwise.
+    """
+    if library == "ours":
+        return (tuple({"tokens": n} for n in (256, 512, 1024, 2048)),)
+    precisions: tuple[Settings, ...] = ({"precision": "bfloat16"}, {"precision": "autocast"})
+    sizes = [n for n in (8, 4, 2, 1) if n < batch]
+    layouts: list[Settings] = [{"layout": "padded", "micro": n} for n in sizes]
+    if library == "trl":
+        layouts += [{"layout": "free", "micro": n} for n in (batch, *sizes)]
+        lengths = sorted({max(longest, n) for n in (256, 512, 1024)})
+        layouts += [{"layout": "packed", "length": n, "micro": 1} for n in lengths]
+    attentions: tuple[Settings, ...] = ({"attention": "eager"},)
+    return (precisions, attentions, tuple(layouts), ({"attention": "sdpa"}, {"attention": "eager"}))
+
+
+def search(library: str, measure: Measure, *, batch: int, longest: int) -> list[Tried]:
+    """Try settings, a group of changes after the other, each on the fastest so far; no settings twice."""
+    tried: list[Tried] = []
+
+    def attempt(settings: Settings) -> None:
+        if settings not in [t.settings for t in tried]:
+            found = measure(library, settings)
+            tried.append(
+                Tried(
+                    settings=settings,
+                    tokens_per_second=found["tokens"] / found["seconds"] if found else None,
+                    peak_mib=found["peak_mib"] if found else None,
+                )
+            )
+
+    attempt(start(library, batch))
+    for group in axes(library, batch, longest):
+        base = best(tried).settings
+        for change in group:
+            attempt({**base, **change})
+    if library == "trl":
+        attempt({"layout": "default"})
+    return tried
+
+
+def best(tried: Sequence[Tried]) -> Tried:
+    """Return the fastest.
+
+    Raises
+    ------
+    ValueError
+        Nothing was fast enough to be measured.
+    """
+    measured = [t for t in tried if t.tokens_per_second is not None]
+    if not measured:
+        raise ValueError("every setting that was tried took too long; the machine is too slow for this benchmark")
+    return max(measured, key=lambda t: t.tokens_per_second or 0.0)
+
+
+def ways(tried: Mapping[str, Sequence[Tried]], *, beginning: bool) -> list[Way]:
+    """Return the rows of the table for a dataset; ``beginning``: its rows begin alike, which ours computes once."""
+    rows = [Way(name="ours", library="ours", settings={})]
+    if beginning:
+        rows.append(Way(name="ours, beginning not shared", library="ours", settings={"shared": False}))
+    rows += [
+        Way(name="TRL, tuned", library="trl", settings=best(tried["trl"]).settings),
+        Way(name="transformers Trainer, tuned", library="trainer", settings=best(tried["trainer"]).settings),
+        Way(name="ours, once more", library="ours", settings={}),
+    ]
+    return rows
+
+
+def load(kind: str, method: str, batch: int, path: Path = TUNED) -> dict[str, Any] | None:
+    """Return what is kept for this kind of processor, this method and this size of a step, or None."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found: dict[str, Any] | None = kept.get(f"{method}, {batch} rows, {kind}")
+    return found
+
+
+def save(kind: str, method: str, batch: int, found: Mapping[str, Any], path: Path = TUNED) -> None:
+    """Keep what was found, beside what was found for others."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept[f"{method}, {batch} rows, {kind}"] = dict(found)
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
