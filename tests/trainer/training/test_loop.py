@@ -14,6 +14,7 @@ import torch
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.model.device import Precision
 from finetune_trainer.model.load import LoadedModel
@@ -58,7 +59,7 @@ def test_lora_learns_the_rows_and_leaves_the_base_alone(llama: Path, precision: 
     loaded = add_lora(loaded, LoRA(rank=8), seed=1)
     base = {n: p.clone() for n, p in loaded.model.named_parameters() if not p.requires_grad}
     before = evaluate(loaded, prepared.parts["test"], prepared, texts=(), generate=False)
-    train(loaded, prepared, dataclasses.replace(FULL, method="LoRA", epochs=6, learning_rate="2e-2", batch_size=4))
+    train(loaded, prepared, dataclasses.replace(FULL, method="LoRA", epochs=12, learning_rate="2e-2", batch_size=4))
     after = evaluate(loaded, prepared.parts["test"], prepared, texts=(), generate=False)
     assert after.loss < 0.5 * before.loss
     assert after.accuracy > before.accuracy
@@ -124,10 +125,12 @@ def test_sharing_what_all_prompts_begin_with_changes_no_gradient(
 
 
 def tokens_fed_in_an_epoch(loaded: LoadedModel, prepared: Prepared) -> int:
+    """Tokens that the model is fed, each optimizer step being one micro-batch."""
     fed: list[int] = []
-    train(loaded, prepared, dataclasses.replace(FULL, epochs=1))  # with whatever is tried once
+    limits = BatchLimits(tokens=2048, labels=2048, overhead=256)
+    loaded = try_out(loaded)
     loaded.model.get_input_embeddings().register_forward_hook(lambda _m, args, _o: fed.append(args[0].numel()))
-    train(loaded, prepared, dataclasses.replace(FULL, epochs=1))
+    train(loaded, prepared, dataclasses.replace(FULL, epochs=1), limits=limits)
     return sum(fed)
 
 

@@ -6,7 +6,7 @@ answer as a row of its own, which every architecture can do. Both keep within a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune_trainer.evaluation.abilities import supports_branches
 from finetune_trainer.evaluation.batches import Budget, Rows, cut
-from finetune_trainer.evaluation.decode import Finished, decode_from_cache, generate_plain
+from finetune_trainer.evaluation.decode import Finished, decode_from_cache, generate_plain, room
 from finetune_trainer.evaluation.questions import Question, Questions, Sizes
 from finetune_trainer.evaluation.score import Scored, Scores, run_prefix, score, score_alone
 from finetune_trainer.model.load import LoadedModel, embedding_rows
@@ -110,8 +110,9 @@ class Alone:
         """Generate, in batches within the budget."""
         prompts = [self._questions[row].prompt for row in rows]
         said: list[list[int]] = [[] for _ in rows]
-        widths = np.array([len(prompt) + self.limit for prompt in prompts], dtype=np.int64)
-        for batch in self._cut(widths, np.ones_like(widths)):
+        rooms = np.array([room(self._loaded, prompt, self.limit) for prompt in prompts], dtype=np.int64)
+        widths = rooms + np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        for limit, batch in self._cut_by_room(rooms, widths):
             numbers = [rows[i] for i in batch]
             texts = generate_plain(
                 self._loaded,
@@ -119,11 +120,18 @@ class Alone:
                 pad_id=self._pad_id,
                 stops=self._stops,
                 finished=partial(_finished_by_number, finished, numbers),
-                limit=self.limit,
+                limit=limit,
             )
             for i, tokens in zip(batch, texts, strict=True):
                 said[i] = tokens
         return said
+
+    def _cut_by_room(self, rooms: Rows, widths: Rows) -> Iterator[tuple[int, Rows]]:
+        """Cut prompts to be generated from; those of a batch have room for equally many tokens."""
+        for limit in np.unique(rooms):
+            places = np.flatnonzero(rooms == limit)
+            for batch in self._cut(widths[places], np.ones_like(places)):
+                yield int(limit), places[batch]
 
     def _cut(self, widths: Rows, labels: Rows) -> list[Rows]:
         return cut(widths, labels, self._budget, vocabulary=embedding_rows(self._loaded.model))

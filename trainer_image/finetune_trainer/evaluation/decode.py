@@ -41,6 +41,16 @@ def known(
     return tokens, node
 
 
+def room(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> int:
+    """Return how many tokens may follow a prompt: the limit, or fewer where the model's positions end before.
+
+    The last token is only chosen and never fed, so it needs no position of its own.
+    """
+    if loaded.most_positions is None:
+        return limit
+    return max(1, min(limit, loaded.most_positions - len(prompt) + 1))
+
+
 @torch.no_grad()
 def decode_from_cache(
     loaded: LoadedModel,
@@ -62,7 +72,7 @@ def decode_from_cache(
     finished
         Gets numbers of questions, as ``rows`` has them.
     limit
-        The most tokens of an answer, an end token included.
+        The most tokens of an answer, an end token included; fewer where the model's positions end.
 
     Returns
     -------
@@ -71,17 +81,18 @@ def decode_from_cache(
     """
     width = max(q.length for q in questions)  # slots a row in the cache
     texts: list[list[int]] = []
+    most = [room(loaded, questions[row].prompt, limit) for row in rows]
     visible = np.zeros((len(rows), width), dtype=np.bool_)
     for i, row in enumerate(rows):
         q = questions[row]
-        tokens, node = known(q, scores.rows[row].greedy, partial(finished, row), limit)
+        tokens, node = known(q, scores.rows[row].greedy, partial(finished, row), most[i])
         texts.append(tokens)
         visible[i, : len(q.prompt)] = True
         visible[i, [len(q.prompt) + n for n in q.tree.path(node)]] = True
 
     cache = scores.cache
     held: list[int] | None = None  # which of ``rows`` the cache holds
-    active = [i for i, row in enumerate(rows) if len(texts[i]) < limit and not finished(row, texts[i])]
+    active = [i for i, row in enumerate(rows) if len(texts[i]) < most[i] and not finished(row, texts[i])]
     while active:
         if held is None or len(active) <= len(held) // 2:
             keep = [rows[i] for i in active] if held is None else [held.index(i) for i in active]
@@ -105,7 +116,7 @@ def decode_from_cache(
         best = dict(zip(held, logits.float().argmax(-1).tolist(), strict=True))
         for i in active:
             texts[i].append(best[i])
-        active = [i for i in active if len(texts[i]) < limit and not finished(rows[i], texts[i])]
+        active = [i for i in active if len(texts[i]) < most[i] and not finished(rows[i], texts[i])]
     return texts
 
 
@@ -121,7 +132,8 @@ def generate_plain(
 ) -> list[list[int]]:
     """Decode greedily by the library's own ``generate``; for architectures that can't decode from a masked cache.
 
-    The ids are the encoder's, padded on the left. The model has lost its own generation config when it was loaded.
+    The ids are the encoder's, padded on the left. The model has lost its own generation config when it was loaded. All
+    prompts must have :func:`room` for ``limit`` tokens: the library feeds rows that are finished until all are.
     """
     width = max(len(p) for p in prompts)
     ids = np.full((len(prompts), width), pad_id, dtype=np.int64)

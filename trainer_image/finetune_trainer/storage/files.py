@@ -95,5 +95,5 @@ def parse_entries(values: object, *, place: str) -> list[FileEntry]:
     listed: list[Any] = values if isinstance(values, list) else [None]
     try:
         return [FileEntry(checked_key(one["path"]), str(one["sha256"]), int(one["bytes"])) for one in listed]
-    except (TypeError, KeyError, ValueError):
+    except (AttributeError, TypeError, KeyError, ValueError):
         raise StageError(Reason.VERIFICATION_FAILED, f"{place} has no valid list of files") from None
