@@ -108,15 +108,12 @@ def common(order: Order, folder: str) -> dict[str, Any]:
     }
 
 
-def batches(order: Order, rows: TokenRows) -> dict[str, Any]:
+def batches(order: Order) -> dict[str, Any]:
     """Cut an optimizer step as the settings say."""
     micro = int(order.settings["micro"])
     if order.settings["layout"] != "packed":
         return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": order.batch // micro}
-    # As many packs as hold the rows of an optimizer step, on average.
-    packs = max(1, round(order.batch * len(rows.tokens) / len(rows) / int(order.settings["length"])))
-    micro = min(micro, packs)
-    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": max(1, round(packs / micro))}
+    return {"per_device_train_batch_size": micro, "gradient_accumulation_steps": int(order.settings["packs"]) // micro}
 
 
 def trl_config(order: Order, rows: TokenRows, folder: str) -> SFTConfig:
@@ -127,7 +124,7 @@ def trl_config(order: Order, rows: TokenRows, folder: str) -> SFTConfig:
         return SFTConfig(**same, per_device_train_batch_size=order.batch)
     return SFTConfig(
         **same,
-        **batches(order, rows),
+        **batches(order),
         gradient_checkpointing=False,
         bf16=settings["precision"] == "autocast",
         optim="adamw_torch_fused",
@@ -177,7 +174,7 @@ def plain(order: Order, rows: TokenRows, folder: str, watch: _Watch) -> Any:
         model = get_peft_model(model, LORA)
     arguments = TrainingArguments(
         **common(order, folder),
-        **batches(order, rows),
+        **batches(order),
         bf16=order.settings["precision"] == "autocast",
         optim="adamw_torch_fused",
     )

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks.trainer_bench.worker import Settings
 
-__all__ = ["TUNED", "Tried", "Way", "axes", "best", "load", "save", "search", "start", "ways"]
+__all__ = ["TUNED", "Step", "Tried", "Way", "axes", "best", "load", "save", "search", "start", "ways"]
 
 TUNED: Final = Path(__file__).with_name("tuned.json")
 Measure = Callable[[str, Settings], Mapping[str, Any] | None]
@@ -52,32 +52,48 @@ class Tried:
         }
 
 
-def start(library: str, batch: int) -> Settings:
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """An optimizer step: its rows, its tokens on average, and the tokens of the longest row of all."""
+
+    rows: int
+    tokens: int
+    longest: int
+
+    @property
+    def packs(self) -> dict[int, int]:
+        """Lengths of packs, by how many hold a step: of other lengths, the optimizer would take other steps.
+
+        A pack is at least as long as the longest row, which would be cut otherwise.
+        """
+        fitting = {n: self.tokens // n for n in (1, 2, 4) if self.tokens // n >= self.longest}
+        return fitting or {1: self.longest}
+
+
+def start(library: str, batch: int, precision: str = "float32") -> Settings:
     """What the search begins with."""
     if library == "ours":
         return {}
-    return {"layout": "padded", "precision": "float32", "attention": "sdpa", "micro": batch}
+    return {"layout": "padded", "precision": precision, "attention": "sdpa", "micro": batch}
 
 
-def axes(library: str, batch: int, longest: int) -> tuple[tuple[Settings, ...], ...]:
-    """Return the changes to try, one group after the other.
-
-    Packs are at least as long as the longest row, which would be cut otherwise.
-    """
+def axes(library: str, step: Step) -> tuple[tuple[Settings, ...], ...]:
+    """Return the changes to try, one group after the other; the plain trainer takes its precision from TRL's search."""
+    batch = step.rows
     if library == "ours":
-        return (tuple({"tokens": n} for n in (256, 512, 1024, 2048)),)
+        return (tuple({"tokens": n} for n in (256, 1024, 2048)),)
     precisions: tuple[Settings, ...] = ({"precision": "bfloat16"}, {"precision": "autocast"})
     sizes = [n for n in (8, 4, 2, 1) if n < batch]
     layouts: list[Settings] = [{"layout": "padded", "micro": n} for n in sizes]
     if library == "trl":
         layouts += [{"layout": "free", "micro": n} for n in (batch, *sizes)]
-        lengths = sorted({max(longest, n) for n in (256, 512, 1024)})
-        layouts += [{"layout": "packed", "length": n, "micro": 1} for n in lengths]
+        layouts += [{"layout": "packed", "packs": n, "length": length, "micro": 1} for n, length in step.packs.items()]
     attentions: tuple[Settings, ...] = ({"attention": "eager"},)
-    return (precisions, attentions, tuple(layouts), ({"attention": "sdpa"}, {"attention": "eager"}))
+    first = (precisions,) if library == "trl" else ()
+    return (*first, attentions, tuple(layouts), ({"attention": "sdpa"}, {"attention": "eager"}))
 
 
-def search(library: str, measure: Measure, *, batch: int, longest: int) -> list[Tried]:
+def search(library: str, measure: Measure, step: Step, *, precision: str = "float32") -> list[Tried]:
     """Try settings, a group of changes after the other, each on the fastest so far; no settings twice."""
     tried: list[Tried] = []
 
@@ -92,8 +108,8 @@ def search(library: str, measure: Measure, *, batch: int, longest: int) -> list[
                 )
             )
 
-    attempt(start(library, batch))
-    for group in axes(library, batch, longest):
+    attempt(start(library, step.rows, precision))
+    for group in axes(library, step):
         base = best(tried).settings
         for change in group:
             attempt({**base, **change})

@@ -75,9 +75,10 @@ def test_what_trained_something_else_is_told(different: dict[str, Any], same: bo
 
 
 def test_packs_hold_other_rows_in_a_step_so_only_the_whole_is_compared() -> None:
-    other = result(1, losses=[3.0, 3.0, 3.0])
-    assert figures.parity(result(1), other, same_steps=False).step is None
-    assert figures.parity(result(1), other, same_steps=False).same
+    other = result(1, losses=[3.1, 3.1, 3.1])
+    found = figures.parity(result(1), other, same_steps=False)
+    assert (found.step, found.same) == (None, True)  # 3.3 per cent: the bound for packs
+    assert not figures.parity(result(1), result(1, losses=[3.2] * 3), same_steps=False).same
     with pytest.raises(ValueError, match="2 steps against 3"):
         figures.parity(result(1), other, same_steps=True)
 
@@ -102,6 +103,9 @@ class Speeds:
         return None if speed is None else {"tokens": speed, "seconds": 1.0, "peak_mib": 1.0}
 
 
+STEP = ways.Step(rows=4, tokens=700, longest=300)
+
+
 def trl_speed(settings: Settings) -> float | None:
     if settings["layout"] == "default" or settings["precision"] == "autocast":
         return None
@@ -113,12 +117,13 @@ def trl_speed(settings: Settings) -> float | None:
 
 def test_the_search_finds_the_fastest_settings_and_lists_what_took_too_long() -> None:
     measure = Speeds(trl_speed)
-    tried = ways.search("trl", measure, batch=4, longest=300)
+    tried = ways.search("trl", measure, STEP)
     assert ways.best(tried).settings == {
         "layout": "packed",
         "precision": "float32",
         "attention": "eager",
-        "length": 300,
+        "packs": 1,
+        "length": 700,
         "micro": 1,
     }
     assert [t.settings["layout"] for t in tried if t.tokens_per_second is None] == ["padded", "default"]
@@ -126,7 +131,7 @@ def test_the_search_finds_the_fastest_settings_and_lists_what_took_too_long() ->
 
 
 def test_each_layout_precision_and_attention_is_tried() -> None:
-    tried = [t.settings for t in ways.search("trl", Speeds(trl_speed), batch=4, longest=300)]
+    tried = [t.settings for t in ways.search("trl", Speeds(trl_speed), STEP)]
     assert {t.get("precision") for t in tried} == {"float32", "bfloat16", "autocast", None}
     assert {t.get("attention") for t in tried} == {"sdpa", "eager", None}
     assert {(t["layout"], t.get("micro")) for t in tried} == {
@@ -135,12 +140,27 @@ def test_each_layout_precision_and_attention_is_tried() -> None:
         ("packed", 1),
         ("default", None),
     }
-    assert {t["length"] for t in tried if t["layout"] == "packed"} == {300, 512, 1024}
+    assert {t["length"] for t in tried if t["layout"] == "packed"} == {700, 350}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "longest", "packs"),
+    [(1200, 300, {1: 1200, 2: 600, 4: 300}), (700, 400, {1: 700}), (300, 400, {1: 400})],
+)
+def test_packs_hold_a_step_together_and_no_row_is_cut(tokens: int, longest: int, packs: dict[int, int]) -> None:
+    assert ways.Step(rows=4, tokens=tokens, longest=longest).packs == packs
+
+
+def test_the_plain_trainer_goes_on_with_the_precision_that_was_found() -> None:
+    measure = Speeds(lambda settings: 1.0 + int(settings["micro"]))
+    tried = ways.search("trainer", measure, STEP, precision="autocast")
+    assert {t.settings["precision"] for t in tried} == {"autocast"}
+    assert {t.settings["micro"] for t in tried} == {4, 2, 1}
 
 
 def test_a_machine_on_which_everything_takes_too_long_is_told() -> None:
     with pytest.raises(ValueError, match="too slow"):
-        ways.search("trainer", Speeds(lambda _: None), batch=4, longest=300)
+        ways.search("trainer", Speeds(lambda _: None), STEP)
 
 
 def test_what_was_tried_is_kept_for_a_kind_of_processor_a_method_and_a_batch(tmp_path: Path) -> None:
