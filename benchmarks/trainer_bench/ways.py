@@ -81,7 +81,7 @@ def axes(library: str, step: Step) -> tuple[tuple[Settings, ...], ...]:
     """Return the changes to try, one group after the other; the plain trainer takes its precision from TRL's search."""
     batch = step.rows
     if library == "ours":
-        return (tuple({"tokens": n} for n in (256, 1024, 2048)),)
+        return (tuple({"tokens": n} for n in (512, 1024, 2048)),)
     precisions: tuple[Settings, ...] = ({"precision": "bfloat16"}, {"precision": "autocast"})
     sizes = [n for n in (8, 4, 2, 1) if n < batch]
     layouts: list[Settings] = [{"layout": "padded", "micro": n} for n in sizes]

@@ -62,7 +62,7 @@ __all__ = ["train"]
 
 MAX_NORM: Final = 1.0
 LIMITS: Final = {
-    ("cpu", "Float32"): BatchLimits(tokens=512, labels=1024, overhead=64),
+    ("cpu", "Float32"): BatchLimits(tokens=256, labels=256, overhead=64),
     ("cpu", "BFloat16"): BatchLimits(tokens=1024, labels=1024, overhead=256),
     ("cuda", "Float32"): BatchLimits(tokens=16384, labels=8192, overhead=1024),
     ("cuda", "BFloat16"): BatchLimits(tokens=16384, labels=8192, overhead=1024),
