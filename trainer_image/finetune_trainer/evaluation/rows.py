@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self, overload
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
+
+from finetune_trainer.data.lazy import LazySequence
 
 __all__ = ["RowResult", "Rows"]
 
@@ -79,7 +81,7 @@ _DTYPE: Final = np.dtype(
 )
 
 
-class Rows(Sequence[RowResult]):
+class Rows(LazySequence[RowResult]):
     """Rows in a table of some 50 bytes each, besides their different texts; equal to any sequence of the same rows."""
 
     def __init__(self, count: int) -> None:
@@ -142,8 +144,9 @@ class Rows(Sequence[RowResult]):
             self._texts.append(text)
         return number
 
-    def _row(self, at: int) -> RowResult:
-        values: dict[str, Any] = dict(zip(_DTYPE.names or (), self._table[at].item(), strict=True))
+    @override
+    def _item(self, index: int) -> RowResult:
+        values: dict[str, Any] = dict(zip(_DTYPE.names or (), self._table[index].item(), strict=True))
         for name in _TEXTS:
             values[name] = None if values[name] < 0 else self._texts[values[name]]
         values["chosen"] = None if values["chosen"] < 0 else values["chosen"]
@@ -153,28 +156,6 @@ class Rows(Sequence[RowResult]):
     @override
     def __len__(self) -> int:
         return len(self._table)
-
-    @overload
-    def __getitem__(self, index: int) -> RowResult: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[RowResult]: ...
-
-    @override
-    def __getitem__(self, index: int | slice) -> RowResult | list[RowResult]:
-        if isinstance(index, slice):
-            return [self._row(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return self._row(index)
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # equal by content, as a list is
 
     @override
     def __repr__(self) -> str:

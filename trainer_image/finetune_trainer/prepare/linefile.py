@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from typing_extensions import override
+
+from finetune_trainer.data.lazy import LazySequence
 
 __all__ = ["LineFile"]
 
@@ -20,7 +22,7 @@ T = TypeVar("T")
 _CHUNK: Final = 2**20
 
 
-class LineFile(Sequence[T]):
+class LineFile(LazySequence[T]):
     """Lines of a file, parsed one by one; equal to any sequence of the same items.
 
     The file is mapped: it must not be changed meanwhile, and may be removed.
@@ -59,31 +61,10 @@ class LineFile(Sequence[T]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-
     @override
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self._item(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        return self._item(index % len(self))
-
     def _item(self, index: int) -> T:
         return self._parse(json.loads(self._data[int(self._ends[index]) : int(self._ends[index + 1])]))
 
     @override
     def __iter__(self) -> Iterator[T]:
         return (self._item(i) for i in range(len(self)))
-
-    @override
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]  # equal by content, as a list is
