@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,107 +12,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig
 
-from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.evaluation import answering
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation
-from finetune_trainer.model.load import Abilities, LoadedModel, load_model
-from finetune_trainer.prepare.prepared import NO_ROOM, UNKNOWN_ANSWER, EncodedPart, Prepared, TextRow
-from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.model.load import Abilities, load_model
+from finetune_trainer.prepare.prepared import TextRow
 from finetune_trainer.text.stop import StopRule
+from tests.support.score_kit import END, Loader, Row, hand_over, log_likelihood, plain_greedy, said_by, texts_of
 from tests.support.tiny_model import ARCHITECTURES, Architecture, make_model, make_prepared
 
 CPU = torch.device("cpu")
-END = 1
 SHARING: tuple[Architecture, ...] = ("llama", "llama-untied", "qwen2", "qwen3", "gpt2", "gemma2")
-
-Row = tuple[list[int], list[int], int]
-"""Prompt, completion, choice set."""
-Loader = Callable[[Architecture], LoadedModel]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    @cache
-    def load(architecture: Architecture) -> LoadedModel:
-        folder = tmp_path_factory.mktemp(architecture)
-        make_model(folder, architecture=architecture, seed=3)
-        return load_model(folder, device=CPU, precision="Float32")
-
-    return load
-
-
-def hand_over(
-    rows: Sequence[Row],
-    choices: Sequence[Sequence[Sequence[int]]] = (),
-    *,
-    metric: MetricName = "ExactMatch",
-    score_end_tokens: bool = False,
-    max_new_tokens: int = 6,
-    answers: Sequence[int] | None = None,
-    unanswerable: Sequence[int] | None = None,
-) -> tuple[EncodedPart, Prepared]:
-    tokens = [t for prompt, completion, _ in rows for t in prompt + completion]
-    part = EncodedPart(
-        tokens=np.array(tokens, dtype=np.int32),
-        offsets=np.cumsum([0, *(len(p) + len(c) for p, c, _ in rows)]).astype(np.int64),
-        prompt_lengths=np.array([len(p) for p, _, _ in rows], dtype=np.int32),
-        rows=np.arange(1, len(rows) + 1, dtype=np.int64),
-        choice_set=np.array([s for _, _, s in rows], dtype=np.int32),
-        answer=np.array(answers or [0] * len(rows), dtype=np.int32),
-        unanswerable=np.array(unanswerable or [0] * len(rows), dtype=np.int32),
-    )
-    prepared = Prepared(
-        parts={"train": part, "validation": part, "test": part},
-        texts={},
-        choice_sets=tuple(
-            ChoiceSet(tuple(f"choice {i}" for i in range(len(c))), tuple(tuple(ids) for ids in c)) for c in choices
-        ),
-        score_end_tokens=score_end_tokens,
-        end_ids=(END,),
-        pad_id=0,
-        max_new_tokens=max_new_tokens,
-        metric=metric,
-        template_digest="sha256:" + "0" * 64,
-        tokenizer_digest="sha256:" + "0" * 64,
-        summary=DatasetSummary(rows=len(rows)),
-    )
-    return part, prepared
-
-
-def log_likelihood(loaded: LoadedModel, prompt: Sequence[int], answer: Sequence[int]) -> float:
-    """As lm-evaluation-harness defines it: one full forward for one answer, log-softmax, gather, sum."""
-    ids = torch.tensor([[*prompt, *answer][:-1]])
-    with torch.no_grad():
-        logprobs = loaded.model(ids).logits[0].double().log_softmax(-1)
-    at = torch.arange(len(prompt) - 1, len(prompt) + len(answer) - 1)
-    return float(logprobs[at, torch.tensor(list(answer))].sum())
-
-
-def plain_greedy(loaded: LoadedModel, prompt: Sequence[int], limit: int) -> list[int]:
-    generate: Any = loaded.model.generate
-    output = generate(
-        torch.tensor([list(prompt)]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-        generation_config=GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=END, pad_token_id=0
-        ),
-    )
-    new: list[int] = output[0, len(prompt) :].tolist()
-    return new[: new.index(END) + 1] if END in new else new
-
-
-def said_by(loaded: LoadedModel, tokens: Sequence[int], ends: Sequence[int] = (END,)) -> str:
-    kept = [t for t in tokens if t not in ends]
-    return StopRule().answer(str(loaded.tokenizer.decode(kept, skip_special_tokens=True)))
-
-
-def texts_of(loaded: LoadedModel, rows: Sequence[Row]) -> list[TextRow]:
-    decode = loaded.tokenizer.decode
-    return [TextRow(i + 1, "", str(decode(c, skip_special_tokens=True))) for i, (_, c, _) in enumerate(rows)]
 
 
 @st.composite
@@ -380,35 +290,3 @@ def test_evaluating_leaves_a_training_model_in_training(model: Loader, tmp_path:
     )
     assert first == second
     assert loaded.model.training
-
-
-def test_a_row_that_can_not_be_answered_is_wrong_even_if_the_model_says_just_that(model: Loader) -> None:
-    loaded = model("llama")
-    prompt = [5, 6, 7, 8]
-    said = plain_greedy(loaded, prompt, 6)
-    rows: list[Row] = [(prompt, said, -1), (prompt, said, -1)]
-    part, prepared = hand_over(rows, unanswerable=[0, UNKNOWN_ANSWER])
-    scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
-    assert [r.correct for r in scored.rows] == [True, False]
-    assert [r.exact_match for r in scored.rows] == [True, False]
-    assert scored.rows[0].loss == scored.rows[1].loss
-
-
-def test_a_row_that_does_not_fit_is_wrong_and_adds_nothing_to_the_loss(model: Loader) -> None:
-    loaded = model("llama")
-    row: Row = ([5, 6, 7, 8], [9, END], 0)
-    choices = [[[9], [10]]]
-    part, prepared = hand_over([row, ([], [], -1)], choices, metric="ChoiceAccuracy", unanswerable=[0, NO_ROOM])
-    alone, _ = hand_over([row], choices, metric="ChoiceAccuracy")
-    both = evaluate(loaded, part, prepared, texts=(), generate=False)
-    one = evaluate(loaded, alone, prepared, texts=(), generate=False)
-    assert (both.total, both.correct) == (2, one.correct)
-    assert both.loss == pytest.approx(one.loss)
-    assert [r.right_choice for r in both.rows][1] is False
-    assert both.score().secondary is not None
-
-
-def test_without_one_row_that_fits_there_is_no_loss(model: Loader) -> None:
-    part, prepared = hand_over([([], [], -1)], unanswerable=[NO_ROOM])
-    scored = evaluate(model("llama"), part, prepared, texts=(), generate=False).score()
-    assert (scored.correct, scored.total, scored.loss) == (0, 1, None)
