@@ -21,6 +21,7 @@ from finetune_trainer.storage.files import bytes_progress
 from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_model_files
 from finetune_trainer.storage.store import Store, StoredFile, checked_key, download, sha256_file
+from finetune_trainer.storage.weights import check_weights
 
 __all__ = ["FetchedModel", "fetch_dataset", "fetch_model"]
 
@@ -115,14 +116,20 @@ def _fetch_stored_model(
     every = select_model_files(listed, place=store.uri)
     if isinstance(store, LocalStore):
         check_shards(store.folder, listed, place=store.uri)
+        check_weights(store, _weights(listed, every))
         return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)))
     _check_names(names, store.uri)
     on_bytes = bytes_progress(progress, sum(listed[name].size for name in names))
     small = select_model_files(listed, place=store.uri, weights=False)
     download(store, [listed[name] for name in small], folder, on_bytes)
     check_shards(folder, listed, place=store.uri)  # before the large files
+    check_weights(store, _weights(listed, every))
     download(store, [listed[name] for name in names if name not in small], folder, on_bytes)
     return FetchedModel(folder, _revision(listed[name] for name in every))
+
+
+def _weights(listed: Mapping[str, StoredFile], every: Iterable[str]) -> list[StoredFile]:
+    return [listed[name] for name in every if name.endswith(".safetensors")]
 
 
 def _no_such_model(access: Access, uri: str) -> StageError:

@@ -54,6 +54,12 @@ class LocalStore(Store):
             return self._path(key).read_bytes()
 
     @override
+    def get_range(self, key: str, start: int, count: int) -> bytes:
+        with self._errors("reading", key), self._path(key).open("rb") as file:
+            file.seek(start)
+            return file.read(count)
+
+    @override
     def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
         with self._errors("reading", key):
             _copy(self._path(key), path)

@@ -90,6 +90,10 @@ class Store(Protocol):
         """Read a small file."""
         ...
 
+    def get_range(self, key: str, start: int, count: int) -> bytes:
+        """Read ``count`` bytes of a file from byte ``start``; fewer where it ends before."""
+        ...
+
     def get_file(self, key: str, path: Path, on_bytes: OnBytes | None = None) -> None:
         """Download one file; ``path`` is complete or absent afterwards."""
         ...

@@ -1,0 +1,65 @@
+"""Looks at the head of each safetensors file in a store, so that a file that isn't whole is found before a GPU waits.
+
+The format (https://huggingface.co/docs/safetensors) begins with the length of its header, 8 bytes, little-endian; the
+header is JSON and says where each tensor's bytes end, counted from the header's end. So two small reads tell how long
+the file has to be. Hubs check what they are given by digest; a bucket or a disk takes what it gets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.storage.store import FILES_AT_ONCE, Store, StoredFile
+
+__all__ = ["check_weights"]
+
+_LARGEST_HEADER: Final = 100_000_000
+"""Bytes; the library refuses longer ones too."""
+_POINTER: Final = b"version "
+"""What the pointer of Git's large file storage begins with, in place of a length."""
+
+
+def check_weights(store: Store, files: Iterable[StoredFile]) -> None:
+    """Make sure that each file of weights is as long as its header says.
+
+    Raises
+    ------
+    StageError
+        ModelInvalid, naming the first file that isn't; what the store raises.
+    """
+    with ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="heads") as pool:
+        for fault in pool.map(lambda file: _fault(store, file), files):
+            if fault is not None:
+                raise StageError(Reason.MODEL_INVALID, f"model.uri: {fault}")
+
+
+def _fault(store: Store, file: StoredFile) -> str | None:
+    place = f"{store.uri}{file.key}"
+    start = store.get_range(file.key, 0, 8)
+    if start == _POINTER:
+        return f"{place} is a pointer of Git LFS and not the weights; run `git lfs pull` and copy the file again"
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= _LARGEST_HEADER:
+        return f"{place} is no safetensors file: it begins with {start!r}; copy it again from where the model came from"
+    header = store.get_range(file.key, 8, length)
+    if len(header) < length:
+        return _cut(place, file, at_least=8 + length)
+    try:
+        whole = 8 + length + _end_of_tensors(json.loads(header))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return f"{place} is no safetensors file: its header can't be read; copy it again from where the model came from"
+    return _cut(place, file, at_least=whole) if file.size < whole else None
+
+
+def _end_of_tensors(header: dict[str, Any]) -> int:
+    ends = (int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__")
+    return max(ends, default=0)
+
+
+def _cut(place: str, file: StoredFile, *, at_least: int) -> str:
+    return f"{place} was cut short: it has {file.size} bytes, and its header tells of {at_least}; copy it again"
