@@ -116,6 +116,13 @@ def test_an_endpoint_of_the_environment_stands_for_the_runtime(written: Callable
     assert (storage.output.endpoint, storage.output.region) == ("http://127.0.0.1:9", "eu-1")
 
 
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_region_alone_is_that_of_aws(written: Callable[..., Path], variable: str) -> None:
+    storage = local_input(written(), {variable: "eu-west-1"}).storage
+    assert storage.dataset is not None
+    assert (storage.dataset.endpoint, storage.dataset.region) == (None, "eu-west-1")
+
+
 def test_without_an_endpoint_storage_is_aws(written: Callable[..., Path]) -> None:
     assert local_input(written(), {}).storage.output is None
 

@@ -56,7 +56,9 @@ def restored_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("quota", "threads"), [("150000", 1), ("50000", 1), ("200000", 2), ("800000", 4)])
+@pytest.mark.parametrize(
+    ("quota", "threads"), [("140000", 1), ("180000", 2), ("10000", 1), ("200000", 2), ("800000", 4)]
+)
 @pytest.mark.usefixtures("restored_threads")
 def test_threads_follow_quota_and_processors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, threads: int

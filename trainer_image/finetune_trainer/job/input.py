@@ -123,11 +123,11 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _local_storage(variables: Mapping[str, str]) -> ResolvedStorage:
     endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
-    region = variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")
-    if endpoint is None:
+    region = variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or None
+    if not (endpoint or region):
         return ResolvedStorage()
     try:
-        storage = Storage(prefix="s3://", endpoint=endpoint.rstrip("/"), region=region)
+        storage = Storage(prefix="s3://", endpoint=endpoint.rstrip("/") if endpoint else None, region=region)
     except ValidationError as error:
         raise StageError(Reason.INVALID_SPEC, f"environment: {_explain(error)}") from None
     return ResolvedStorage(model=storage, dataset=storage, output=storage)
