@@ -76,13 +76,18 @@ def test_a_run_in_a_pipe_writes_json_lines_only_and_ends_with_0(job: Callable[..
     assert running.returncode == 0, err
     assert out == ""
     events = [json.loads(line)["event"] for line in err.splitlines()]
-    assert events[0] == "step_started"
+    assert (events[0], events[-1]) == ("step_started", "result")
+    assert json.loads(err.splitlines()[-1])["results"]["test"]["total"] > 0
     assert (tmp_path / "out/manifest.json").exists()
 
 
-def test_the_same_file_can_be_run_again(job: Callable[..., Path], capfd: pytest.CaptureFixture[str]) -> None:
-    assert [main(["run", str(job())]) for _ in range(2)] == [0, 0]
-    assert "already_complete" not in capfd.readouterr().err
+def test_the_same_file_run_again_takes_its_result_and_says_so(
+    job: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(job())]) == 0
+    assert "reused" not in capfd.readouterr().err
+    assert main(["run", str(job())]) == 0
+    assert "reused the complete result" in capfd.readouterr().err
 
 
 def test_an_edited_file_does_not_overwrite_the_earlier_result(job: Callable[..., Path]) -> None:

@@ -88,8 +88,15 @@ def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | No
     interrupt = Interrupt(TERMINATED_TEXT if console.interactive else TERMINATED)
     with interrupt.installed():
         report = run_stage(stage_input, environment=environment, console=console, fresh=True, interrupt=interrupt)
-    _summarise(console, report, stage_input.output_uri)
+    if console.interactive:
+        _summarise(console, report, stage_input.output_uri)
+    elif report.failure is None:
+        console.event("result", output=stage_input.output_uri, **_told(report))
     return exit_code(report)
+
+
+def _told(report: StageReport) -> dict[str, object]:
+    return {key: value for key, value in report.to_wire().items() if key not in {"v", "stage"}}
 
 
 def _summarise(console: Console, report: StageReport, output_uri: str) -> None:
@@ -124,7 +131,7 @@ def _stage(stage: StageName, interrupt: Interrupt) -> int:
     console.event("started", seconds=seconds_since_start())
     interrupt.grace_seconds = stage_input.grace_seconds
     report = run_stage(stage_input, environment=environment, console=console, interrupt=interrupt)
-    console.event("report", **{key: value for key, value in report.to_wire().items() if key not in {"v", "stage"}})
+    console.event("report", **_told(report))
     if environment.termination_log is not None:
         write_report(report, environment.termination_log)
     return exit_code(report)

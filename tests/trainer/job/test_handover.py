@@ -105,13 +105,16 @@ def test_a_run_by_hand_with_other_rows_forgets_what_is_stored(half_done: Stage, 
     assert after["prepared/manifest.json"] != before["prepared/manifest.json"]
 
 
-def test_a_run_by_hand_over_a_complete_result_begins_anew(
+def test_a_run_by_hand_that_overwrites_a_complete_result_begins_anew(
     lora_on_disk: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(lora_on_disk.output, tmp_path / "out")
     (tmp_path / "out/checkpoints").mkdir()
     (tmp_path / "out/checkpoints/last").write_text("a checkpoint that was not removed in time")
-    spec = {**lora_on_disk.spec, "output": {"uri": f"file://{tmp_path}/out/", "export": "Both"}}
+    spec = {
+        **lora_on_disk.spec,
+        "output": {"uri": f"file://{tmp_path}/out/", "export": "Both", "ifExists": "Overwrite"},
+    }
     stopped(monkeypatch)
     run(make_stage_input("train", spec, includes_prepare=True), tmp_path, fresh=True)
     assert {name.split("/")[0] for name in snapshot(tmp_path / "out")} == {"owner.json", "prepared"}

@@ -98,13 +98,6 @@ def test_clearing_removes_what_jobs_write_and_nothing_else(store: Store) -> None
     assert keys(store) == ["models/mine", "notes.txt", OWNER]
 
 
-def test_clearing_can_keep_a_folder(store: Store) -> None:
-    for key in ("prepared/x", "model/x"):
-        store.put_bytes(key, b"x")
-    clear(store, keep="prepared/")
-    assert keys(store) == ["prepared/x"]
-
-
 def test_while_a_folder_is_cleared_it_is_not_complete(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put_bytes(MANIFEST, b"x")
 

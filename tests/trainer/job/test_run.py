@@ -12,10 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.digest import sha256_digest, spec_digest
+from finetune_api.reasons import Reason
 from finetune_api.report import MAX_REPORT_BYTES, encode_report, parse_report
 from finetune_trainer.storage.store import sha256_file
+from tests.support.result_copy import snapshot
 from tests.support.stage_run import Finished, run
-from tests.support.tiny_job import job_spec, make_stage_input, topic_rows
+from tests.support.tiny_job import job_spec, make_stage_input, topic_rows, write_rows
 from tests.support.tiny_tokenizer import TURN_END
 
 
@@ -225,7 +227,34 @@ def test_a_damaged_result_is_made_again(damage: str, cheap: dict[str, Any], tmp_
     assert (tmp_path / "out/manifest.json").exists()
 
 
-def test_a_fresh_run_trains_again(cheap: dict[str, Any], tmp_path: Path) -> None:
+def test_a_run_by_hand_that_comes_again_takes_its_result(cheap: dict[str, Any], tmp_path: Path) -> None:
+    stage_input = make_stage_input("train", cheap, includes_prepare=True)
+    first, _ = run(stage_input, tmp_path)
+    before = snapshot(tmp_path / "out")
+    second, log = run(stage_input, tmp_path, fresh=True)
+    assert "train" not in {line["event"] for line in log}
+    assert second == first.model_copy(update={"reused": True})
+    assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("if_exists", ["Reuse", "Fail"])
+def test_a_run_by_hand_with_other_rows_leaves_the_earlier_result(
+    if_exists: str, cheap: dict[str, Any], tmp_path: Path
+) -> None:
+    cheap["dataset"]["uri"] = f"file://{write_rows(tmp_path / 'rows.jsonl')}"
+    run(make_stage_input("train", cheap, includes_prepare=True), tmp_path)
+    before = snapshot(tmp_path / "out")
+    write_rows(tmp_path / "rows.jsonl", topic_rows(60))
+    cheap["output"]["ifExists"] = if_exists
+    report, _ = run(make_stage_input("train", cheap, includes_prepare=True), tmp_path, fresh=True)
+    assert report.failure is not None
+    assert report.failure.reason == Reason.OUTPUT_EXISTS
+    assert "an earlier run of this job" in report.failure.message
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_run_by_hand_that_overwrites_trains_again(cheap: dict[str, Any], tmp_path: Path) -> None:
+    cheap["output"]["ifExists"] = "Overwrite"
     stage_input = make_stage_input("train", cheap, includes_prepare=True)
     run(stage_input, tmp_path)
     _, log = run(stage_input, tmp_path, fresh=True)
@@ -235,6 +264,7 @@ def test_a_fresh_run_trains_again(cheap: dict[str, Any], tmp_path: Path) -> None
 def test_the_manifest_is_gone_while_a_result_is_replaced(
     cheap: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cheap["output"]["ifExists"] = "Overwrite"
     stage_input = make_stage_input("train", cheap, includes_prepare=True)
     run(stage_input, tmp_path)
 

@@ -112,7 +112,7 @@ def test_a_complete_result_of_another_job_can_be_looked_at_for_reuse(store: Stor
     before = listing(store)
     found = take(store, "uid-2")
     assert found is not None
-    assert found.owner == "team-a/mine, uid-1"
+    assert found.owner == "another job (team-a/mine, uid-1)"
     assert found.manifest.job == job("uid-1")
     assert listing(store) == before
 

@@ -32,7 +32,7 @@ class Work:
     output
         The folder at output.uri.
     fresh
-        Do the work even if the result of an earlier attempt is complete.
+        Started by a person: what an earlier run of this job completed is met like another job's result.
     interrupt
         What SIGTERM does to it.
     """

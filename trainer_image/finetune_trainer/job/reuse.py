@@ -1,5 +1,7 @@
 """Results that exist already: another job's, which may stand for this one's, and this job's own of an earlier attempt.
 
+A run by hand that comes again meets what it completed before like another job's.
+
 Another job's is taken if asking again would give the same: the spec, the revision of the model and the encoded rows are
 compared. The rows are prepared for that in the scratch folder; nothing is written at output.uri, which is the other
 job's.
@@ -20,10 +22,9 @@ from finetune_api.report import StageReport
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.dataset import fetch_tokenizer, prepare_rows
-from finetune_trainer.output.folder import MANIFEST, clear, damage
+from finetune_trainer.output.folder import MANIFEST, damage
 from finetune_trainer.output.manifest import read_manifest
 from finetune_trainer.output.ownership import EarlierResult, claim, describe_job
-from finetune_trainer.prepare.folder import PREPARED
 
 __all__ = ["own_result", "spec_differences", "take_or_reuse"]
 
@@ -90,7 +91,7 @@ def _reuse(work: Work, earlier: EarlierResult) -> StageReport:
 def _unlike(work: Work, earlier: EarlierResult, what: str) -> StageError:
     return StageError(
         Reason.OUTPUT_EXISTS,
-        f"output.uri: {work.output.uri} holds a result of another job ({earlier.owner}) {what}; set output.ifExists: "
+        f"output.uri: {work.output.uri} holds a result of {earlier.owner} {what}; set output.ifExists: "
         "Overwrite to replace it",
     )
 
@@ -98,7 +99,8 @@ def _unlike(work: Work, earlier: EarlierResult, what: str) -> StageError:
 def own_result(work: Work) -> StageReport | None:
     """Return the report of an attempt that had completed the result, so that a lost report costs no second training.
 
-    Without one the folder counts as incomplete from here on; a fresh run also forgets what was trained.
+    Without one the folder counts as incomplete from here on. What a run by hand finds was looked at when the folder was
+    claimed.
     """
     if work.output.size(MANIFEST) is None:
         return None
@@ -108,16 +110,13 @@ def own_result(work: Work) -> StageReport | None:
         and manifest.job.uid == work.stage_input.job.uid
         and manifest.report.spec_digest == work.spec_digest
     )
-    if manifest is not None and mine and not work.fresh:
+    if manifest is not None and mine:
         broken = damage(work.output, manifest.files)
         if broken is None:
             work.console.event("already_complete", f"the result is complete already: {work.output.uri}")
             return manifest.report
         work.console.event("result_damaged", f"{broken}; the result is made anew", level="warning")
-    if work.fresh:
-        clear(work.output, keep=PREPARED)
-    else:
-        work.output.delete(MANIFEST)
+    work.output.delete(MANIFEST)
     return None
 
 

@@ -38,7 +38,7 @@ def run_stage(
     Parameters
     ----------
     fresh
-        Train again even if an earlier attempt of this job has completed the result.
+        Started by a person: what an earlier run of this job completed is met like another job's result.
     interrupt
         Whoever handles SIGTERM; without one the stage is never told to stop.
 

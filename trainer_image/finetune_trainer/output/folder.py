@@ -40,17 +40,11 @@ _SMALL: Final = 4 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-def clear(store: Store, *, keep: str | None = None) -> None:
-    """Remove what jobs write, ``manifest.json`` first; files with other names stay.
-
-    Parameters
-    ----------
-    keep
-        One of :data:`JOB_FOLDERS` that stays too.
-    """
+def clear(store: Store) -> None:
+    """Remove what jobs write, ``manifest.json`` first; files with other names stay."""
     store.delete(MANIFEST)
     for file in store.list():
-        if _written_by_jobs(file.key) and not (keep is not None and file.key.startswith(keep)):
+        if _written_by_jobs(file.key):
             store.delete(file.key)
 
 

@@ -50,7 +50,10 @@ class _Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EarlierResult:
-    """The result of another job that fills the folder; whether it can stand for ours is not decided yet."""
+    """A complete result that fills the folder; whether it can stand for ours is not decided yet.
+
+    ``owner`` says whose it is, in words.
+    """
 
     owner: str
     manifest: Manifest
@@ -67,13 +70,13 @@ def claim(
     Parameters
     ----------
     again
-        Overwrite even what was taken from this very job. False in a pod: a job overwrites once, so two of them don't
-        take the folder from each other for ever. True where a person starts it anew.
+        A person starts the job anew, and what it completed before is met like another job's. False in a pod: there it
+        is this attempt's own, and a job overwrites once, so two of them don't take the folder from each other for ever.
 
     Returns
     -------
     EarlierResult | None
-        None: the folder is ours. Else another job's complete result, with Reuse only; nothing was written then.
+        None: the folder is ours. Else a complete result that is not, with Reuse only; nothing was written then.
 
     Raises
     ------
@@ -96,30 +99,31 @@ def claim(
         store.put_bytes(OWNER, _document(job, spec_digest), if_none_match=True)
         # Read back even after a successful write: not every store honours the condition.
         owner = _parse(store.get_bytes(OWNER))
-    if owner.uid == job.uid:
+    ours = owner.uid == job.uid
+    if ours and not (again and store.size(MANIFEST) is not None):
         return None
     if if_exists == "Overwrite":
         if job.uid in owner.replaced and not again:
             raise _lost(store, owner)
         _take(store, job, spec_digest, owner)
         return None
-    return _earlier(store, owner, if_exists)
+    return _earlier(store, owner, if_exists, whose="an earlier run of this job" if ours else f"another job ({owner})")
 
 
-def _earlier(store: Store, owner: _Owner, if_exists: IfExists) -> EarlierResult:
+def _earlier(store: Store, owner: _Owner, if_exists: IfExists, *, whose: str) -> EarlierResult:
     manifest = read_manifest(store.get_bytes(MANIFEST)) if store.size(MANIFEST) is not None else None
     # A job that has lost the folder may have left its manifest there; the owner's own counts.
     if manifest is None or manifest.job.uid != owner.uid:
         raise _exists(
-            f"{store.uri} holds files of another job ({owner}) and no complete result of it; let that job finish, or "
+            f"{store.uri} holds files of {whose} and no complete result of it; let that job finish, or "
             "set output.ifExists: Overwrite to replace them"
         )
     if if_exists == "Fail":
         raise _exists(
-            f"{store.uri} holds the complete result of another job ({owner}), and output.ifExists is Fail; set "
+            f"{store.uri} holds the complete result of {whose}, and output.ifExists is Fail; set "
             "output.ifExists: Reuse to take a result of the same spec, model and rows, or Overwrite to replace it"
         )
-    return EarlierResult(owner=str(owner), manifest=manifest)
+    return EarlierResult(owner=whose, manifest=manifest)
 
 
 def _take(store: Store, job: JobIdentity, spec_digest: str, owner: _Owner | None) -> None:
