@@ -158,7 +158,6 @@ def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str, simulat
             "storage": [
                 {"prefix": "s3://", "endpoint": s3.endpoint, "region": s3.region, "addressingStyle": "Path"},
             ],
-            "terminationGracePeriodSeconds": 30,
             "resources": {
                 "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "4Gi"},
                 "train": {"cpu": cpu, "memory": memory, "ephemeralStorage": "8Gi"},

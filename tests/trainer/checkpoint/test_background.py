@@ -195,6 +195,17 @@ def test_a_saved_checkpoint_is_told_with_its_step_bytes_and_seconds(world: World
     assert line["seconds"] >= 0
 
 
+@pytest.mark.parametrize(("grace", "warned"), [(None, False), (600, False), (0, True)])
+def test_a_grace_period_that_a_save_does_not_fit_into_twice_is_told(
+    world: World, grace: int | None, warned: bool
+) -> None:
+    world.interrupt.grace_seconds = grace
+    world.checkpointer.save(state(3))
+    world.checkpointer.wait()
+    events = [line["event"] for line in world.log]
+    assert events == ["checkpoint_saved", *(["grace_period_short"] if warned else [])]
+
+
 def test_the_curve_is_stored_as_it_was_when_the_state_was_taken(world: World) -> None:
     world.checkpoints.may_end.clear()
     world.save(1)

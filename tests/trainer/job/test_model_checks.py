@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, MixtralConfig
 
 from finetune_api.reasons import REASONS, Reason
 from tests.support.stage_run import run
@@ -22,7 +23,29 @@ def tokens_added(folder: Path, *, use: bool) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def layers_told(folder: Path) -> None:
+    make_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] + 1}))
+
+
+def experts(folder: Path) -> None:
+    make_model(folder)
+    config = MixtralConfig(vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    config.save_pretrained(folder)
+
+
 CASES: dict[str, tuple[Callable[[Path], object], Reason, str]] = {
+    "fewer layers in the weights than in the config": (
+        layers_told,
+        Reason.MODEL_INVALID,
+        "config.json tells of 3 layers (num_hidden_layers), and the weights hold 2",
+    ),
+    "dropout of adapters on experts": (
+        experts,
+        Reason.INVALID_SPEC,
+        "training.lora.dropout 0.1 is not possible with mixtral, whose 8 experts",
+    ),
     "more length than learned positions": (
         lambda folder: make_model(folder, architecture="gpt2", chat=False),
         Reason.INVALID_SPEC,
@@ -44,6 +67,7 @@ def test_it_is_refused_in_prepare_with_the_numbers(name: str, tmp_path: Path) ->
         model=f"file://{tmp_path}/model/",
         rows=f"file://{write_rows(tmp_path / 'rows.jsonl', topic_rows(60))}",
         output=f"file://{tmp_path}/out/",
+        **({"method": "LoRA", "lora": {"dropout": "0.1"}} if make is experts else {}),
     )
     report, _ = run(make_stage_input("prepare", spec), tmp_path)
     assert report.failure is not None

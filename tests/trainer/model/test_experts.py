@@ -24,7 +24,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.device import Precision
 from finetune_trainer.model.load import LoadedModel, load_model
-from finetune_trainer.model.lora import add_lora
+from finetune_trainer.model.lora import add_lora, check_adapters
 from finetune_trainer.model.shape import adapted_layers, shape_of
 from finetune_trainer.output.export import export, reload_and_compare
 from finetune_trainer.training.loop import train
@@ -128,6 +128,18 @@ def test_adapters_on_experts_are_trained_stored_and_merged(tmp_path: Path, name:
     assert name == "jetmoe" or (touched and all(bool(weight.any()) for weight in touched))
     exported = export(loaded, outcome.weights, prepared, tmp_path / "out", kind="Both", base_name="base")
     reload_and_compare(exported)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_can_carry_adapters_is_known_without_weights(tmp_path: Path, name: str) -> None:
+    CONFIGS[name].save_pretrained(tmp_path)
+    check_adapters(tmp_path, LoRA())
+
+
+def test_what_can_not_carry_adapters_is_refused_without_weights(tmp_path: Path) -> None:
+    CONFIGS["mixtral"].save_pretrained(tmp_path)
+    with pytest.raises(StageError, match="carry adapters without dropout"):
+        check_adapters(tmp_path, LoRA(dropout="0.1"))
 
 
 def test_dropout_on_experts_is_refused_with_the_mend(tmp_path: Path) -> None:

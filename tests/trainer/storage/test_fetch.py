@@ -82,7 +82,9 @@ def test_the_revision_of_a_local_model_follows_its_content(access: Access, tmp_p
         for name in WANTED:
             (tmp_path / folder / name).write_bytes(FILES[name])
     same = [get(access, f"file://{tmp_path / folder}/", tmp_path).revision for folder in ("one", "two")]
-    (tmp_path / "two/model-00001-of-00002.safetensors").write_bytes(b"9" * 1000)
+    (tmp_path / "two/model-00001-of-00002.safetensors").write_bytes(
+        FILES["model-00001-of-00002.safetensors"][:-1] + b"9"
+    )
     assert same[0] == same[1] != get(access, f"file://{tmp_path}/two/", tmp_path).revision
 
 

@@ -159,3 +159,15 @@ class BackgroundCheckpointer(Checkpointer):
             bytes=size,
             seconds=round(seconds, 3),
         )
+        grace = self._interrupt.grace_seconds
+        if grace is not None and 2 * seconds > grace:
+            # A pod that is told to stop may have to wait for one upload and then do another.
+            self._console.event(
+                "grace_period_short",
+                f"saving took {seconds:.0f} s, and the pod gets {grace} s to save after SIGTERM; what came after the last "
+                "checkpoint may be trained again. The platform team raises terminationGracePeriodSeconds of the "
+                "FineTuneRuntime",
+                level="warning",
+                seconds=round(seconds, 3),
+                grace_seconds=grace,
+            )

@@ -14,6 +14,8 @@ from finetune_api.status import Resolved, ResolvedSplit
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
 from finetune_trainer.model.limits import (
+    check_dropout,
+    check_layers,
     check_length,
     check_tokens,
     length_warning,
@@ -38,14 +40,17 @@ def fetch_tokenizer(work: Work) -> FetchedModel:
         )
 
 
-def prepare_rows(work: Work, model_folder: Path) -> Prepared:
-    """Fetch the rows, encode them with the tokenizer in ``model_folder``, and hold them against what the model takes.
+def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
+    """Fetch the rows, encode them with the model's tokenizer, and hold model and rows against each other and the spec.
 
     They lie in ``work.folder / PREPARED``.
     """
-    check_no_code(model_folder)
-    limits = limits_of(read_config(model_folder))
-    tokenizer = load_tokenizer(model_folder, work.spec.model.uri)
+    check_no_code(model.folder)
+    config = read_config(model.folder)
+    limits = limits_of(config)
+    check_layers(config, model.tensors)
+    check_dropout(config, work.spec.training.lora)
+    tokenizer = load_tokenizer(model.folder, work.spec.model.uri)
     check_length(limits, work.spec.training.max_length)
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)

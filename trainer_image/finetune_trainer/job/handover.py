@@ -67,7 +67,7 @@ def prepare_once(work: Work) -> Handover:
         work.console.event("already_prepared", "the rows were prepared and stored before")
         return stored
     model = fetch_tokenizer(work)
-    prepared = prepare_rows(work, model.folder)
+    prepared = prepare_rows(work, model)
     files = files_of(work.folder / PREPARED, PREPARED)
     report = StageReport(
         stage="prepare",

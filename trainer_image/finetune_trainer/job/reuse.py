@@ -70,7 +70,7 @@ def _reuse(work: Work, earlier: EarlierResult) -> StageReport:
     model = fetch_tokenizer(work)
     if model.revision != manifest.model_revision:
         raise _unlike(work, earlier, "of another model: what lies at model.uri has changed since")
-    fingerprint = prepare_rows(work, model.folder).summary.fingerprint
+    fingerprint = prepare_rows(work, model).summary.fingerprint
     if fingerprint is None or fingerprint != manifest.fingerprint:
         raise _unlike(work, earlier, "of other rows: the rows of dataset have changed since")
     # Reading rows takes a while, in which somebody may have taken the folder.

@@ -20,12 +20,12 @@ from finetune_trainer.job.score import score_before
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.model.flops import Shape, compute
 from finetune_trainer.model.load import LoadedModel
-from finetune_trainer.model.lora import add_lora
+from finetune_trainer.model.lora import add_lora, check_adapters
 from finetune_trainer.model.shape import AdaptedLayers, adapted_layers, shape_of
 from finetune_trainer.output.card import base_name
 from finetune_trainer.output.export import Exported, export
 from finetune_trainer.training.outcome import TrainOutcome
-from finetune_trainer.training.plan import Hyperparameters, resolve
+from finetune_trainer.training.plan import Hyperparameters, adapters_of, resolve
 
 __all__ = ["Tuned", "tune"]
 
@@ -54,6 +54,8 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
     """Load, score, train and write."""
     spec, console, prepared = work.spec, work.console, inputs.prepared
     wish, limit = spec.training.precision, spec.evaluation.limit
+    if (lora := adapters_of(spec.training)) is not None:
+        check_adapters(inputs.model_folder, lora)  # before hours of scoring
     model = load(inputs.model_folder, host, wish=wish, settled=checkpoints.settled, console=console)
     before = score_before(model, prepared, limit=limit, checkpoints=checkpoints, watcher=watcher, console=console)
     validation_rows = len(prepared.parts["validation"])

@@ -6,6 +6,7 @@ here, and no weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
@@ -23,7 +25,17 @@ from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Limits", "check_length", "check_tokens", "length_warning", "limits_of", "read_config", "tokenizer_warning"]
+__all__ = [
+    "Limits",
+    "check_dropout",
+    "check_layers",
+    "check_length",
+    "check_tokens",
+    "length_warning",
+    "limits_of",
+    "read_config",
+    "tokenizer_warning",
+]
 
 _TOKENS_AT_ONCE: Final = 2**22
 _READING_ERRORS: Final = (
@@ -38,6 +50,8 @@ _READING_ERRORS: Final = (
 )
 _ROTARY: Final = ("rope_parameters", "rope_scaling", "rope_theta")
 """A config that has one of these turns positions into angles, of which there are any number."""
+_EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Names that configs give to the number of experts of a layer."""
 _COMPUTED: Final = frozenset({"rwkv", "xglm"})
 """Recurrent layers, and sinusoids whose table grows with the row."""
 
@@ -132,6 +146,47 @@ def check_length(limits: Limits, max_length: int) -> None:
             Reason.INVALID_SPEC,
             f"training.maxLength {max_length} is more than the {most} positions that the model at model.uri has; set "
             f"training.maxLength to {most} or less, or use a model that takes longer rows",
+        )
+
+
+def check_layers(config: PreTrainedConfig, tensors: frozenset[str]) -> None:
+    """Hold the layers that the weights have against those of the config; what else is missing, loading tells.
+
+    Parameters
+    ----------
+    tensors
+        Names of what is in the weights; empty: unknown.
+
+    Raises
+    ------
+    StageError
+        ModelInvalid: there are fewer.
+    """
+    told = _number(config.get_text_config(), "num_hidden_layers")
+    numbers = [int(found[1]) for name in tensors if (found := re.search(r"\.(\d+)\.", name))]
+    found_layers = max(numbers, default=-1) + 1
+    if told is not None and found_layers and found_layers < told:
+        raise StageError(
+            Reason.MODEL_INVALID,
+            f"model.uri: config.json tells of {told} layers (num_hidden_layers), and the weights hold {found_layers}; "
+            "copy the whole folder that save_pretrained wrote",
+        )
+
+
+def check_dropout(config: PreTrainedConfig, lora: LoRA | None) -> None:
+    """Refuse dropout of adapters where experts carry them, which can't drop anything.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec.
+    """
+    experts = max((_number(config.get_text_config(), name) or 0 for name in _EXPERTS), default=0)
+    if lora is not None and experts > 1 and float(lora.dropout):
+        raise StageError(
+            Reason.INVALID_SPEC,
+            f"training.lora.dropout {lora.dropout} is not possible with {config.model_type}, whose {experts} experts "
+            "carry adapters without dropout; set it to 0",
         )
 
 

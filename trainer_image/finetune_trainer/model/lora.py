@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.limits import read_config
 from finetune_trainer.model.load import LoadedModel
-from finetune_trainer.model.shape import adapted_layers, matrices
+from finetune_trainer.model.shape import matrices
 
-__all__ = ["add_lora"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["add_lora", "check_adapters"]
 
 _MISREAD: Final = frozenset({"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
 """Names that peft 0.21 takes for those of experts as they were before transformers 5."""
@@ -43,9 +48,30 @@ def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> LoadedModel:
     StageError
         ModelInvalid for an architecture whose layers can't carry adapters; InvalidSpec for dropout where experts are.
     """
+    loaded_with = dataclasses.replace(loaded, adapter=_attach(loaded.model, lora, seed=seed))
+    loaded.model.eval()
+    _check_carried(loaded.model)
+    return loaded_with
+
+
+def check_adapters(folder: Path, lora: LoRA) -> None:
+    """Try on a network without numbers whether its layers can carry adapters: a second, where loading takes minutes.
+
+    Raises
+    ------
+    StageError
+        As :func:`add_lora`, and ModelInvalid for a folder that :func:`~finetune_trainer.model.limits.read_config`
+        refuses.
+    """
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(read_config(folder), trust_remote_code=False)
+        _attach(model, lora, seed=0)
+    _check_carried(model)
+
+
+def _attach(model: PreTrainedModel, lora: LoRA, *, seed: int) -> PeftModel:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - seconds to import, and full fine-tunes don't need it
 
-    model = loaded.model
     experts = [matrix.name for matrix in matrices(model) if matrix.fused]
     if experts and float(lora.dropout):
         raise StageError(
@@ -65,13 +91,10 @@ def add_lora(loaded: LoadedModel, lora: LoRA, *, seed: int) -> LoadedModel:
         task_type="CAUSAL_LM",
     )
     try:
-        adapter = get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapter: PeftModel = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise _impossible(model, str(error)) from error
-    model.eval()
-    carrying = dataclasses.replace(loaded, adapter=adapter)
-    _check_experts(carrying)
-    return carrying
+    return adapter
 
 
 def _targets(model: PreTrainedModel, experts: list[str]) -> tuple[list[str] | str, list[str]]:
@@ -96,12 +119,13 @@ def _targets(model: PreTrainedModel, experts: list[str]) -> tuple[list[str] | st
     return sorted(set(linear) - set(misread)), parameters + [f"{name}.weight" for name in misread]
 
 
-def _check_experts(carrying: LoadedModel) -> None:
-    bare = [matrix.name for matrix in matrices(carrying.model) if matrix.experts and not matrix.adapters]
+def _check_carried(model: PreTrainedModel) -> None:
+    found = list(matrices(model))
+    bare = [matrix.name for matrix in found if matrix.experts and not matrix.adapters]
     if bare:
-        raise _impossible(carrying.model, f"its experts ({_pattern(bare[0])}) can't carry adapters")
-    if not adapted_layers(carrying)[0]:
-        raise _impossible(carrying.model, "no layer carries an adapter")
+        raise _impossible(model, f"its experts ({_pattern(bare[0])}) can't carry adapters")
+    if not any(matrix.adapters for matrix in found):
+        raise _impossible(model, "no layer carries an adapter")
 
 
 def _pattern(name: str) -> str:

@@ -41,10 +41,13 @@ class FetchedModel:
         Holds the files.
     revision
         Commit of a hub model; else a digest over names, sizes and versions of the stored files.
+    tensors
+        Names of what is in the weights; empty where they can't be told without downloading them (one file of a hub).
     """
 
     folder: Path
     revision: str
+    tensors: frozenset[str] = frozenset()
 
 
 def fetch_model(
@@ -93,8 +96,7 @@ def fetch_model(
             fetch_hub_model(hub_model, folder, token=token, weights=False, progress=no_progress)
             check_shards(folder, names, place=place)
         fetch_hub_model(hub_model, folder, token=token, weights=weights, progress=progress)
-        check_shards(folder, names, place=place)
-        fetched = FetchedModel(folder, hub_model.commit)
+        fetched = FetchedModel(folder, hub_model.commit, check_shards(folder, names, place=place))
     else:
         store = access.open("model", model.uri)
         listed = {file.key: file for file in store.list()}
@@ -116,16 +118,16 @@ def _fetch_stored_model(
     every = select_model_files(listed, place=store.uri)
     if isinstance(store, LocalStore):
         check_shards(store.folder, listed, place=store.uri)
-        check_weights(store, _weights(listed, every))
-        return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)))
+        tensors = check_weights(store, _weights(listed, every))
+        return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)), tensors)
     _check_names(names, store.uri)
     on_bytes = bytes_progress(progress, sum(listed[name].size for name in names))
     small = select_model_files(listed, place=store.uri, weights=False)
     download(store, [listed[name] for name in small], folder, on_bytes)
     check_shards(folder, listed, place=store.uri)  # before the large files
-    check_weights(store, _weights(listed, every))
+    tensors = check_weights(store, _weights(listed, every))
     download(store, [listed[name] for name in names if name not in small], folder, on_bytes)
-    return FetchedModel(folder, _revision(listed[name] for name in every))
+    return FetchedModel(folder, _revision(listed[name] for name in every), tensors)
 
 
 def _weights(listed: Mapping[str, StoredFile], every: Iterable[str]) -> list[StoredFile]:

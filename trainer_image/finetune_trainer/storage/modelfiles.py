@@ -128,8 +128,13 @@ def _knows_tokenizer(cls: object, kind: object) -> bool:
     return any(auto.tokenizer_class_from_name(name) is not None for name in names)
 
 
-def check_shards(folder: Path, names: Iterable[str], *, place: str) -> None:
+def check_shards(folder: Path, names: Iterable[str], *, place: str) -> frozenset[str]:
     """Make sure that the weights are all there, by name, before any of them is downloaded.
+
+    Returns
+    -------
+    frozenset[str]
+        Names of the tensors that the index knows; empty where all weights are one file.
 
     Parameters
     ----------
@@ -145,7 +150,7 @@ def check_shards(folder: Path, names: Iterable[str], *, place: str) -> None:
     """
     top = {name for name in names if "/" not in name}
     if WEIGHTS in top:  # goes before shards and their index, which are then of an earlier time
-        return
+        return frozenset()
     if INDEX not in top:
         one = min(name for name in top if name.endswith(".safetensors"))
         raise StageError(
@@ -164,6 +169,7 @@ def check_shards(folder: Path, names: Iterable[str], *, place: str) -> None:
             f"model.uri: {place} lacks {len(missing)} of {len(wanted)} files of the weights, among them {missing[0]} "
             f"(named in {INDEX}); copy the missing files there",
         )
+    return frozenset(shards)
 
 
 def _json_or_nothing(path: Path) -> dict[str, Any]:

@@ -24,8 +24,8 @@ _POINTER: Final = b"version "
 """What the pointer of Git's large file storage begins with, in place of a length."""
 
 
-def check_weights(store: Store, files: Iterable[StoredFile]) -> None:
-    """Make sure that each file of weights is as long as its header says.
+def check_weights(store: Store, files: Iterable[StoredFile]) -> frozenset[str]:
+    """Make sure that each file of weights is as long as its header says; return the names of the tensors in them.
 
     Raises
     ------
@@ -33,33 +33,42 @@ def check_weights(store: Store, files: Iterable[StoredFile]) -> None:
         ModelInvalid, naming the first file that isn't; what the store raises.
     """
     with ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="heads") as pool:
-        for fault in pool.map(lambda file: _fault(store, file), files):
-            if fault is not None:
-                raise StageError(Reason.MODEL_INVALID, f"model.uri: {fault}")
+        return frozenset().union(*pool.map(lambda file: _tensors(store, file), files))
 
 
-def _fault(store: Store, file: StoredFile) -> str | None:
+def _tensors(store: Store, file: StoredFile) -> set[str]:
     place = f"{store.uri}{file.key}"
     start = store.get_range(file.key, 0, 8)
     if start == _POINTER:
-        return f"{place} is a pointer of Git LFS and not the weights; run `git lfs pull` and copy the file again"
+        raise _invalid(
+            f"{place} is a pointer of Git LFS and not the weights; run `git lfs pull` and copy the file again"
+        )
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 2 <= length <= _LARGEST_HEADER:
-        return f"{place} is no safetensors file: it begins with {start!r}; copy it again from where the model came from"
+        raise _no_safetensors(place, f"it begins with {start!r}")
     header = store.get_range(file.key, 8, length)
     if len(header) < length:
-        return _cut(place, file, at_least=8 + length)
+        raise _cut(place, file, at_least=8 + length)
     try:
-        whole = 8 + length + _end_of_tensors(json.loads(header))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return f"{place} is no safetensors file: its header can't be read; copy it again from where the model came from"
-    return _cut(place, file, at_least=whole) if file.size < whole else None
+        tensors: dict[str, Any] = json.loads(header)
+        tensors.pop("__metadata__", None)
+        whole = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        raise _no_safetensors(place, "its header can't be read") from None
+    if file.size < whole:
+        raise _cut(place, file, at_least=whole)
+    return set(tensors)
 
 
-def _end_of_tensors(header: dict[str, Any]) -> int:
-    ends = (int(tensor["data_offsets"][1]) for name, tensor in header.items() if name != "__metadata__")
-    return max(ends, default=0)
+def _invalid(what: str) -> StageError:
+    return StageError(Reason.MODEL_INVALID, f"model.uri: {what}")
 
 
-def _cut(place: str, file: StoredFile, *, at_least: int) -> str:
-    return f"{place} was cut short: it has {file.size} bytes, and its header tells of {at_least}; copy it again"
+def _no_safetensors(place: str, why: str) -> StageError:
+    return _invalid(f"{place} is no safetensors file: {why}; copy it again from where the model came from")
+
+
+def _cut(place: str, file: StoredFile, *, at_least: int) -> StageError:
+    return _invalid(
+        f"{place} was cut short: it has {file.size} bytes, and its header tells of {at_least}; copy it again"
+    )

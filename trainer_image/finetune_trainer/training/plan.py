@@ -53,6 +53,11 @@ class Hyperparameters:
     select_by: Literal["Score", "Loss"] = "Loss"
 
 
+def adapters_of(training: Training) -> LoRA | None:
+    """Return the settings of the adapters; None for a full fine-tune."""
+    return None if training.method == "Full" else training.lora or LoRA()
+
+
 def resolve(training: Training, *, rows: int, parameters: int, validation_rows: int = 0) -> Hyperparameters:
     """Fill in what the spec leaves open.
 
@@ -71,7 +76,7 @@ def resolve(training: Training, *, rows: int, parameters: int, validation_rows: 
         Batch size between 4 and 32, a power of two; learning rate for a full fine-tune 5e-5 below a billion parameters,
         2e-5 below ten, else 1e-5; for LoRA ten times the full one's: 5e-4, and 2e-4 from a billion parameters on.
     """
-    lora = (training.lora or LoRA()) if training.method != "Full" else None
+    lora = adapters_of(training)
     batch_size = training.batch_size or 2 ** int(math.log2(min(32, max(4, rows // STEPS_PER_EPOCH))))
     if lora is not None:
         rate = "5e-4" if parameters < 1e9 else "2e-4"
