@@ -18,10 +18,11 @@ from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.fetch import fetch_dataset, fetch_model
 from finetune_trainer.storage.store import StoredFile, checked_key, download, upload
+from tests.support.fetch_kit import safetensors
 from tests.support.s3stub import S3Stub, running_stub
 from tests.trainer.conftest import write_keys
 
-MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": b"weights"}
+MODEL = {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": safetensors(3)}
 
 
 @pytest.fixture

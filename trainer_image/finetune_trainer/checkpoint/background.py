@@ -164,8 +164,8 @@ class BackgroundCheckpointer(Checkpointer):
             # A pod that is told to stop may have to wait for one upload and then do another.
             self._console.event(
                 "grace_period_short",
-                f"saving took {seconds:.0f} s, and the pod gets {grace} s to save after SIGTERM; what came after the last "
-                "checkpoint may be trained again. The platform team raises terminationGracePeriodSeconds of the "
+                f"saving took {seconds:.0f} s, and the pod gets {grace} s to save after SIGTERM; what came after the "
+                "last checkpoint may be trained again. The platform team raises terminationGracePeriodSeconds of the "
                 "FineTuneRuntime",
                 level="warning",
                 seconds=round(seconds, 3),

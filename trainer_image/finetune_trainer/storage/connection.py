@@ -128,12 +128,14 @@ def _at_the_door(causes: list[BaseException], endpoint: str) -> Fault | None:
             return Fault(
                 f"no address is known for the name in {endpoint}, or for the bucket's below it (DNS)",
                 f"The platform team corrects storage.endpoint {IN_RUNTIME} (or storage.region, where no endpoint is "
-                "set); with addressingStyle Virtual the name BUCKET.HOST has to resolve, Path does without.",
+                "set); with addressingStyle Virtual the name BUCKET.HOST has to resolve, Path does without. A local "
+                "run reads AWS_ENDPOINT_URL and AWS_REGION.",
             )
         if isinstance(cause, ConnectionRefusedError):
             return Fault(
                 f"nothing listens at {endpoint} (connection refused)",
-                f"The platform team starts the storage, or corrects host and port in storage.endpoint {IN_RUNTIME}.",
+                f"The platform team starts the storage, or corrects host and port in storage.endpoint {IN_RUNTIME}; a "
+                "local run reads AWS_ENDPOINT_URL.",
             )
     return None
 

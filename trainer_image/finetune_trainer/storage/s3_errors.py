@@ -166,8 +166,9 @@ def telling(place: S3Place, operation: Operation, key: str) -> Iterator[None]:
     except NO_IDENTITY:
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND,
-            f"{what}: no credentials; name a Secret in {place.role}.credentialsRef or give the service account an "
-            "identity",
+            f"{what} ({FIELDS[place.role]}): no credentials. Name a Secret in {place.role}.credentialsRef, or give the "
+            "service account an identity; a local run reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            tells_mend=True,
         ) from None
     except ClientError as error:
         raise _refused(place, operation, what, error) from error
@@ -200,8 +201,8 @@ def _told(reason: Reason, what: str, fault: Fault) -> StageError:
 def _unanswered(place: S3Place, what: str, error: BaseException) -> StageError:
     fault = explain(error, place.endpoint)
     if fault is None:
-        return StageError(Reason.STORAGE_UNAVAILABLE, f"{what} failed: {type(error).__name__}")
-    return _told(Reason.STORAGE_UNAVAILABLE, f"{what}: ", fault)
+        return StageError(Reason.STORAGE_UNAVAILABLE, f"{what} ({FIELDS[place.role]}) failed: {type(error).__name__}")
+    return _told(Reason.STORAGE_UNAVAILABLE, f"{what} ({FIELDS[place.role]}): ", fault)
 
 
 def _refused(place: S3Place, operation: Operation, what: str, error: ClientError) -> StageError:
@@ -260,7 +261,8 @@ def _denied(place: S3Place, operation: Operation, error: ClientError, code: str)
         )
     if code in _CREDENTIALS:
         what, mend = _CREDENTIALS[code]
-        return Fault(f", {what}", mend.format(secret=f"the Secret of {place.role}.credentialsRef"))
+        secret = f"the Secret of {place.role}.credentialsRef (in a local run: the environment)"
+        return Fault(f", {what}", mend.format(secret=secret))
     if code not in _DENIED:
         return None
     unseen = "; where listing is not allowed, a missing file is refused like this too" if operation == "reading" else ""
