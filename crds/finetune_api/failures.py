@@ -80,6 +80,11 @@ of the last one. One that **waits** goes on by itself as soon as the cause is me
 `limits.pendingTimeoutSeconds` of the FineTuneRuntime (600 seconds unless set). All others end the job at once, since
 another try would end the same way.
 
+Reasons of `Succeeded=Unknown` that are no failures: `Pending` and `Preparing`, `Training` while a stage runs,
+`Unschedulable` while no node has room for the pod (other jobs end, or an autoscaler brings one; only
+`activeDeadlineSeconds` bounds it), `PodTerminating` while an old pod leaves, and `MountFailed` while the node can't
+mount what the pod needs. The message has what Kubernetes says.
+
 | reason | exit code | found by | then |
 | --- | --- | --- | --- |
 """

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
 from finetune_api.names import StageName
 from finetune_api.report import ReportedFailure, StageReport
@@ -146,6 +146,12 @@ def _end_without_input(environment: Environment, console: Console, failure: Repo
     return exit_code(report)
 
 
+_NOT_CHECKED: Final = (
+    "Not looked at: the model, what is shortened to training.maxLength tokens, answers against choices, the sizes of "
+    "the parts, and output.uri; 'run' does.\n"
+)
+
+
 def _render(path: Path, *, rows: int) -> int:
     console = Console(job=path.stem, stage=None, interactive=True)
     try:
@@ -156,6 +162,7 @@ def _render(path: Path, *, rows: int) -> int:
     except StageError as error:
         failure_of(error, console)
         return error.exit_code
+    sys.stderr.write(_NOT_CHECKED)
     return 0
 
 

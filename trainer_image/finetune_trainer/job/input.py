@@ -26,6 +26,7 @@ __all__ = ["local_input", "stage_input_from_environment"]
 
 _MESSAGES: Final = {
     "missing": "is missing; add it",
+    "string_type": "must be text; write a number in quotes",
     "extra_forbidden": "is not a field of a FineTuneJob; correct its name or remove it",
 }
 
