@@ -42,8 +42,8 @@ def plain_cut(rows: Sequence[Keyed], split: Split, *, given: Sequence[Part]) -> 
     kept: list[int] = []
     seen = set()
     for i, row in enumerate(rows):
-        if (given[i], row.key, row.output) not in seen:
-            seen.add((given[i], row.key, row.output))
+        if (given[i], row.exact) not in seen:
+            seen.add((given[i], row.exact))
             kept.append(i)
     name = _names(rows)
     sealed = {n: max(PARTS.index(given[i]) for i in kept if name[i] == n) for n in {name[i] for i in kept}}

@@ -166,8 +166,8 @@ def test_a_metric_in_the_spec_wins(dataset: Dataset) -> None:
 
 def test_duplicates_and_conflicts_are_counted_and_never_straddle_parts(dataset: Dataset) -> None:
     rows = intents(200)
-    rows += [{"text": r["text"].upper(), "label": r["label"]} for r in rows[:20]]
-    rows += [{"text": r["text"], "label": "other"} for r in rows[100:110]]
+    rows += [{"text": f" {r['text']}", "label": r["label"]} for r in rows[:20]]
+    rows += [{"text": r["text"].upper(), "label": "other"} for r in rows[100:110]]
     prepared = dataset.prepare(rows, spec_of())
     assert (prepared.summary.duplicates, prepared.summary.conflicts, prepared.summary.rows) == (20, 20, 230)
     side = {int(r): p for p in PARTS for r in prepared.parts[p].rows}

@@ -91,7 +91,7 @@ def test_a_row_that_fails_while_it_is_tokenised_does_not_stop_the_next_chunk(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "_CHUNK_ROWS", 10)
-    rows = [{"prompt": f"p {i}", "completion": "long " * 100 if i == 5 else "c"} for i in range(60)]
+    rows = [{"prompt": f"p {i}", "completion": "long " * 100 if i == 9 else "c"} for i in range(60)]
     prepared = dataset.prepare(rows, spec_of({"name": "raw"}, training={"maxLength": 40}))
     assert prepared.summary.dropped == 1
     assert sum(len(prepared.parts[part]) for part in PARTS) == 59

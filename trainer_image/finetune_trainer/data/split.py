@@ -1,8 +1,8 @@
-"""Cuts rows into train, validation and test before anything is rendered; pure.
+"""Cuts rows into train, validation and test before anything is tokenised; pure.
 
-The same input never stands in two parts: not as a duplicate, not with another output, not in another row of the same
-group or conversation. What prepare knows of a row arrives as a :class:`Keyed`: hashes only, so that nothing here
-depends on templates.
+The same input never stands in two parts: not in other letters or white space, not with another output, not in another
+row of the same group or conversation. Only a row that is the same to the character is left out as a duplicate. What
+prepare knows of a row arrives as a :class:`Keyed`: hashes only, so that nothing here depends on templates.
 
 By default a row's part follows from a hash of seed and key alone. Adding rows then moves none (the ratios are met
 approximately, as any random cut does). With strata the ratios are exact to one group, and adding rows may move some.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from finetune_api.dataset import Percents, Split
 from finetune_trainer.data.parts import PARTS, Part
 
-__all__ = ["Keyed", "RowKeys", "SplitResult", "exact_key", "input_key", "split_rows"]
+__all__ = ["Keyed", "RowKeys", "SplitResult", "exact_key", "folded", "input_key", "output_key", "split_rows"]
 
 Ints = NDArray[np.int64]
 
@@ -40,7 +40,9 @@ class Keyed:
     key
         Of the input, from :func:`input_key`.
     output
-        Of the expected output, from :func:`exact_key`.
+        Of the expected output, from :func:`output_key`.
+    exact
+        Of input and output as they are, from :func:`exact_key`; rows in which it is equal have an equal ``key`` too.
     group
         Value of ``split.groupBy`` as text; None without it or where the row has none.
     stratum
@@ -51,16 +53,17 @@ class Keyed:
 
     key: bytes
     output: bytes
+    exact: bytes
     group: str | None = None
     stratum: str | None = None
     opening: bytes | None = None
 
 
 class RowKeys:
-    """What the split knows of all rows, column by column: 37 bytes a row, 24 more for each group that it is in."""
+    """What the split knows of all rows, column by column: 53 bytes a row, 24 more for each group that it is in."""
 
     def __init__(self) -> None:
-        self.keys, self.outputs, self.given = bytearray(), bytearray(), bytearray()
+        self.keys, self.outputs, self.exacts, self.given = (bytearray() for _ in range(4))
         self.strata = array("i")
         self.marks: dict[str, int] = {}
         self.grouped, self.groups = array("q"), bytearray()
@@ -80,6 +83,7 @@ class RowKeys:
         self.strata.append(self.marks.setdefault(mark, len(self.marks)))
         self.keys += row.key
         self.outputs += row.output
+        self.exacts += row.exact
         self.given.append(PARTS.index(part))
 
     def tie(self, row: int, group: bytes) -> None:
@@ -97,9 +101,9 @@ class SplitResult:
     sides
         int8 (rows,): index into ``PARTS``, -1 for a row that is left out.
     duplicates
-        Rows left out because the same input and output came before.
+        Rows left out because exactly the same input and output came before.
     conflicts
-        Remaining rows whose input also stands with another output.
+        Remaining rows whose input, folded as in :func:`input_key`, also stands with another output.
     leaked
         Rows taken out because a given part that is more sealed holds the same input, group or conversation.
     largest
@@ -122,16 +126,16 @@ def _digest(value: Any) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _fold(value: Any) -> Any:
+def folded(value: Any) -> Any:
     """Normalise all text in a JSON value: NFKC, case folded, white space as single blanks."""
     if isinstance(value, str):
         # Folding can make new compositions, hence twice (Unicode Standard, section 3.13, D146).
-        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
-        return " ".join(folded.split())
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", value).casefold())
+        return " ".join(text.split())
     if isinstance(value, Mapping):
-        return {k: _fold(v) for k, v in value.items()}
+        return {k: folded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_fold(v) for v in value]
+        return [folded(v) for v in value]
     return value
 
 
@@ -145,14 +149,19 @@ def _trim(value: Any) -> Any:
     return value
 
 
-def input_key(columns: Mapping[str, Any]) -> bytes:
-    """Return 16 bytes that are equal for inputs that differ in case, width or white space only."""
-    return _digest(_fold(dict(columns)))
+def input_key(value: Any) -> bytes:
+    """Return 16 bytes that are equal for inputs (JSON values) that differ in case, width or white space only."""
+    return _digest(folded(value))
 
 
-def exact_key(columns: Mapping[str, Any]) -> bytes:
+def output_key(value: Any) -> bytes:
     """Return 16 bytes that are equal for outputs that differ in white space only; case matters in an answer."""
-    return _digest(_trim(dict(columns)))
+    return _digest(_trim(value))
+
+
+def exact_key(value: Any) -> bytes:
+    """Return 16 bytes that are equal for JSON values without any difference."""
+    return _digest(value)
 
 
 def split_rows(rows: RowKeys, split: Split, percents: Percents) -> SplitResult:
@@ -175,14 +184,13 @@ def split_rows(rows: RowKeys, split: Split, percents: Percents) -> SplitResult:
     """
     given = np.frombuffer(rows.given, dtype=np.int8)
     key, first = _ranks(rows.keys)
-    kept = _first_of_each(given, key, _ranks(rows.outputs)[0])
+    kept = _first_of_each(given, _ranks(rows.exacts)[0])
     component, names = _components(rows, key, first)
     # Of two given parts that share a component the more sealed one keeps it: test wins, then validation.
     most_sealed = np.full(len(names), -1, dtype=np.int8)
     np.maximum.at(most_sealed, component[kept], given[kept])
     clean = kept[given[kept] == most_sealed[component[kept]]]
-    # All rows of an input now stand in one part, each with another output.
-    outputs = np.bincount(key[clean], minlength=len(first))
+    outputs = _distinct_outputs(key[clean], _ranks(rows.outputs)[0][clean], len(first))
     sides = np.full(len(rows), -1, dtype=np.int8)
     sides[clean] = given[clean]
     train = clean[given[clean] == 0]
@@ -207,12 +215,22 @@ def _ranks(digests: bytearray) -> tuple[Ints, Ints]:
     return ranks, order[new]
 
 
-def _first_of_each(given: NDArray[np.int8], key: Ints, output: Ints) -> Ints:
-    """Places of the first row of the same input and output in each given part; between parts it is a leak instead."""
-    order = np.lexsort((output, key, given))  # stable: of equal rows the first stays first
+def _first_of_each(given: NDArray[np.int8], exact: Ints) -> Ints:
+    """Places of the first of equal rows in each given part; between parts it is a leak instead.
+
+    Rows that are equal but for their spelling all stay: 5 m and 5 M may be two questions, and of a given test file no
+    question is dropped.
+    """
+    order = np.lexsort((exact, given))  # stable: of equal rows the first stays first
     new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = np.logical_or.reduce([c[order[1:]] != c[order[:-1]] for c in (given, key, output)])
+    new[1:] = np.logical_or.reduce([c[order[1:]] != c[order[:-1]] for c in (given, exact)])
     return np.sort(order[new])
+
+
+def _distinct_outputs(key: Ints, output: Ints, keys: int) -> Ints:
+    """How many different outputs stand with each key."""
+    of_key, _ = _pairs(key, output, int(output.max(initial=0)) + 1)
+    return np.bincount(of_key, minlength=keys)
 
 
 class _Names:

@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.parts import Part
-from finetune_trainer.data.table import Record, shown_columns
+from finetune_trainer.data.table import Record
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepare.keys import TemplateRow
 from finetune_trainer.prepare.prepared import NO_ROOM, UNKNOWN_ANSWER, TextRow
+from finetune_trainer.prepare.rendering import TemplateRow, context_of, why_unrendered
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import PromptTemplate
@@ -184,11 +184,12 @@ class RowEncoder:
                 example = Example(where, projected.messages, projected.answer, self._choices_of(row))
                 yield part, row.record, example
             return
-        results = self.renderer.render((row.record.where, self._context(row)) for _, row in rows)
+        contexts = ((r.record.where, context_of(self.template, r, self._choices_of(r))) for _, r in rows)
+        results = self.renderer.render(contexts)
         for (part, row), result in zip(rows, results, strict=True):
             record = row.record
             if isinstance(result, Unrendered):
-                self._unrendered(part, record, result)
+                self.bad.add(record.where, why_unrendered(record, result, self.columns), part)
                 continue
             completion = result.completion if row.projected is not None else self._as_choice(result.completion)
             yield part, record, Example(record.where, result.prompt, completion, self._choices_of(row), result.spans)
@@ -201,13 +202,6 @@ class RowEncoder:
         # Outer white space may be the template's own, so it is no spelling of the row.
         self.folded += choice.strip() != completion.strip()
         return choice
-
-    def _context(self, row: TemplateRow) -> dict[str, Any]:
-        choices = list(self._choices_of(row))
-        if row.projected is None:
-            # A column wins over the two names that templates get besides the columns.
-            return {"choices": choices, "row": row.record.values, **row.record.values}
-        return {"choices": choices, **row.projected.inputs, str(self.template.answer): row.projected.answer}
 
     def _choices_of(self, row: TemplateRow) -> tuple[str, ...]:
         if self.choices is not None:
@@ -225,15 +219,6 @@ class RowEncoder:
         if self.template.choices is None:
             return f"the answer {shown} is no label of the train rows; list it in template.choices"
         return f"the answer {shown} is none of dataset.template.choices"
-
-    def _unrendered(self, part: Part, record: Record, result: Unrendered) -> None:
-        if result.unknown is not None and result.unknown not in self.columns:
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                f"dataset.template.inline uses {result.unknown!r}, which is no column; {shown_columns(self.columns)}",
-            )
-        nulls = [c for c, v in record.values.items() if v is None] if result.unknown is None else []
-        self.bad.add(record.where, result.why + (f" (null columns: {', '.join(nulls)})" if nulls else ""), part)
 
     def _choice_set(self, choices: tuple[str, ...]) -> int:
         digest = hashlib.blake2b(json.dumps(choices).encode(), digest_size=16).digest()

@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,31 +19,28 @@ from numpy.typing import NDArray
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
-from finetune_trainer.data.split import Keyed, RowKeys, exact_key, input_key
+from finetune_trainer.data.split import Keyed, RowKeys, exact_key, folded, input_key, output_key
 from finetune_trainer.data.table import Record, Table, shown_columns
 from finetune_trainer.errors import StageError
+from finetune_trainer.prepare.rendering import TemplateRow, context_of, why_unrendered
 from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
 from finetune_trainer.text.template.conversation import Message
-from finetune_trainer.text.template.fields import Projected, project
-from finetune_trainer.text.template.labels import Answers
-from finetune_trainer.text.template.render import Uses
+from finetune_trainer.text.template.fields import project
+from finetune_trainer.text.template.labels import Answers, find, unique_folds
+from finetune_trainer.text.template.render import Rendered, Renderer, Unrendered
 from finetune_trainer.text.template.survey import AnswerSurvey
 
-__all__ = ["KeyedTable", "TemplateRow", "hash_of_answer", "key_rows", "opening_of"]
+__all__ = ["KeyedTable", "hash_of_answer", "key_rows", "opening_of"]
 
 _GREETING_CHARS: Final = 16
 """Shorter first turns without a number may be a greeting."""
 
+# What is rendered at a time: few enough to hold, enough for the child process to be worth its call.
+_BATCH_ROWS: Final = 256
+_BATCH_BYTES: Final = 2**19
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateRow:
-    """A usable row, with the fields of a named template; None for an inline one."""
-
-    record: Record
-    projected: Projected | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +90,16 @@ def key_rows(
     table: Table,
     template: PromptTemplate,
     dataset: Dataset,
-    uses: tuple[Uses, Uses] | None,
+    renderer: Renderer | None,
     bad: BadRowLog,
     *,
     survey: AnswerSurvey,
     progress: Progress = no_progress,
 ) -> KeyedTable:
-    """Read all rows once more and make the split's keys.
+    """Read all rows once more and make the split's keys, each of the prompt that the model will see.
+
+    Columns that look different may render to one prompt (null and "", an id that no prompt shows), and fields to one
+    text (an instruction with its input in it); only the prompt itself tells.
 
     Parameters
     ----------
@@ -109,10 +109,10 @@ def key_rows(
         Named or inline.
     dataset
         Names the columns of the split.
-    uses
-        What an inline template's prompt and completion read; None for a named one, whose fields say it.
+    renderer
+        Of the template; None for ``messages``, whose turns are its prompt.
     bad
-        Takes the rows that lack what a named template needs.
+        Takes the rows that lack what the template needs, or that it can't render; they are not usable from here on.
     survey
         Has seen every row of the table.
     progress
@@ -122,37 +122,109 @@ def key_rows(
     ------
     StageError
         TemplateInvalid: a field's column is in no row, or an inline prompt or completion reads no column, so that it
-        would be the same for every row; DatasetInvalid: too many bad rows, or answers that can't be read in one way.
+        would be the same for every row, or the template can't be rendered; DatasetInvalid: too many bad rows, or
+        answers that can't be read in one way.
     """
     _check_fields(template, table.columns)
-    read = _columns_read(uses, table.columns)
+    if renderer is not None and not template.fields:
+        _check_reads(renderer, table.columns)
     reading, remark = survey.judge()
     if remark is not None:
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
-    folded = 0
+    spelt_otherwise = 0
     keys, answers = RowKeys(), array("Q")
-    for place, record in table.records(progress):
-        opening = None
-        if template.fields:
-            try:
-                projected = project(template, record.values, reading)
-            except ValueError as e:
-                bad.add_unsplit(record.where, str(e), record.part)
+    make = _KeyMaker(template, reading, renderer, table.columns)
+    for batch in _batches(table.records(progress)):
+        for (place, record), made in zip(batch, make.keys([record for _, record in batch]), strict=True):
+            if isinstance(made, str):
+                bad.add_unsplit(record.where, made, record.part)
                 table.usable[place] = 0
                 continue
-            folded += projected.folded
-            key, output = input_key(projected.inputs), exact_key({"answer": projected.answer})
-            if template.name == MESSAGES:
-                opening = opening_of(projected.messages, projected.answer)
-            if template.choice_source == "labels":
-                answers.append(hash_of_answer(projected.answer))
-        else:
-            inputs, outputs = ({c: record.values.get(c) for c in names} for names in read)
-            key, output = input_key(inputs), exact_key(outputs)
-        group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
-        keys.add(Keyed(key, output, group, stratum, opening), record.part)
+            row, (key, output, exact) = made
+            opening = None
+            if row.projected is not None:
+                spelt_otherwise += row.projected.folded
+                if template.name == MESSAGES:
+                    opening = opening_of(row.projected.messages, row.projected.answer)
+                if template.choice_source == "labels":
+                    answers.append(hash_of_answer(row.projected.answer))
+            group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
+            keys.add(Keyed(key, output, exact, group, stratum, opening), record.part)
     bad.check(table.rows)
-    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, folded)
+    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, spelt_otherwise)
+
+
+_Keys = tuple[bytes, bytes, bytes]
+"""Of the input, of the output, and of both as they are."""
+
+
+class _KeyMaker:
+    """Makes the keys of rows, by what the model sees of them."""
+
+    def __init__(
+        self, template: PromptTemplate, reading: Answers, renderer: Renderer | None, columns: Sequence[str]
+    ) -> None:
+        self._template, self._reading, self._renderer, self._columns = template, reading, renderer, columns
+        self._folds = unique_folds(template.choices or ())
+
+    def keys(self, records: Sequence[Record]) -> Iterator[tuple[TemplateRow, _Keys] | str]:
+        """Yield for each row its fields and keys, or why it is a bad one."""
+        rows = [self._row(record) for record in records]
+        good = [row for row in rows if isinstance(row, TemplateRow)]
+        renderer = self._renderer
+        contexts = ((row.record.where, context_of(self._template, row, self._choices(row))) for row in good)
+        rendered = None if renderer is None else renderer.render(contexts)
+        for row in rows:
+            if isinstance(row, str):
+                yield row
+                continue
+            result = None if rendered is None else next(rendered)
+            if isinstance(result, Unrendered):
+                yield why_unrendered(row.record, result, self._columns)
+            else:
+                yield row, self._keys(row, result)
+
+    def _row(self, record: Record) -> TemplateRow | str:
+        if not self._template.fields:
+            return TemplateRow(record, None)
+        try:
+            return TemplateRow(record, project(self._template, record.values, self._reading))
+        except ValueError as e:
+            return str(e)
+
+    def _choices(self, row: TemplateRow) -> Sequence[str]:
+        """Choices in an order that doesn't depend on the row's: shuffled ones are no other question.
+
+        The labels of the train rows are not known yet; in the prompt they stand before all fields, in every row alike.
+        """
+        own = row.projected.choices if row.projected is not None else None
+        return sorted(own, key=lambda choice: (folded(choice), choice)) if own else self._template.choices or ()
+
+    def _keys(self, row: TemplateRow, rendered: Rendered | None) -> _Keys:
+        projected = row.projected
+        prompt = rendered.prompt if rendered is not None else projected.inputs if projected is not None else None
+        if projected is not None:
+            answer = projected.answer
+        else:
+            assert rendered is not None  # noqa: S101  # only messages is not rendered, and it is a named template
+            answer = rendered.completion
+        choice = find(answer, self._template.choices or (), self._folds)
+        # The order of a row's own choices is a part of what the model sees.
+        own = projected.choices if projected is not None else None
+        return input_key(prompt), output_key(answer if choice is None else choice), exact_key([prompt, own, answer])
+
+
+def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
+    batch: list[tuple[int, Record]] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += record[1].size
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
@@ -165,12 +237,10 @@ def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
             )
 
 
-def _columns_read(uses: tuple[Uses, Uses] | None, columns: Sequence[str]) -> list[list[str]]:
-    """Columns that an inline template's prompt and completion read."""
-    read: list[list[str]] = []
-    for part, use in zip(("prompt", "completion"), uses or (), strict=False):
-        read.append([c for c in columns if use.whole_row or c in use.names])
-        if not read[-1]:
+def _check_reads(renderer: Renderer, columns: Sequence[str]) -> None:
+    """Make sure that both texts of an inline template read a column."""
+    for part, use in (("prompt", renderer.prompt_uses), ("completion", renderer.completion_uses)):
+        if not use.whole_row and use.names.isdisjoint(columns):
             unknown = sorted(use.names - {"choices", "row"})
             raise StageError(
                 Reason.TEMPLATE_INVALID,
@@ -178,7 +248,6 @@ def _columns_read(uses: tuple[Uses, Uses] | None, columns: Sequence[str]) -> lis
                 + (f"uses {unknown[0]!r}, which no row has" if unknown else "uses no column of the data")
                 + f"; {shown_columns(columns)}",
             )
-    return read
 
 
 def opening_of(before: Sequence[Message], answer: str) -> bytes | None:

@@ -1,8 +1,8 @@
 """Prepares a dataset: read, split, render, encode, check; what comes out is all that train needs besides the model.
 
-The order matters: rows are split before anything is rendered, the label set comes from the train rows alone, and the
-rows of all parts go through the same renderer and the same encoder. Rows are read anew in each pass and written as
-they come, so that memory holds some 50 bytes of each, whatever its length. No torch here.
+The order matters: a row's part follows from its own prompt, before anything is tokenised; the label set comes from the
+train rows alone, and the rows of all parts go through the same renderer and the same encoder. Rows are read anew in
+each pass and written as they come, so that memory holds some 70 bytes of each, whatever its length. No torch here.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.encode_rows import RowEncoder
 from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
 from finetune_trainer.prepare.folder_writer import PreparedWriter
-from finetune_trainer.prepare.keys import KeyedTable, TemplateRow, hash_of_answer, key_rows
+from finetune_trainer.prepare.keys import KeyedTable, hash_of_answer, key_rows
 from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
 from finetune_trainer.text.stop import stop_texts
@@ -98,9 +99,8 @@ def prepare(
         survey = AnswerSurvey(template)
         with step("read_rows", "read the rows") as progress:
             table = read_table(files, spec.dataset, bad, progress=progress, observe=survey.add)
-        inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
         with step("split_rows", "split the rows") as progress:
-            keyed = key_rows(table, template, spec.dataset, inline, bad, survey=survey, progress=progress)
+            keyed = key_rows(table, template, spec.dataset, renderer, bad, survey=survey, progress=progress)
             split = split_rows(keyed.keys, spec.dataset.split, spec.dataset.percents)
         fell = {part: split.count(part) for part in PARTS}
         _check_parts(fell, spec, files, bad, largest=split.largest)

@@ -53,8 +53,7 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
             renderer = stack.enter_context(Renderer.of(template))
         survey = AnswerSurvey(template)
         table = read_table(files, dataset, bad, observe=survey.add)
-        inline = None if template.fields or renderer is None else (renderer.prompt_uses, renderer.completion_uses)
-        keyed = key_rows(table, template, dataset, inline, bad, survey=survey)
+        keyed = key_rows(table, template, dataset, renderer, bad, survey=survey)
         split = split_rows(keyed.keys, dataset.split, dataset.percents)
         texts = _TextOnly()
         encoder = RowEncoder(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_api.job import Split
 from finetune_trainer.data.parts import PARTS, Part
-from finetune_trainer.data.split import Keyed, exact_key, input_key
+from finetune_trainer.data.split import Keyed, exact_key, input_key, output_key
 from tests.support.split_reference import Cut, plain_cut, real_cut
 
 
@@ -20,7 +20,7 @@ def cut(train: int = 80, validation: int = 10, test: int = 10, **more: Any) -> S
 
 
 def keyed(text: str, output: str = "x", group: str | None = None, stratum: str | None = None) -> Keyed:
-    return Keyed(input_key({"text": text}), exact_key({"label": output}), group, stratum)
+    return Keyed(input_key({"text": text}), output_key({"label": output}), exact_key([text, output]), group, stratum)
 
 
 def side_of(result: Cut) -> dict[int, Part]:
@@ -29,7 +29,7 @@ def side_of(result: Cut) -> dict[int, Part]:
 
 MANY = [keyed(f"text {i}", f"label {i % 3}") for i in range(2000)]
 
-texts = st.sampled_from([f"t{i}" for i in range(12)])
+texts = st.sampled_from([f"{t}{i}" for i in range(6) for t in ("t", "T", " t")])
 random_rows = st.lists(
     st.builds(
         keyed,
@@ -88,15 +88,36 @@ def test_the_order_of_the_columns_does_not_change_the_key() -> None:
 
 
 def test_case_matters_in_an_output_and_white_space_does_not() -> None:
-    assert exact_key({"label": "Yes"}) != exact_key({"label": "yes"})
-    assert exact_key({"label": " yes\n"}) == exact_key({"label": "yes"})
+    assert output_key({"label": "Yes"}) != output_key({"label": "yes"})
+    assert output_key({"label": " yes\n"}) == output_key({"label": "yes"})
 
 
-def test_a_row_with_the_same_input_and_output_is_counted_once() -> None:
-    rows = [keyed("A b", "x"), keyed("a  B", "x"), keyed("a b", "x")]
+@pytest.mark.parametrize("other", ["A B", "a  b", "a b ", "\uff41 b"])
+def test_an_exact_key_tells_every_spelling_apart(other: str) -> None:
+    assert exact_key(["a b"]) != exact_key([other])
+    assert exact_key(["a b"]) == exact_key(["a b"])
+
+
+def test_a_row_with_exactly_the_same_input_and_output_is_counted_once() -> None:
+    rows = [keyed("a b", "x"), keyed("c", "x"), keyed("a b", "x"), keyed("a b", "x")]
     result = real_cut(rows, cut())
-    assert side_of(result).keys() == {0}
+    assert side_of(result).keys() == {0, 1}
     assert (result.duplicates, result.conflicts) == (2, 0)
+
+
+def test_rows_that_are_nearly_equal_all_stay_in_one_part() -> None:
+    rows = [k for i in range(200) for k in (keyed(f"{i} m"), keyed(f"{i} M"), keyed(f"{i}  m"), keyed(f"{i} m", " x"))]
+    result = real_cut(rows, cut(50, 25, 25))
+    side = side_of(result)
+    assert all(len({side[4 * i + j] for j in range(4)}) == 1 for i in range(200))
+    assert (result.duplicates, result.conflicts, result.leaked) == (0, 0, 0)
+
+
+def test_a_row_of_a_given_test_file_is_never_left_out_for_being_nearly_another() -> None:
+    rows = [keyed("5 M"), keyed("5 m"), keyed("5 M"), keyed("x\u00b2"), keyed("x2"), keyed("x2"), keyed("y")]
+    result = real_cut(rows, cut(99, 0, 1), given=["train", *["test"] * 5, "train"])
+    assert result.parts["test"] == [1, 2, 3, 4]
+    assert (result.duplicates, result.leaked) == (1, 1)
 
 
 def test_the_same_input_with_different_outputs_stays_together_and_is_counted() -> None:
@@ -174,7 +195,7 @@ def test_no_input_and_no_group_stands_in_two_parts_and_every_row_in_at_most_one(
             where[rows[i].group].add(part)
     assert all(len(parts) == 1 for parts in where.values())
     placed = [i for part in PARTS for i in result.parts[part]]
-    assert len(placed) == len(set(placed)) == len({(r.key, r.output) for r in rows})
+    assert len(placed) == len(set(placed)) == len({r.exact for r in rows})
     assert result.duplicates == len(rows) - len(placed)
     assert all(result.parts[p] == sorted(result.parts[p]) for p in PARTS)
 
@@ -183,8 +204,8 @@ def test_no_input_and_no_group_stands_in_two_parts_and_every_row_in_at_most_one(
 @given(rows=random_rows, split=random_splits, more=random_rows)
 def test_a_row_stays_in_its_part_when_rows_are_added(rows: list[Keyed], split: Split, more: list[Keyed]) -> None:
     # A row added may join two groups through one input, and then one of them has to move: leave such rows out.
-    plain = [Keyed(r.key, r.output, None, None) for r in rows]
-    added = [Keyed(r.key, r.output, None, None) for r in more]
+    plain = [Keyed(r.key, r.output, r.exact) for r in rows]
+    added = [Keyed(r.key, r.output, r.exact) for r in more]
     split = split.model_copy(update={"stratify_by": None})
     before, after = side_of(real_cut(plain, split)), side_of(real_cut([*plain, *added], split))
     assert all(after[i] == part for i, part in before.items())
