@@ -173,6 +173,7 @@ def own(*rows: tuple[Any, Any]) -> ROWS:
 MC = {"name": "multiple-choice"}
 AB = ["red", "green"]
 LABELLED = {"text": ["red", "green"], "label": ["1", "2"]}
+LABELLED_FROM_0 = {"text": ["red", "green"], "label": ["1", "0"]}
 
 
 @pytest.mark.parametrize(
@@ -212,6 +213,39 @@ def test_answers_to_own_choices_are_read_in_the_way_that_fits_every_row(rows: RO
 )
 def test_answers_that_can_be_meant_in_two_ways_are_refused(rows: ROWS, message: str) -> None:
     assert message in refused(MC, rows)
+
+
+NUMBERS = (["0", "1", "2"], 0), (["2", "0", "1"], 1), (["2", "1", "0"], 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (own(*NUMBERS), "line 2: column 'answer': the answer '1' names '1' by its text, and '0' as a number from 0"),
+        (own(([3, 0], 0), ([1.0, "0"], "1")), "line 1: column 'answer': the answer '0' names '0' by its text, and '3'"),
+        (own((LABELLED_FROM_0, 0)), "the answer '0' names 'green' by its label, and 'red' as a number from 0"),
+    ],
+)
+def test_numbers_that_fit_every_row_as_words_and_as_numbers_are_refused(rows: ROWS, message: str) -> None:
+    assert message in refused(MC, rows)
+
+
+def test_the_ways_out_of_numbers_that_are_read_in_two_ways_are_read_in_one() -> None:
+    letters = own(*((choices, "ABC"[choices.index(str(answer))]) for choices, answer in NUMBERS))
+    assert texts(MC, letters) == ["0", "1", "2"]
+    assert "write the choice's letter in every row, A for the first" in refused(MC, own(*NUMBERS))
+    labelled = [({"text": choices, "label": ["A", "B", "C"]}, answer) for choices, answer in NUMBERS]
+    assert "write labels that are no numbers" not in refused(MC, own(*NUMBERS))
+    assert texts(MC, own(*((choices, "B") for choices, _ in labelled))) == ["1", "0", "1"]
+    assert texts(MC, own((LABELLED_FROM_0, "green"))) == ["green"]
+
+
+def test_numbers_that_mean_the_same_choice_as_text_and_as_number_are_read() -> None:
+    assert texts(MC, own((["0", "1"], 0), (["0", "1", "x"], 1))) == ["0", "1"]
+
+
+def test_one_row_that_fits_only_as_text_tells_that_numbers_are_texts() -> None:
+    assert texts(MC, own(*NUMBERS, (["7", "8"], 8))) == ["0", "1", "2", "8"]
 
 
 def test_an_answer_that_is_none_of_its_choices_stays_what_it_is() -> None:

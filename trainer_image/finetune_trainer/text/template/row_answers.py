@@ -6,7 +6,7 @@ first choice or the text "0", and only the other rows tell. Numbers count from 0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from finetune_api.reasons import Reason
@@ -18,6 +18,7 @@ __all__ = ["RowAnswers"]
 _LETTERS: Final = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _WORDS: Final = ("text", "label", "letter")
 _WRITE: Final = "write the choice's text in every row, or numbers from 0 in every row"
+_LABEL: Final = "write labels that are no numbers, such as A and B, and the choice's label in every row"
 
 
 class RowAnswers:
@@ -29,6 +30,7 @@ class RowAnswers:
         self._fit = dict.fromkeys(_WORDS, 0)
         self._unclear: tuple[str, str] | None = None
         self._unclear_in_text: tuple[str, str] | None = None
+        self._unclear_number: dict[str, tuple[str, str]] = {}
         self._not_whole: str | None = None
         self._outside: tuple[str, str] | None = None
         self._first: tuple[str, str] | None = None
@@ -56,6 +58,19 @@ class RowAnswers:
                 self._first = self._first or (where, text)
             if not 0 <= number < len(choices):
                 self._outside = self._outside or (where, text)
+            else:
+                self._compare(where, text, choices[number], found, lettered=not names)
+
+    def _compare(self, where: str, text: str, counted: str, found: Mapping[str, str], *, lettered: bool) -> None:
+        """Note the first row whose answer names one choice as a word and another one as a number."""
+        for word, choice in found.items():
+            if choice != counted and word not in self._unclear_number:
+                said = f"the answer {shown(text)} names {shown(choice)} by its {word}, and {shown(counted)} as a number"
+                if word == "text":
+                    mend = "write the choice's letter in every row, A for the first" if lettered else _LABEL
+                else:
+                    mend = "write the choice's text in every row"
+                self._unclear_number[word] = where, f"{said} from 0, and both can be meant in every row; {mend}"
 
     def judge(self) -> Answers:
         """Return how the column is read.
@@ -66,6 +81,8 @@ class RowAnswers:
             DatasetInvalid: names the row that can't be told, and why.
         """
         whole = [word for word in _WORDS if self._fit[word] == self._rows]
+        if whole and whole[0] in self._unclear_number and self._could_be_numbers():
+            self._refuse(self._unclear_number[whole[0]], mend="")
         if "text" in whole and not ("label" in whole and self._unclear_in_text):
             self._readings = ("text",)
         elif "text" in whole:
@@ -86,6 +103,9 @@ class RowAnswers:
         words = " and ".join({"number": "numbers from 0"}.get(word, word + "s") for word in self._readings)
         return Remark(f"column {self._column!r} holds {words} of the choices")
 
+    def _could_be_numbers(self) -> bool:
+        return self._not_whole is None and self._outside is None and self._zero
+
     def _check_numbers(self) -> None:
         where, text = self._first or self._outside or ("", "")
         base = "" if self._zero else "; no 0 occurs, so they seem to be counted from 1"
@@ -98,9 +118,9 @@ class RowAnswers:
             why = "no 0 occurs, so it can't be told whether they are counted from 0 or 1"
         self._refuse((where, f"the answer {shown(text)} is not the text of a choice, and no number from 0: {why}"))
 
-    def _refuse(self, unclear: tuple[str, str]) -> None:
+    def _refuse(self, unclear: tuple[str, str], mend: str = f"; {_WRITE}") -> None:
         where, why = unclear
-        raise StageError(Reason.DATASET_INVALID, f"{where}: column {self._column!r}: {why}; {_WRITE}")
+        raise StageError(Reason.DATASET_INVALID, f"{where}: column {self._column!r}: {why}{mend}", tells_mend=True)
 
     def _read(self, value: Any, choices: Sequence[str], names: Sequence[str]) -> Answer:
         text = as_text(value)
