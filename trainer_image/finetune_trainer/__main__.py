@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 from finetune_api.names import StageName
 from finetune_api.report import ReportedFailure, StageReport
@@ -95,7 +95,7 @@ def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | No
     return exit_code(report)
 
 
-def _told(report: StageReport) -> dict[str, object]:
+def _told(report: StageReport) -> dict[str, Any]:
     return {key: value for key, value in report.to_wire().items() if key not in {"v", "stage"}}
 
 
