@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_api.reasons import Reason
@@ -180,3 +182,20 @@ def test_a_base_without_settings_leaves_nothing_out(tmp_path: Path) -> None:
     (tmp_path / "base" / "generation_config.json").unlink()
     prepared = encoded(tokenizer, ROWS)
     assert serving_of(tmp_path / "base", tokenizer, prepared, frozenset()).left_out == {}
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_plain_prompts_are_proven_too(tmp_path: Path, mended: bool) -> None:
+    tokenizer = make_tokenizer(tmp_path / "base", chat=False)
+    ending = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)])
+    tokenizer.backend_tokenizer.post_processor = ending
+    tokenizer.save_pretrained(tmp_path / "base")
+    prepared = encoded(tokenizer, [ROWS[0], ROWS[2]])
+    out = exported(tmp_path / "base", tokenizer, prepared)
+    if mended:
+        check_served(out, prepared)
+        return
+    shutil.copyfile(tmp_path / "base" / "tokenizer.json", out / "tokenizer.json")
+    with pytest.raises(StageError, match=r"the exported tokenizer gives row 1 other tokens") as error:
+        check_served(out, prepared)
+    assert error.value.reason is Reason.VERIFICATION_FAILED

@@ -23,6 +23,7 @@ from finetune_trainer.model.limits import (
     read_config,
     tokenizer_warning,
 )
+from finetune_trainer.output.appended import check_can_stop
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.prepare.prepare import prepare
 from finetune_trainer.prepare.prepared import Prepared
@@ -51,6 +52,7 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
     check_layers(config, model.tensors)
     check_dropout(config, work.spec.training.lora)
     tokenizer = load_tokenizer(model.folder, work.spec.model.uri)
+    check_can_stop(model.folder, tokenizer)
     check_length(limits, work.spec.training.max_length)
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)

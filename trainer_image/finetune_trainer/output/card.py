@@ -152,6 +152,11 @@ def _settings(serving: Serving, prepared: Prepared) -> str:
     )
     if had:
         text += f" The base had settings that change answers; they were left out: {_code(had)}."
+    if serving.appended:
+        text += (
+            f" The base's tokenizer put {_code(' '.join(serving.appended))} behind every text, which would end a "
+            "prompt before its answer; the exported one doesn't, as in training and scoring."
+        )
     if serving.chat:
         text += (
             "\nThe chat template is that of the base with its switches and its date fixed, so that a plain "

@@ -1,9 +1,9 @@
-"""What makes an exported folder answer as it was scored: its chat template, its generation settings, and the proof.
+"""What makes an exported folder answer as it was scored: chat template, tokenizer, generation settings, and the proof.
 
 Whatever loads the folder finds one chat template, the fixed one that the rows were trained with, wherever its library
-looks for it; and generation settings that say what the scores were taken with. What the base had besides (a repetition
-penalty, a temperature, forced tokens) would change answers behind the user's back: it is left out, and the card says
-what it was.
+looks for it; without one, a tokenizer that puts nothing behind a prompt; and generation settings that say what the
+scores were taken with. What the base had besides (a repetition penalty, a temperature, forced tokens) would change
+answers behind the user's back: it is left out, and the card says what it was.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from finetune_api.reasons import Reason
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.errors import StageError
+from finetune_trainer.output.appended import appended_tokens, stop_appending
 from finetune_trainer.prepare.prepared import Prepared, TextRow
 from finetune_trainer.storage.modelfiles import json_object
 from finetune_trainer.text.chat import ChatFormat
@@ -73,11 +74,14 @@ class Serving:
         Tokens that end an answer.
     left_out
         Generation settings of the base that would have changed answers, by name.
+    appended
+        Tokens that the base's tokenizer put behind every prompt; the exported one doesn't.
     """
 
     chat: bool
     end_ids: tuple[int, ...]
     left_out: Mapping[str, Any]
+    appended: tuple[str, ...] = ()
 
 
 def serving_of(base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, eos_ids: frozenset[int]) -> Serving:
@@ -97,6 +101,7 @@ def serving_of(base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepare
             for name, value in settings.items()
             if not name.startswith("_") and name not in _NO_CHANGE and _changes(name, value)
         },
+        appended=appended_tokens(tokenizer),
     )
 
 
@@ -107,7 +112,11 @@ def _changes(name: str, value: Any) -> bool:
 def write_serving(
     folder: Path, base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, serving: Serving
 ) -> None:
-    """Write chat template and generation settings into an exported folder that has the base's tokenizer files."""
+    """Write how it is asked into an exported folder that has the base's tokenizer files.
+
+    That is generation settings and the chat template; without one, a tokenizer that puts nothing behind a prompt
+    (:func:`check_served` proves it).
+    """
     settings = json_object(base / GENERATION) if (base / GENERATION).exists() else {}
     bos = settings.get("bos_token_id", tokenizer.bos_token_id)
     scored = {
@@ -121,6 +130,8 @@ def write_serving(
     chat = ChatFormat.find(tokenizer)
     if chat is not None:
         _write_template(folder, chat.template)
+    elif serving.appended:
+        stop_appending(folder, tokenizer)
 
 
 def _write_template(folder: Path, template: str) -> None:
@@ -141,8 +152,9 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 def check_served(folder: Path, prepared: Prepared) -> None:
     """Prove that a plain call of the exported tokenizer gives the very tokens that were trained and scored.
 
-    A sample of the validation and test rows is rendered with nothing but ``add_generation_prompt``. Rows that were
-    shortened, or whose text spells control tokens, have other tokens by intent and are left out.
+    A sample of the validation and test rows is rendered with nothing but ``add_generation_prompt``, or, without a chat
+    template, given to the tokenizer as text. Rows that were shortened, or whose text spells control tokens, have other
+    tokens by intent and are left out.
 
     Raises
     ------
@@ -153,8 +165,6 @@ def check_served(folder: Path, prepared: Prepared) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise StageError(Reason.MODEL_INVALID, f"the exported tokenizer can't be loaded: {error}") from error
-    if not tokenizer.chat_template:
-        return
     control = [token.content for token in tokenizer.added_tokens_decoder.values()]
     longest = max(int(part.lengths.max()) for part in prepared.parts.values() if len(part))
     for name in ("validation", "test"):
@@ -173,7 +183,8 @@ def check_served(folder: Path, prepared: Prepared) -> None:
             if served != trained and not shortened:
                 raise StageError(
                     Reason.VERIFICATION_FAILED,
-                    f"the exported chat template gives row {part.rows[i]} other tokens than it was scored with",
+                    f"the exported {'chat template' if tokenizer.chat_template else 'tokenizer'} gives row "
+                    f"{part.rows[i]} other tokens than it was scored with",
                 )
 
 
@@ -187,6 +198,8 @@ def _turns(text: TextRow) -> list[Message]:
 
 
 def _plain_call(tokenizer: PreTrainedTokenizerBase, turns: list[Message]) -> list[int]:
+    if not tokenizer.chat_template:
+        return list(tokenizer(turns[-1].content)["input_ids"])
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     batch: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(batch["input_ids"])

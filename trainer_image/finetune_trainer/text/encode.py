@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from finetune_api.digest import digest_of
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.text.added import added_ids
 from finetune_trainer.text.chat import ChatFormat, ChatRefusedError
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.control import ControlTokens
@@ -77,7 +78,7 @@ class Encoder:
         self._control = ControlTokens(tokenizer)
         self._before = self.chat.before if self.chat else separator
         self._anchors = self._find_anchors()
-        self._bos = () if self.chat else self._find_bos()
+        self._bos = () if self.chat else added_ids(tokenizer)[0]
         self.end_ids = self._find_end()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_ids[-1])
         self._cache: dict[str, Ids | str] = {}
@@ -329,13 +330,6 @@ class Encoder:
         if both == end + alone:
             return [("", ())]
         return list(zip(_ANCHORS, self._ids(_ANCHORS), strict=True))
-
-    def _find_bos(self) -> Ids:
-        """Tokens that the tokenizer puts before a text by itself; what it puts after one belongs to no prompt."""
-        (bare,) = self._ids(["a"])
-        full = tuple(self._tokenizer("a", add_special_tokens=True)["input_ids"])
-        starts = (i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-        return full[: next(starts, 0)]
 
     def _find_end(self) -> Ids:
         """Tokens up to the first special one after an answer in the chat template, else EOS."""
