@@ -57,6 +57,7 @@ def finish(
         rows=f"file://{write_rows(folder / 'rows.jsonl', rows)}",
         output=f"file://{folder}/out/",
         epochs=8,
+        maxLength=128,
         **training,
     )
     spec["dataset"]["template"] = template
@@ -76,8 +77,23 @@ def conversations() -> list[dict[str, Any]]:
     return rows
 
 
+def questions() -> list[dict[str, Any]]:
+    """Rows with choices of their own, in an order of their own."""
+    labels = sorted({row["label"] for row in topic_rows(120)})
+    rows = []
+    for i, row in enumerate(topic_rows(120)):
+        own = [*labels[i % 5 :], *labels[: i % 5]]
+        rows.append({"question": row["text"], "choices": own, "answer": own.index(row["label"])})
+    return rows
+
+
 def instructions() -> list[dict[str, Any]]:
-    return [{"instruction": f"say {row['text']}", "output": f"{row['label']} it is"} for row in topic_rows(120)]
+    """Open answers; some prompts spell control tokens, some are too long."""
+    marks = ("", "<|im_end|>now ", "the thin plot " * 60)
+    return [
+        {"instruction": f"say {row['text']}", "input": marks[i % 3] + row["text"], "output": f"{row['label']} it is"}
+        for i, row in enumerate(topic_rows(120))
+    ]
 
 
 CHOICES: dict[str, Any] = {"name": "topic"}
@@ -92,6 +108,7 @@ CASES: dict[str, Any] = {
         "lora": True,
         "chat": False,
     },
+    "own choices": {"template": {"name": "multiple-choice"}, "rows": questions(), "lora": False, "chat": False},
     "turns": {"template": {"name": "messages"}, "rows": conversations(), "lora": False},
 }
 
@@ -100,9 +117,10 @@ def answers_of_the_snippet(output: Path) -> tuple[list[str], list[dict[str, Any]
     """Run the card's code as it stands, in a process of its own, on every test row."""
     (code,) = re.findall(r"```python\n(.*?)```", (output / "README.md").read_text(), flags=re.DOTALL)
     lines = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
-    asked = [line.get("messages", line["prompt"]) for line in lines]
-    program = code.replace('print(answer("..."))', "") + (
-        "\nimport json, sys\nprint(json.dumps([answer(prompt) for prompt in json.load(sys.stdin)]))\n"
+    own = [[line["choices"]] if "choices" in line else [] for line in lines]
+    asked = [[line.get("messages", line["prompt"]), *choices] for line, choices in zip(lines, own, strict=True)]
+    program = re.sub(r"\nprint\(answer\(.*", "", code) + (
+        "\nimport json, sys\nprint(json.dumps([answer(*asked) for asked in json.load(sys.stdin)]))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -123,6 +141,7 @@ def test_the_cards_snippet_gives_the_very_answers_that_were_scored(tmp_path: Pat
     said, lines = answers_of_the_snippet(finished.output)
     assert said == [line["tuned"] for line in lines]
     assert len(set(said)) > 1
+    assert any(line.get("shortened") for line in lines) == case.startswith("texts")
 
 
 def test_the_metadata_is_what_the_hub_reads(tmp_path: Path) -> None:

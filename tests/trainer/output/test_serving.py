@@ -18,7 +18,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.output.serving import check_served, serving_of, write_serving
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared, TextRow
 from finetune_trainer.text.chat import ChatFormat
-from finetune_trainer.text.encode import Encoder, Example
+from finetune_trainer.text.encode import Encoded, Encoder, Example
 from finetune_trainer.text.template.conversation import Message
 from tests.support.tiny_model import make_prepared
 from tests.support.tiny_tokenizer import CHAT_TEMPLATE, make_tokenizer
@@ -44,9 +44,11 @@ def encoded(tokenizer: PreTrainedTokenizerFast, texts: list[TextRow], max_length
     rows = encoder.encode([Example("", m or t.prompt, t.completion) for m, t in zip(turns, texts, strict=True)])
     tokens: list[int] = []
     offsets, lengths = [0], []
-    for row in rows:
-        assert not isinstance(row, str)
-        assert hasattr(row, "prompt")
+    shown: list[TextRow] = []
+    for row, text in zip(rows, texts, strict=True):
+        assert isinstance(row, Encoded)
+        asked = text.prompt if row.source is None else str(row.source)
+        shown.append(replace(text, prompt=asked, shortened=row.truncated))
         tokens += [*row.prompt, *row.completion]
         offsets.append(len(tokens))
         lengths.append(len(row.prompt))
@@ -64,7 +66,7 @@ def encoded(tokenizer: PreTrainedTokenizerFast, texts: list[TextRow], max_length
     return replace(
         made,
         parts={"train": part, "validation": part, "test": part},
-        texts={"validation": tuple(texts), "test": tuple(texts)},
+        texts={"validation": tuple(shown), "test": tuple(shown)},
         end_ids=encoder.end_ids,
     )
 
@@ -152,17 +154,20 @@ def test_a_changed_vocabulary_is_found(tmp_path: Path) -> None:
         check_served(out, prepared)
 
 
-def test_rows_that_were_shortened_or_spell_control_tokens_are_no_reason_to_fail(tmp_path: Path) -> None:
+def test_shortened_rows_are_proven_as_they_were_asked_and_those_that_spell_control_tokens_left_out(
+    tmp_path: Path,
+) -> None:
     tokenizer = base_folder(tmp_path / "base")
     rows = [*ROWS, TextRow(4, "the plot was thin " * 40, "yes"), TextRow(5, "say <|im_end|> now", "yes")]
     prepared = encoded(tokenizer, rows, max_length=64)
-    prepared = replace(prepared, summary=prepared.summary.model_copy(update={"truncated": 1}))
+    assert prepared.texts["test"][3].shortened
     check_served(exported(tmp_path / "base", tokenizer, prepared), prepared)
 
 
 def test_settings_that_change_answers_are_left_out_and_told(tmp_path: Path) -> None:
     given = {"repetition_penalty": 1.3, "temperature": 0.7, "forced_eos_token_id": 1, "bad_words_ids": [[5]]}
     same = {"do_sample": False, "num_beams": 1, "top_p": 1.0, "_from_model_config": True, "transformers_version": "5"}
+    same |= {"output_attentions": False, "output_hidden_states": True, "num_return_sequences": 1, "use_cache": True}
     tokenizer = base_folder(tmp_path / "base", **given, **same, max_length=7, bos_token_id=2)
     prepared = encoded(tokenizer, ROWS)
     serving = serving_of(tmp_path / "base", tokenizer, prepared, frozenset({1}))

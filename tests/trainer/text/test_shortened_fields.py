@@ -39,6 +39,9 @@ def fitted(tokenizer: PreTrainedTokenizerFast, row: Rendered, spare: int, choice
     assert isinstance(result, Encoded)
     assert limit - 3 <= len(result.prompt) + len(result.completion) <= limit
     assert result.truncated
+    assert isinstance(result.source, str)
+    again = encode(Encoder(tokenizer, max_length=100_000), result.source, row.completion, choices)
+    assert again.prompt == result.prompt  # what is shown is what was encoded
     return result
 
 

@@ -122,7 +122,7 @@ def _write_beside(
 ) -> None:
     page, texts = folder / "report/index.html", prepared.texts["test"]
     page.parent.mkdir(parents=True)
-    write_predictions(folder / "predictions.jsonl", texts, tuned.before, after)
+    write_predictions(folder / "predictions.jsonl", prepared, tuned.before, after)
     write_results(folder / "results.json", report, tuned.layers)
     card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared)
     (folder / "README.md").write_text(card, encoding="utf-8")

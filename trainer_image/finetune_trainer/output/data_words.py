@@ -7,12 +7,25 @@ from finetune_api.status import DatasetSummary, Resolved
 __all__ = ["left_out", "shares"]
 
 
-def shares(resolved: Resolved) -> str:
-    """The shares that were asked for; those of given files are 0."""
+def shares(data: DatasetSummary, resolved: Resolved) -> str:
+    """What was asked of the split: the files that were given, and the percents by which the others were cut.
+
+    A part that has rows though none were to be cut for it was given as a file.
+    """
     split = resolved.split
     if split is None:
         return ""
-    return f"(cut {split.train_percent}/{split.validation_percent}/{split.test_percent} percent)"
+    parts = (
+        ("train", split.train_percent, data.train),
+        ("validation", split.validation_percent, data.validation),
+        ("test", split.test_percent, data.test),
+    )
+    given = [name for name, percent, rows in parts if rows and not percent]
+    told = [f"{' and '.join(given)} given as {'files' if len(given) > 1 else 'a file'}"] if given else []
+    asked = [str(percent) for name, percent, _ in parts if name not in given]
+    if len(asked) > 1 and asked != ["100", "0"]:
+        told.append(f"{'the rest ' if told else ''}asked: {'/'.join(asked)} percent")
+    return f"({', '.join(told)})" if told else ""
 
 
 def left_out(data: DatasetSummary) -> str:

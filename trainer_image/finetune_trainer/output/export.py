@@ -101,7 +101,7 @@ def export(
             reference = _write_merged(loaded, adapter, folder / "model", sample)
         if kind == "Model":
             shutil.rmtree(adapter)
-    serving = serving_of(loaded.folder, loaded.tokenizer, prepared, loaded.eos_ids)
+    serving = serving_of(loaded.folder, loaded.tokenizer, prepared, loaded.eos_ids, loaded.most_positions)
     for written in folder.iterdir():
         write_serving(written, loaded.folder, loaded.tokenizer, prepared, serving)
     return Exported(

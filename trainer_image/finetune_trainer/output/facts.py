@@ -13,7 +13,9 @@ __all__ = ["data_facts"]
 def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
     """Return the sentences, plain text; those that have nothing to tell are left out."""
     parts = f"{data.rows} rows read: {data.train} trained on, {data.validation} watched, {data.test} sealed"
-    facts = [f"{parts} {shares(resolved)}".rstrip() + ".", left_out(data)]
+    facts = [f"{parts} {shares(data, resolved)}".rstrip() + ".", left_out(data)]
+    if resolved.choices:
+        facts.append(f"There are {resolved.choices} choices.")
     if data.conflicts:
         facts.append(f"{data.conflicts} rows have an input that also stands with another output.")
     if data.truncated:

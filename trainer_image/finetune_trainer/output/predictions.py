@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from finetune_api.report import StageReport
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.shape import AdaptedLayers
-from finetune_trainer.prepare.prepared import TextRow
+from finetune_trainer.prepare.prepared import Prepared
 
 __all__ = ["write_predictions", "write_results"]
 
 
-def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation, test: Evaluation) -> None:
+def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test: Evaluation) -> None:
     """Write one line a test row.
 
-    What was asked and expected, both answers as the stop rule leaves them, their verdicts, and why none can be right.
+    What was asked, as it was encoded, and expected, both answers as the stop rule leaves them, their verdicts, and why
+    none can be right. Where rows have choices of their own, these stand there too.
     """
+    texts, sets = prepared.texts["test"], prepared.parts["test"].choice_set
+    own = len(prepared.choice_sets) > 1
     with path.open("w", encoding="utf-8") as file:
         for before, after in zip(baseline.rows, test.rows, strict=True):
             text = texts[after.index]
@@ -28,6 +30,10 @@ def write_predictions(path: Path, texts: Sequence[TextRow], baseline: Evaluation
                 "row": after.row,
                 "prompt": text.prompt,
                 **({"messages": turns} if turns else {}),
+                **({"shortened": True} if text.shortened else {}),
+                **(
+                    {"choices": prepared.choice_sets[sets[after.index]].texts} if own and sets[after.index] >= 0 else {}
+                ),
                 "expected": text.completion,
                 "baseline": before.predicted,
                 "tuned": after.predicted,

@@ -9,7 +9,7 @@ answers behind the user's back: it is left out, and the card says what it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +20,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.errors import StageError
 from finetune_trainer.output.appended import appended_tokens, stop_appending
+from finetune_trainer.output.asking import Asking, asking_of, plain_call
 from finetune_trainer.prepare.prepared import Prepared, TextRow
 from finetune_trainer.storage.modelfiles import json_object
 from finetune_trainer.text.chat import ChatFormat
@@ -46,16 +47,37 @@ _SAME_ANYWAY: Final = {
     "min_length": 0,
     "num_beams": 1,
     "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "diversity_penalty": 0.0,
+    "early_stopping": False,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "guidance_scale": 1.0,
+    "remove_invalid_values": False,
+    "renormalize_logits": False,
+    "token_healing": False,
 }
 """Settings at which greedy decoding is plain greedy decoding."""
 _NO_CHANGE: Final = (
     "bos_token_id",
+    "cache_config",
     "cache_implementation",
+    "compile_config",
+    "continuous_batching_config",
+    "disable_compile",
     "eos_token_id",
+    "low_memory",
     "max_length",
     "max_new_tokens",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
     "pad_token_id",
+    "prefill_chunk_size",
     "return_dict_in_generate",
+    "return_legacy_cache",
     "transformers_version",
     "use_cache",
 )
@@ -68,33 +90,53 @@ class Serving:
 
     Attributes
     ----------
-    chat
-        Whether prompts go through the chat template.
+    asking
+        How a prompt becomes tokens.
     end_ids
         Tokens that end an answer.
     left_out
         Generation settings of the base that would have changed answers, by name.
     appended
         Tokens that the base's tokenizer put behind every prompt; the exported one doesn't.
+    most_positions
+        Positions that no prompt with its answer may go beyond; None without such a bound.
     """
 
-    chat: bool
+    asking: Asking
     end_ids: tuple[int, ...]
     left_out: Mapping[str, Any]
     appended: tuple[str, ...] = ()
+    most_positions: int | None = None
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts go through the chat template."""
+        return self.asking.chat
 
 
-def serving_of(base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepared, eos_ids: frozenset[int]) -> Serving:
+def serving_of(
+    base: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+    eos_ids: frozenset[int],
+    most_positions: int | None = None,
+) -> Serving:
     """Find out how a model is asked, from its untouched folder.
 
     Parameters
     ----------
     eos_ids
         Tokens that end a text, as the base's own settings have them.
+    most_positions
+        The model's.
     """
     settings = json_object(base / GENERATION) if (base / GENERATION).exists() else {}
     return Serving(
-        chat=bool(tokenizer.chat_template),
+        asking=asking_of(
+            tokenizer,
+            [(turns, ids) for _, turns, ids in _sampled(tokenizer, prepared)],
+            spelled=prepared.summary.control_tokens > 0,
+        ),
         end_ids=tuple(sorted({*eos_ids, prepared.end_ids[-1]})),
         left_out={
             name: value
@@ -102,6 +144,7 @@ def serving_of(base: Path, tokenizer: PreTrainedTokenizerBase, prepared: Prepare
             if not name.startswith("_") and name not in _NO_CHANGE and _changes(name, value)
         },
         appended=appended_tokens(tokenizer),
+        most_positions=most_positions,
     )
 
 
@@ -153,8 +196,8 @@ def check_served(folder: Path, prepared: Prepared) -> None:
     """Prove that a plain call of the exported tokenizer gives the very tokens that were trained and scored.
 
     A sample of the validation and test rows is rendered with nothing but ``add_generation_prompt``, or, without a chat
-    template, given to the tokenizer as text. Rows that were shortened, or whose text spells control tokens, have other
-    tokens by intent and are left out.
+    template, given to the tokenizer as text. Rows whose text spells control tokens have other tokens by intent and are
+    left out.
 
     Raises
     ------
@@ -165,41 +208,29 @@ def check_served(folder: Path, prepared: Prepared) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError) as error:
         raise StageError(Reason.MODEL_INVALID, f"the exported tokenizer can't be loaded: {error}") from error
+    for row, turns, scored in _sampled(tokenizer, prepared):
+        if plain_call(tokenizer, turns) != scored:
+            raise StageError(
+                Reason.VERIFICATION_FAILED,
+                f"the exported {'chat template' if tokenizer.chat_template else 'tokenizer'} gives row {row} other "
+                "tokens than it was scored with",
+            )
+
+
+def _sampled(
+    tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+) -> Iterator[tuple[int, tuple[Message, ...], list[int]]]:
+    """A sample of the validation and test rows that spell no control tokens: number, prompt, and its tokens."""
     control = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    longest = max(int(part.lengths.max()) for part in prepared.parts.values() if len(part))
     for name in ("validation", "test"):
         part, texts = prepared.parts[name], prepared.texts[name]
         for i in row_sample(len(part), _COMPARED_ROWS).tolist() if len(part) else ():
-            turns = _turns(texts[i])
-            if not part.prompt_lengths[i]:  # there is no room for it, so it has no tokens
-                continue
-            if any(token in turn.content for token in control for turn in turns):
-                continue
-            served = _plain_call(tokenizer, turns)
-            start, size = int(part.offsets[i]), int(part.prompt_lengths[i])
-            trained = part.tokens[start : start + size].tolist()
-            whole = len(served) + int(part.lengths[i]) - size
-            shortened = size < len(served) and prepared.summary.truncated and whole > longest - _spare(prepared)
-            if served != trained and not shortened:
-                raise StageError(
-                    Reason.VERIFICATION_FAILED,
-                    f"the exported {'chat template' if tokenizer.chat_template else 'tokenizer'} gives row "
-                    f"{part.rows[i]} other tokens than it was scored with",
-                )
+            turns, size = _turns(texts[i]), int(part.prompt_lengths[i])
+            # A row that there is no room for has no tokens.
+            if size and not any(token in turn.content for token in control for turn in turns):
+                start = int(part.offsets[i])
+                yield int(part.rows[i]), turns, part.tokens[start : start + size].tolist()
 
 
-def _spare(prepared: Prepared) -> int:
-    """Tokens by which a shortened row may end below the bound: the longest choice's, and a few that a cut loses."""
-    return 16 + max((len(ids) for choices in prepared.choice_sets[:64] for ids in choices.ids), default=0)
-
-
-def _turns(text: TextRow) -> list[Message]:
-    return [Message(role, content) for role, content in text.turns] or [Message("user", text.prompt)]
-
-
-def _plain_call(tokenizer: PreTrainedTokenizerBase, turns: list[Message]) -> list[int]:
-    if not tokenizer.chat_template:
-        return list(tokenizer(turns[-1].content)["input_ids"])
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    batch: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    return list(batch["input_ids"])
+def _turns(text: TextRow) -> tuple[Message, ...]:
+    return tuple(Message(role, content) for role, content in text.turns) or (Message("user", text.prompt),)

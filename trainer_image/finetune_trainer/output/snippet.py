@@ -9,6 +9,7 @@ from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.text.stop import plain_line_ends
 from finetune_trainer.text.template.catalog import resolve_template
 
 __all__ = ["base_name", "hub_id", "snippet"]
@@ -35,24 +36,29 @@ def snippet(stage_input: StageInput, report: StageReport, *, serving: Serving, p
     merged = "model" in {artifact.name for artifact in report.artifacts or []}
     folder = "model/" if merged else "adapter/"
     dtype = f"torch.{_DTYPES.get((report.resolved and report.resolved.precision) or '', 'float32')}"
-    asked = _ids(serving)
-    if prepared.metric == "ChoiceAccuracy":
-        body = _choosing(stage_input, prepared)
-    else:
-        body = _generating(prepared)
+    own = prepared.metric == "ChoiceAccuracy" and len(prepared.choice_sets) > 1
+    separator = resolve_template(stage_input.spec.dataset.template).separator
+    body = _choosing(prepared) if prepared.metric == "ChoiceAccuracy" else _generating(serving, prepared)
     uri = stage_input.spec.model.uri
     turns = ", or a list of turns as under `messages`" if serving.chat else ""
+    others = ", `choices` the row's as under `choices`" if own else ""
+    load = _load_model(folder, dtype) if merged else _load_adapter(folder, dtype, uri)
+    if serving.asking.way == "Renamed":
+        load = f"from tokenizers import Tokenizer\n{load}"
     return f"""```python
-import torch
-{_load_model(folder, dtype) if merged else _load_adapter(folder, dtype, uri)}
-{asked}
+{serving.asking.imports()}import torch
+{load}
+
+{serving.asking.code(choices=own, separator=separator)}
+
 
 {body}
 
-print(answer("..."))
+
+print(answer("..."{', ["...", "...."]' if own else ""}))
 ```
 
-`prompt` is a text as `predictions.jsonl` has it under `prompt`{turns}."""
+`prompt` is a text as `predictions.jsonl` has it under `prompt`{turns}{others}."""
 
 
 def _load_model(folder: str, dtype: str) -> str:
@@ -82,58 +88,53 @@ model = PeftModel.from_pretrained(base, "{folder}").eval()
 {rest}"""
 
 
-def _ids(serving: Serving) -> str:
-    if not serving.chat:
-        return """
-def ids(prompt):
-    return tokenizer(prompt)["input_ids"]
-"""
-    return """
-def ids(prompt):
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-"""
-
-
-def _generating(prepared: Prepared) -> str:
+def _generating(serving: Serving, prepared: Prepared) -> str:
     """Greedy decoding; the text is cut as it was before it was compared."""
+    settings = "attention_mask=torch.ones_like(asked)"
+    if (most := serving.most_positions) is not None:
+        room = f"max(1, min({prepared.max_new_tokens}, {most + 1} - asked.shape[1]))"
+        settings = f"{settings}, max_new_tokens={room}"
     cuts = ""
-    for stop in prepared.stop:
+    for stop in dict.fromkeys(map(plain_line_ends, prepared.stop)):
         text = "text" if stop.strip() else "text.lstrip()"
         cuts += f"    text = {text}.split({json.dumps(stop, ensure_ascii=False)})[0]\n"
+    ends = ", ".join(map(str, serving.end_ids))
     return f"""def answer(prompt):
     asked = torch.tensor([ids(prompt)])
-    output = model.generate(input_ids=asked, attention_mask=torch.ones_like(asked))
-    text = tokenizer.decode(output[0, asked.shape[1]:], skip_special_tokens=True)
+    output = model.generate(asked, {settings})
+    said = [token for token in output[0, asked.shape[1] :].tolist() if token not in [{ends}]]
+    text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")
 {cuts}    return text.strip()"""
 
 
-def _choosing(stage_input: StageInput, prepared: Prepared) -> str:
+def _choosing(prepared: Prepared) -> str:
     """The most likely choice, by the tokens that were scored."""
     end = list(prepared.end_ids) if prepared.score_end_tokens else []
-    score = """    @torch.no_grad()
-    def likelihood(choice):
-        asked, tail = ids(prompt), choices[choice]
-        logits = model(torch.tensor([asked + tail])).logits[0, len(asked) - 1 : -1].float()
-        return sum(logits.log_softmax(-1)[range(len(tail)), tail]).item()
+    score = """@torch.no_grad()
+def likelihood(asked, tail):
+    logits = model(torch.tensor([asked + tail])).logits[0, len(asked) - 1 : -1].float()
+    return sum(logits.log_softmax(-1)[range(len(tail)), tail]).item()
+"""
+    if len(prepared.choice_sets) > 1:
+        ends = f" + {end}" if end else ""
+        return f"""{score}
 
-    return max(choices, key=likelihood)"""
-    if len(prepared.choice_sets) == 1:
-        one = prepared.choice_sets[0]
-        lines = "\n".join(
-            f"    {json.dumps(text, ensure_ascii=False)}: {[*tokens, *end]},"
-            for text, tokens in zip(one.texts, one.ids, strict=True)
-        )
-        return f"""choices = {{  # with their tokens, as they were scored
+def answer(prompt, choices):  # the row's own
+    asked = ids(prompt)
+    return max(choices, key=lambda choice: likelihood(asked, tail(choice){ends}))"""
+    one = prepared.choice_sets[0]
+    lines = "\n".join(
+        f"    {json.dumps(text, ensure_ascii=False)}: {[*tokens, *end]},"
+        for text, tokens in zip(one.texts, one.ids, strict=True)
+    )
+    return f"""choices = {{  # with their tokens, as they were scored
 {lines}
 }}
 
 
-def answer(prompt):
-{score}"""
-    separator = json.dumps(resolve_template(stage_input.spec.dataset.template).separator)
-    return f"""def answer(prompt, texts=("...", "...")):  # the row's own choices
-    before = "" if tokenizer.chat_template else {separator}
-    choices = {{text: tokenizer(before + text, add_special_tokens=False)["input_ids"] + {end} for text in texts}}
+{score}
 
-{score}"""
+def answer(prompt):
+    asked = ids(prompt)
+    return max(choices, key=lambda choice: likelihood(asked, choices[choice]))"""

@@ -173,7 +173,7 @@ class RowEncoder:
             if why:
                 self.hard.setdefault(part, f"{record.where}: {why}")
             answer = -1 if choice_set < 0 or why else example.choices.index(example.completion)
-            text = TextRow(record.number, _prompt_text(example), example.completion, why, _turns(example))
+            text = _text_row(record.number, example, encoded, why)
             self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer, unanswerable=kind)
 
     def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
@@ -228,11 +228,12 @@ class RowEncoder:
         return number
 
 
-def _prompt_text(example: Example) -> str:
-    if isinstance(example.prompt, str):
-        return example.prompt
-    return "\n\n".join(f"{m.role}: {m.content}" for m in example.prompt)
-
-
-def _turns(example: Example) -> tuple[tuple[str, str], ...]:
-    return () if isinstance(example.prompt, str) else tuple((m.role, m.content) for m in example.prompt)
+def _text_row(number: int, example: Example, encoded: Encoded, why: str) -> TextRow:
+    """A row as text, its prompt as it was encoded."""
+    source = example.prompt if encoded.source is None else encoded.source
+    if isinstance(source, str):
+        prompt, turns = source, ()
+    else:
+        prompt = "\n\n".join(f"{m.role}: {m.content}" for m in source)
+        turns = tuple((m.role, m.content) for m in source)
+    return TextRow(number, prompt, example.completion, why, turns, encoded.truncated)

@@ -107,6 +107,8 @@ def text_line(row: TextRow) -> bytes:
         line["unanswerable"] = row.unanswerable
     if row.turns:
         line["turns"] = row.turns
+    if row.shortened:
+        line["shortened"] = True
     return canonical_json(line) + b"\n"
 
 

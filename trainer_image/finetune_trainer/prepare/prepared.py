@@ -32,10 +32,14 @@ class TextRow:
 
     Attributes
     ----------
+    prompt
+        As it was encoded, so without what was cut from one that was too long.
     unanswerable
         Why no answer can be right; empty where one can.
     turns
         Role and content of the turns before the answer, where the prompt is a conversation; else empty.
+    shortened
+        Whether something was cut from it to fit maxLength.
     """
 
     row: int
@@ -43,6 +47,7 @@ class TextRow:
     completion: str
     unanswerable: str = ""
     turns: tuple[tuple[str, str], ...] = ()
+    shortened: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,8 @@ class ControlTokens:
     ----------
     ids
         Of the control tokens, but for the one that stands for what is not in the vocabulary.
+    spellings
+        The control tokens as text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -61,17 +63,22 @@ class ControlTokens:
         control = {t.content: i for i, t in added.items() if _is_control(t.content, t.special or t.content in special)}
         self.ids = frozenset(control.values()) - {tokenizer.unk_token_id}
         self._control = control
-        self._spellings = sorted(control)
-        self._numbers = {t: n for n, t in enumerate(self._spellings)}
+        self.spellings = sorted(control)
+        self._numbers = {t: n for n, t in enumerate(self.spellings)}
         self._nonce = "".join(_private(secrets.randbelow(_PRIVATE_SIZE)) for _ in range(8))
-        self._pattern = re.compile(_any_of(self._spellings)) if control else None
-        self._joined = "\0".join(self._spellings)
+        self._pattern = re.compile(_any_of(self.spellings)) if control else None
+        self._joined = "\0".join(self.spellings)
         self._edges = (
             frozenset(t[:n] for t in control for n in range(1, len(t))),
             frozenset(t[n:] for t in control for n in range(1, len(t))),
         )
         self._longest = max(map(len, control), default=0)
         self._normalized = self._find_normalized(t.content for t in added.values() if t.normalized)
+
+    @property
+    def can_rename(self) -> bool:
+        """Whether there is a copy of the tokenizer in which they have other names."""
+        return self._renamed is not None
 
     def spelled(self, text: str) -> bool:
         """Tell whether a text spells a control token."""
@@ -151,7 +158,7 @@ class ControlTokens:
             if match["frame"] is not None:
                 return self._name(self._numbers[match["frame"]]) if names else match["frame"]
             number = _number(match["number"])
-            return chr(number) if match["kind"] == _private(1) else self._spellings[number]
+            return chr(number) if match["kind"] == _private(1) else self.spellings[number]
 
         return self._marks.sub(written, marked)
 
@@ -159,7 +166,7 @@ class ControlTokens:
     def _marks(self) -> re.Pattern[str]:
         anything = f"[{_private(0)}-{_private(_PRIVATE_SIZE - 1)}]"
         mark = f"{self._nonce}(?P<kind>{_private(0)}|{_private(1)})(?P<number>{anything}{anything})"
-        return re.compile(f"{mark}|(?P<frame>{_any_of(self._spellings)})")
+        return re.compile(f"{mark}|(?P<frame>{_any_of(self.spellings)})")
 
     def _mark(self, kind: int, number: int) -> str:
         return self._nonce + _private(kind) + _private(number // _PRIVATE_SIZE) + _private(number % _PRIVATE_SIZE)
@@ -181,9 +188,9 @@ class ControlTokens:
     @cached_property
     def _renamed(self) -> tuple[Tokenizer, dict[int, int]] | None:
         """The copy, and which of its ids stand for others; None if there can be none that does the same."""
-        if self._backend is None or not self._spellings:
+        if self._backend is None or not self.spellings:
             return None
-        names = {t: self._name(n) for n, t in enumerate(self._spellings)}
+        names = {t: self._name(n) for n, t in enumerate(self.spellings)}
         copy = Tokenizer.from_str(json.dumps(_renamed(json.loads(self._backend.to_str()), names)))
         added = {i: t.content for i, t in self._tokenizer.added_tokens_decoder.items()}
         change: dict[int, int] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from finetune_api.digest import digest_of
@@ -42,6 +42,15 @@ _CACHED_TOKENS: Final = 2**18
 _ANCHORS: Final = ("\n", "a", "0")
 
 
+@dataclass(frozen=True, slots=True)
+class _Shorter:
+    """A prompt that was made to fit, its tokens, and the names of what was shortened."""
+
+    source: Source
+    ids: Ids
+    names: tuple[str, ...]
+
+
 class Encoder:
     """Encodes rows for one model.
 
@@ -60,6 +69,10 @@ class Encoder:
     ----------
     chat
         The chat template's format; None without one.
+    bos
+        Tokens before a prompt without a chat template.
+    anchors
+        Texts to stand before a completion while it is tokenised, each tried if it grows together with the one before.
     end_ids
         Tokens that end every completion; the last is the one at which generation stops.
     pad_id
@@ -78,7 +91,8 @@ class Encoder:
         self._control = ControlTokens(tokenizer)
         self._before = self.chat.before if self.chat else separator
         self._anchors = self._find_anchors()
-        self._bos = () if self.chat else added_ids(tokenizer)[0]
+        self.anchors = tuple(anchor for anchor, _ in self._anchors)
+        self.bos = () if self.chat else added_ids(tokenizer)[0]
         self.end_ids = self._find_end()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_ids[-1])
         self._cache: dict[str, Ids | str] = {}
@@ -153,7 +167,7 @@ class Encoder:
             if text and any(self._control.near(t) for t in _texts(source)):
                 whole = self._control.encode(self._framed(self._hidden(source)), text)
             if not isinstance(whole, str):
-                whole = self._bos + whole
+                whole = self.bos + whole
                 if self.chat is not None and _twice(whole, self._tokenizer):
                     whole = "the model's chat template begins it with two BOS tokens"
             results.append(whole)
@@ -199,10 +213,9 @@ class Encoder:
                 f"its {what} of {longest + len(self.end_ids)} tokens leaves no room for the prompt in "
                 f"training.maxLength {self._max_length}"
             )
-        return replace(row, prompt=shorter[0], shortened=shorter[1])
+        return replace(row, prompt=shorter.ids, shortened=shorter.names, source=shorter.source)
 
-    def _shortened(self, example: Example, excess: int, room: int) -> tuple[Ids, tuple[str, ...]] | None:
-        """Return a shorter prompt's tokens, and the names of what was shortened."""
+    def _shortened(self, example: Example, excess: int, room: int) -> _Shorter | None:
         source = example.prompt
         if not isinstance(source, str):
             return self._shorter_conversation(source, room)
@@ -211,9 +224,7 @@ class Encoder:
             source, (Span(WHOLE_PROMPT, 0, len(source), "start"),), excess, room
         )
 
-    def _shorter_text(
-        self, text: str, spans: Sequence[Span], excess: int, room: int
-    ) -> tuple[Ids, tuple[str, ...]] | None:
+    def _shorter_text(self, text: str, spans: Sequence[Span], excess: int, room: int) -> _Shorter | None:
         places = sorted((s for s in spans if s.end > s.start), key=lambda s: s.start)
         cuts = [self._cut(s.name, text[s.start : s.end], s.side) for s in places]
 
@@ -225,27 +236,29 @@ class Encoder:
             return "".join([*pieces, text[end:]])
 
         kept = shorten(cuts, lambda k: self._length(composed(k)) - room, excess)
-        ids = None if kept is None else self._one(composed(kept))
-        if kept is None or ids is None:
+        if kept is None:
             return None
-        return ids, tuple(c.name for c, k in zip(cuts, kept, strict=True) if k != c.text)
+        return self._shorter(composed(kept), tuple(c.name for c, k in zip(cuts, kept, strict=True) if k != c.text))
 
-    def _shorter_conversation(self, turns: tuple[Message, ...], room: int) -> tuple[Ids, tuple[str, ...]] | None:
+    def _shorter_conversation(self, turns: tuple[Message, ...], room: int) -> _Shorter | None:
         """Drop the oldest turns, then the middle of the last user turn, whose instruction stands at one of its ends."""
         system, rest = (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
         while len(rest) > 1:
             rest = rest[2:]
-            ids = self._one((*system, *rest))
-            if ids is not None and len(ids) <= room:
-                return ids, (CONVERSATION,)
+            shorter = self._shorter((*system, *rest), (CONVERSATION,))
+            if shorter is not None and len(shorter.ids) <= room:
+                return shorter
         cut = self._cut(CONVERSATION, rest[0].content, "middle")
 
         def composed(kept: list[str]) -> Source:
             return (*system, Message(rest[0].role, kept[0]))
 
         kept = shorten([cut], lambda k: self._length(composed(k)) - room, self._length((*system, *rest)) - room)
-        ids = None if kept is None else self._one(composed(kept))
-        return None if ids is None else (ids, (CONVERSATION,))
+        return None if kept is None else self._shorter(composed(kept), (CONVERSATION,))
+
+    def _shorter(self, source: Source, names: tuple[str, ...]) -> _Shorter | None:
+        ids = self._one(source)
+        return None if ids is None else _Shorter(source, ids, names)
 
     def _cut(self, name: str, text: str, side: Side) -> Cut:
         ends: Iterable[int] = range(len(text))

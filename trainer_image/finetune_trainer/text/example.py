@@ -48,6 +48,8 @@ class Encoded:
         Together at most ``max_length``; the completion ends with the end ids.
     shortened
         Names of the fields that were shortened; ``prompt`` where it was the prompt as a whole.
+    source
+        The prompt as it was encoded, where it was shortened; else None.
     control_tokens
         Whether the row's text spells control tokens of the model; they are encoded as characters.
     """
@@ -55,6 +57,7 @@ class Encoded:
     prompt: Ids
     completion: Ids
     shortened: tuple[str, ...] = ()
+    source: Source | None = None
     control_tokens: bool = False
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["StopRule", "is_single_line", "stop_texts"]
+__all__ = ["StopRule", "is_single_line", "plain_line_ends", "stop_texts"]
 
 LINE_END: Final = "\n"
 
@@ -26,7 +26,7 @@ def stop_texts(given: Sequence[str] | None, *, single_lines: bool) -> tuple[str,
 
 def is_single_line(text: str) -> bool:
     """Tell whether a text has no line end but at its ends."""
-    return LINE_END not in _plain(text).strip()
+    return LINE_END not in plain_line_ends(text).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +42,18 @@ class StopRule:
 
     def answer(self, text: str) -> str:
         """Return what of a generated text is the answer."""
-        text = _plain(text)
+        text = plain_line_ends(text)
         found = self._first(text)
         return (text if found is None else text[: found[0]]).strip()
 
     def ends(self, text: str) -> bool:
         """Tell whether a generated text holds a stop text, so that what follows doesn't matter."""
-        return self._first(_plain(text)) is not None
+        return self._first(plain_line_ends(text)) is not None
 
     def occurs(self, text: str) -> bool:
         """Tell whether a stop text stands in a text, wherever."""
-        text = _plain(text)
-        return any(_plain(stop) in text for stop in self.texts)
+        text = plain_line_ends(text)
+        return any(plain_line_ends(stop) in text for stop in self.texts)
 
     def reference(self, text: str) -> str | None:
         """Return what an answer must be to match an expected text.
@@ -61,7 +61,7 @@ class StopRule:
         None where no answer can: nothing is left of it, or it goes on visibly after a stop text, at which every answer
         ends. A stop text at its own end is cut off, as it is from answers.
         """
-        text = _plain(text)
+        text = plain_line_ends(text)
         found = self._first(text)
         if found is not None and text[found[1] :].strip():
             return None
@@ -69,8 +69,8 @@ class StopRule:
 
     def may_become(self, text: str, reference: str) -> bool:
         """Tell whether a text without a stop text can still become an answer that matches, by whatever follows."""
-        text = _plain(text).rstrip("\ufffd")  # a character whose bytes are not all there yet
-        begun = (stop[:n] for stop in map(_plain, self.texts) for n in range(1, len(stop)))
+        text = plain_line_ends(text).rstrip("\ufffd")  # a character whose bytes are not all there yet
+        begun = (stop[:n] for stop in map(plain_line_ends, self.texts) for n in range(1, len(stop)))
         before = [text, *(text.removesuffix(start) for start in begun if text.endswith(start))]
         return reference.startswith(text.lstrip()) or any(part.strip() == reference for part in before)
 
@@ -78,12 +78,13 @@ class StopRule:
         """Find the stop text that begins first, the longest of those: (its start, its end)."""
         visible = len(text) - len(text.lstrip())
         found: tuple[int, int] | None = None
-        for stop in map(_plain, self.texts):
+        for stop in map(plain_line_ends, self.texts):
             start = text.find(stop, 0 if stop.strip() else visible)
             if start >= 0 and (found is None or (start, -start - len(stop)) < (found[0], -found[1])):
                 found = (start, start + len(stop))
         return found
 
 
-def _plain(text: str) -> str:
+def plain_line_ends(text: str) -> str:
+    """Return a text with one kind of line end."""
     return text.replace("\r\n", LINE_END).replace("\r", LINE_END)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from finetune_api.status import DatasetSummary, DroppedRows, Resolved, ResolvedSplit
 from finetune_trainer.output.data_words import left_out, shares
 
@@ -17,6 +19,19 @@ def test_sealed_rows_without_a_right_answer_are_told_only_where_there_are_any() 
     assert "answered" not in left_out(DatasetSummary(rows=100))
 
 
-def test_the_shares_are_those_that_held() -> None:
-    split = ResolvedSplit(train_percent=80, validation_percent=15, test_percent=5)
-    assert shares(Resolved(split=split)) == "(cut 80/15/5 percent)"
+@pytest.mark.parametrize(
+    ("percents", "validation", "told"),
+    [
+        ((80, 15, 5), 30, "(asked: 80/15/5 percent)"),
+        ((90, 0, 10), 0, "(asked: 90/0/10 percent)"),
+        ((90, 10, 0), 30, "(test given as a file, the rest asked: 90/10 percent)"),
+        ((90, 0, 10), 30, "(validation given as a file, the rest asked: 90/10 percent)"),
+        ((100, 0, 0), 30, "(validation and test given as files)"),
+        ((100, 0, 0), 0, "(test given as a file)"),
+    ],
+)
+def test_the_split_is_told_as_it_was_asked(percents: tuple[int, int, int], validation: int, told: str) -> None:
+    train, watched, sealed = percents
+    split = ResolvedSplit(train_percent=train, validation_percent=watched, test_percent=sealed)
+    data = DatasetSummary(rows=100, train=70, validation=validation, test=10)
+    assert shares(data, Resolved(split=split)) == told

@@ -35,13 +35,14 @@ def test_without_anything_special_only_the_parts_and_what_was_left_out_are_told(
             "5 rows were shortened to fit maxLength (context in 4).",
         ),
         ({"folded_labels": 6}, {}, "6 labels differed from their choice"),
+        ({}, {"choices": 4}, "There are 4 choices."),
         ({"control_tokens": 7}, {}, "7 rows spell control tokens"),
         ({}, {"select_by": "Loss"}, "best one by validation loss"),
         ({}, {"stop": ["\n", "Ü"]}, 'at an end token or at one of: "\\n", "Ü".'),
         (
             {},
             {"split": ResolvedSplit(train_percent=90, validation_percent=10, test_percent=0)},
-            "18 sealed (cut 90/10/0 percent).",
+            "18 sealed (test given as a file, the rest asked: 90/10 percent).",
         ),
     ],
 )
