@@ -75,8 +75,9 @@ def run_step(step: Step) -> Outcome:
     )
     environment = dict(os.environ)
     if step.workers > 1:
-        # Models this small gain nothing from a second thread; a second test does.
-        command = (*command, f"--numprocesses={step.workers}", "--dist=worksteal")
+        # Models this small gain nothing from a second thread; a second test does. A file stays with one worker, so that
+        # what its tests share is made once.
+        command = (*command, f"--numprocesses={step.workers}", "--dist=loadfile")
         environment["OMP_NUM_THREADS"] = "1"
     code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     seconds = time.monotonic() - start
