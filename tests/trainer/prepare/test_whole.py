@@ -236,7 +236,12 @@ def test_an_inline_template_without_choices_has_open_answers(dataset: Dataset) -
             "template intent needs column 'utterance', which no row has; map it with template.columns: "
             "{text: YOUR_COLUMN}; columns: text, label",
         ),
-        ({"name": "qa"}, "template qa needs column 'context', which no row has"),
+        (
+            {"name": "qa"},
+            "template qa needs columns 'context', 'question', 'answer', which no row has; map them with "
+            "template.columns: {context: YOUR_COLUMN, question: YOUR_COLUMN, answer: YOUR_COLUMN}; the fields of qa: "
+            "context, question, answer; columns: text, label",
+        ),
         (
             {"name": "instruction", "columns": {"instruction": "text", "output": "label", "input": "more"}},
             "needs column 'more', which no row has",

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.dataset import DatasetFiles
 from finetune_api.job import Dataset, Model
 from finetune_api.reasons import Reason
+from finetune_api.runtime import ResolvedStorage
+from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.fetch import fetch_dataset, fetch_model
@@ -222,3 +225,26 @@ def test_a_missing_part_is_named_by_its_field(access: Access, tmp_path: Path) ->
     )
     assert error.reason is Reason.DATASET_NOT_FOUND
     assert "dataset.files.validation" in error.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("data/topics.tsv", "'data/topics.tsv' is not a URI that this version reads; use s3://"),
+        ("https://example.com/rows.jsonl", "'https://example.com/rows.jsonl' is not a URI"),
+        ("s3://data", "'s3://data' is not a URI"),
+        ("s3://data/rows/", "s3://data/rows/ is a folder; name one file"),
+        ("hf://org/rows.jsonl", "hf://org/rows.jsonl is no place for files"),
+    ],
+)
+def test_a_uri_of_rows_that_cannot_be_read_is_shown_whole_with_its_field(tmp_path: Path, uri: str, why: str) -> None:
+    access = Access(storage=ResolvedStorage(), credentials_dir=tmp_path, scratch=tmp_path)
+    files = DatasetFiles.model_construct(train=f"file://{tmp_path}/rows.jsonl", validation=None, test=uri)
+    for field, dataset in (
+        ("dataset.uri", Dataset.model_construct(uri=uri, files=None)),
+        ("dataset.files.test", Dataset.model_construct(uri=None, files=files)),
+    ):
+        with pytest.raises(StageError) as caught:
+            fetch_dataset(dataset, access=access, folder=tmp_path, progress=no_progress)
+        assert caught.value.reason is Reason.INVALID_SPEC
+        assert caught.value.message.startswith(f"{field}: {why}")

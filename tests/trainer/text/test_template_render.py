@@ -186,6 +186,30 @@ def test_what_a_template_reads_is_known() -> None:
         assert renderer.completion_uses == Uses(frozenset({"row"}), whole_row=True)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        "{% for k, v in row.items() %}{{ k }}={{ v }} {% endfor %}",
+        "{{ row.values() | join }} {{ row.a }}",
+        "{{ row.get('a') }}",
+    ],
+)
+def test_methods_of_the_row_are_no_columns_and_read_it_whole(use: str) -> None:
+    with Renderer(use, "c") as renderer:
+        assert renderer.prompt_uses == Uses(renderer.prompt_uses.names - {"items", "values", "get"}, whole_row=True)
+        (result,) = renderer.render([("row", {"row": {"a": "x"}, "a": "x"})])
+        assert isinstance(result, Rendered)
+        assert "x" in result.prompt
+
+
+def test_a_method_is_never_printed() -> None:
+    (result,) = render("{{ row.items }}", "c", {"row": {"items": "x"}, "items": "x"})
+    assert isinstance(result, Unrendered)
+    assert "a method would be printed; a column of that name is row['items']" in result.why
+    (result,) = render("{{ row['items'] }}", "c", {"row": {"items": "x"}, "items": "x"})
+    assert result == Rendered("x", "c")
+
+
 @pytest.mark.parametrize("use", ["{{ row[name] }}", "{% set r = row %}{{ r.x }}", "{{ row.a }}{{ row | tojson }}"])
 def test_a_row_that_is_read_in_an_unknown_way_counts_as_read_whole(use: str) -> None:
     with Renderer(use, "c") as renderer:

@@ -66,7 +66,10 @@ class BadRowLog:
                 named.append(text)
         if self._policy.policy == "Fail":
             raise StageError(
-                Reason.DATASET_INVALID, f"{self._first[0]} (dataset.badRows.policy Fail ends the job at the first)"
+                Reason.DATASET_INVALID,
+                f"{self._first[0]} (dataset.badRows.policy Fail ends the job at the first); correct the row, or set "
+                "the policy to Drop",
+                tells_mend=True,
             )
 
     def check(self, rows: int) -> None:

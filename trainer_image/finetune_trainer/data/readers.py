@@ -43,7 +43,10 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
         empty = False
         yield row
     if empty:
-        raise StageError(Reason.DATASET_INVALID, f"{source.name} has no rows")
+        needs = "one JSON object a line" if source.format == "Jsonl" else "a header and the rows below it"
+        raise StageError(
+            Reason.DATASET_INVALID, f"{source.name} has no rows; a {source.format} file holds {needs}", tells_mend=True
+        )
 
 
 def _json_lines(source: Source) -> Iterator[Row | BadRow]:
@@ -68,9 +71,12 @@ def _check_first(line: bytes, name: str) -> None:
         raise StageError(
             Reason.DATASET_INVALID,
             f"{name} is a JSON array; {_ONE_A_LINE}, without brackets around and commas between them",
+            tells_mend=True,
         )
     if line == b"{":
-        raise StageError(Reason.DATASET_INVALID, f"the objects of {name} stand over several lines; {_ONE_A_LINE}")
+        raise StageError(
+            Reason.DATASET_INVALID, f"the objects of {name} stand over several lines; {_ONE_A_LINE}", tells_mend=True
+        )
 
 
 def _json_row(number: int, line: bytes) -> Row | BadRow:

@@ -8,6 +8,7 @@ way would be missing without a word, or stand in the text of another.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Literal
 
@@ -29,9 +30,10 @@ def read_separated(source: Source) -> Iterator[Row | BadRow]:
     Raises
     ------
     StageError
-        DatasetInvalid: no usable header, or a quote that swallows rows.
+        DatasetInvalid: no usable header, JSON Lines, or a quote that swallows rows.
     """
     csv.field_size_limit(files.MAX_RECORD_BYTES)
+    _check_not_json(source)
     lines = _Lines(text_lines(source.path))
     delimiter = files.DELIMITERS[source.format]
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=_quoting(source))
@@ -171,6 +173,7 @@ class _Table:
         return StageError(
             Reason.DATASET_INVALID,
             f"{self._source.name} line {line}: the quote that opens column {self._column(column)} {what}; {_CLOSE_IT}",
+            tells_mend=True,
         )
 
     def _opened(self, lines: Sequence[str]) -> tuple[int, int]:
@@ -208,16 +211,16 @@ def last_opened(lines: Sequence[str], delimiter: str) -> tuple[int, int]:
 
 def _bad_header(source: Source, lines: Sequence[str], error: csv.Error) -> StageError:
     if len(lines) > 1 or "end of data" in str(error):
-        return StageError(
-            Reason.DATASET_INVALID,
-            f"the header of {source.name} opens a quote in line 1 that is not closed there; {_CLOSE_IT}",
-        )
+        return _refused(f"the header of {source.name} opens a quote in line 1 that is not closed there; {_CLOSE_IT}")
     if "new-line" in str(error):
-        return StageError(
-            Reason.DATASET_INVALID,
-            f"the lines of {source.name} end in a bare carriage return; store it with line feeds (\\n or \\r\\n)",
+        return _refused(
+            f"the lines of {source.name} end in a bare carriage return; store it with line feeds (\\n or \\r\\n)"
         )
-    return StageError(Reason.DATASET_INVALID, f"the header of {source.name} can't be read: {error}")
+    return _refused(f"the header of {source.name} can't be read: {error}; mend its first line")
+
+
+def _refused(message: str) -> StageError:
+    return StageError(Reason.DATASET_INVALID, message, tells_mend=True)
 
 
 def _checked_header(fields: list[str], source: Source, lines: Sequence[str]) -> list[str]:
@@ -226,18 +229,17 @@ def _checked_header(fields: list[str], source: Source, lines: Sequence[str]) -> 
     if len(lines) > 1:
         raise _bad_header(source, lines, csv.Error())
     if any(has_surrogate(n) for n in names):
-        raise StageError(Reason.DATASET_INVALID, f"the header of {source.name} is not UTF-8")
+        raise _refused(f"the header of {source.name} is not UTF-8; store the file as UTF-8")
     if len(names) == 1:
         _check_delimiter(names[0], source)
     unnamed = [n for n, name in enumerate(names, start=1) if not name and (n > 1 or len(names) == 1)]
     if unnamed:
-        raise StageError(
-            Reason.DATASET_INVALID,
-            f"column {unnamed[0]} of {source.name} has no name; name it in the header, or take the column out",
+        raise _refused(
+            f"column {unnamed[0]} of {source.name} has no name; name it in the header, or take the column out"
         )
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise StageError(Reason.DATASET_INVALID, f"the header of {source.name} names {twice[0]!r} twice")
+        raise _refused(f"the header of {source.name} names {twice[0]!r} twice; give each column a name of its own")
     return names
 
 
@@ -253,8 +255,22 @@ def _check_delimiter(header: str, source: Source) -> None:
                 else "store it with commas, with tabs as TSV, or as JSON Lines"
             )
             shown = header if len(header) <= 60 else header[:57] + "..."
-            raise StageError(
-                Reason.DATASET_INVALID,
+            raise _refused(
                 f"the header of {source.name}, {shown!r}, is one column: it is parted by {words}, and {source.format} "
-                f"by {_OTHER_DELIMITERS[own]}; {mend}",
+                f"by {_OTHER_DELIMITERS[own]}; {mend}"
             )
+
+
+def _check_not_json(source: Source) -> None:
+    """Refuse JSON Lines under another ending: as a header, an object's pieces would be columns."""
+    first = next((line for line in text_lines(source.path) if line.strip()), "")
+    if not first.lstrip().startswith("{"):
+        return
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return
+    raise _refused(
+        f"{source.name} looks like JSON Lines, not {source.format}: its first line is a JSON object; set "
+        "dataset.format to Jsonl"
+    )

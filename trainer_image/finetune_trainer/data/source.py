@@ -165,6 +165,7 @@ def resolve_format(path: Path, declared: str, name: str | None = None) -> Format
             Reason.DATASET_INVALID,
             f"the ending of {name or path.name!r} does not tell its format; set dataset.format to Jsonl (one JSON "
             "object a line), Csv or Tsv",
+            tells_mend=True,
         )
     return known
 
@@ -172,12 +173,18 @@ def resolve_format(path: Path, declared: str, name: str | None = None) -> Format
 def _check_text(head: bytes, name: str) -> None:
     for magic, what, mend in _NO_TEXT:
         if head.startswith(magic):
-            raise StageError(Reason.DATASET_INVALID, f"{name} is {what}; {mend}")
+            raise StageError(Reason.DATASET_INVALID, f"{name} is {what}; {mend}", tells_mend=True)
     if head.removeprefix(_UTF8_BOM).lstrip().lower().startswith(_WEB_PAGE):
-        raise StageError(Reason.DATASET_INVALID, f"{name} is a web page, not rows; is dataset's URI the file itself?")
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{name} is a web page, not rows; give the address of the file itself",
+            tells_mend=True,
+        )
     # Text without a mark in front: in UTF-16 every second byte of plain letters is zero.
     if len(head) >= 4 and b"\0" in head[:4]:
-        raise StageError(Reason.DATASET_INVALID, f"{name} is no UTF-8 text (UTF-16?); store it as UTF-8")
+        raise StageError(
+            Reason.DATASET_INVALID, f"{name} is no UTF-8 text (UTF-16?); store it as UTF-8", tells_mend=True
+        )
 
 
 def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:

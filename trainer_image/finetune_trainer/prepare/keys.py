@@ -228,13 +228,24 @@ def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, 
 
 
 def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
-    for field in template.fields:
-        if field.column not in columns and not (field.optional and field.column == field.name):
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                f"dataset.template {template.name} needs column {field.column!r}, which no row has; "
-                f"map it with template.columns: {{{field.name}: YOUR_COLUMN}}; {shown_columns(columns)}",
-            )
+    missing = [
+        field
+        for field in template.fields
+        if field.column not in columns and not (field.optional and field.column == field.name)
+    ]
+    if not missing:
+        return
+    names = ", ".join(repr(field.column) for field in missing)
+    mapped = ", ".join(f"{field.name}: YOUR_COLUMN" for field in missing)
+    needs, it, rest = f"needs column {names}", "it", ""
+    if len(missing) > 1:
+        fields = ", ".join(field.name for field in template.fields)
+        needs, it, rest = f"needs columns {names}", "them", f"; the fields of {template.name}: {fields}"
+    raise StageError(
+        Reason.TEMPLATE_INVALID,
+        f"dataset.template {template.name} {needs}, which no row has; map {it} with template.columns: {{{mapped}}}"
+        f"{rest}; {shown_columns(columns)}",
+    )
 
 
 def _check_reads(renderer: Renderer, columns: Sequence[str]) -> None:

@@ -190,6 +190,7 @@ def label_set(keyed: KeyedTable, split: SplitResult) -> tuple[str, ...] | None:
             Reason.DATASET_INVALID,
             f"all {len(train)} train rows have the answer {label!r} in column {column!r}, so there is nothing to "
             "learn; give rows with at least two answers",
+            tells_mend=True,
         )
     if template.choices is not None:
         return template.choices
@@ -198,6 +199,7 @@ def label_set(keyed: KeyedTable, split: SplitResult) -> tuple[str, ...] | None:
             Reason.DATASET_INVALID,
             f"column {column!r} has {len(first)} different values in the train rows, and template {template.name} is "
             f"for at most {MAX_LABELS} labels; use template instruction, qa or raw for open answers",
+            tells_mend=True,
         )
     return tuple(sorted(keyed.answers_of(train[first].tolist())))
 
@@ -231,7 +233,10 @@ def _check_parts(
             continue
         dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
         if part in files and part != "train":
-            raise StageError(Reason.DATASET_INVALID, f"dataset.files.{part} has no row that can be used{dropped}")
+            message = f"dataset.files.{part} has no row that can be used{dropped}"
+            if not bad.count:
+                message += "; give it rows that no file of another part has"
+            raise StageError(Reason.DATASET_INVALID, message, tells_mend=not bad.count)
         if 2 * largest > sum(counts.values()):
             dropped += f"; {largest} rows share an input, a group or the beginning of a conversation and stay together"
         rest = "" if spec.dataset.split.stratify_by else ", set split.stratifyBy for exact shares"
@@ -240,6 +245,7 @@ def _check_parts(
             f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "
             f"{counts['test']}){dropped}; give more rows with different inputs, raise split.{part}Percent above "
             f"{percents[part]}{rest}, or choose another split.seed",
+            tells_mend=True,
         )
 
 
@@ -255,7 +261,9 @@ def _check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None
         if written.unanswerable[part] == written.counts[part]:
             raise StageError(
                 Reason.DATASET_INVALID,
-                f"none of the {written.counts[part]} {part} rows can be answered, so nothing would be measured: {why}",
+                f"none of the {written.counts[part]} {part} rows can be answered, so nothing would be measured: {why}; "
+                "correct the answers, or raise training.maxLength where they don't fit",
+                tells_mend=True,
             )
 
 

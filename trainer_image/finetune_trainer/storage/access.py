@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Access", "parse_role_uri"]
 
 
-def parse_role_uri(role: Role, uri: str) -> URI:
-    """Parse a URI of the spec.
+def parse_role_uri(role: Role, uri: str, field: str | None = None) -> URI:
+    """Parse a URI of the spec; ``field`` names the one that holds it where the role has several.
 
     Raises
     ------
@@ -35,7 +35,7 @@ def parse_role_uri(role: Role, uri: str) -> URI:
     try:
         return parse_uri(uri)
     except ValueError as error:
-        raise StageError(Reason.INVALID_SPEC, f"{FIELDS[role]}: {error}") from None
+        raise StageError(Reason.INVALID_SPEC, f"{field or FIELDS[role]}: {error}") from None
 
 
 class Access:
@@ -89,29 +89,40 @@ class Access:
         path.write_text(settings.ca_bundle, encoding="utf-8")
         return path
 
-    def open(self, role: Role, uri: str) -> Store:
-        """Open the folder ``uri`` (s3:// or file://).
+    def open(self, role: Role, uri: str, field: str | None = None) -> Store:
+        """Open the folder ``uri`` (s3:// or file://); ``field`` names the one that holds it.
 
         Raises
         ------
         StageError
             InvalidSpec or CredentialsNotFound. Nothing is read yet.
         """
-        parsed = parse_role_uri(role, uri)
+        parsed = parse_role_uri(role, uri, field)
         if parsed.scheme == "s3":
             from finetune_trainer.storage.s3 import S3Store  # noqa: PLC0415 - boto3, which a file:// job does without
 
             return S3Store(client=self._client(role), role=role, bucket=parsed.host, prefix=parsed.path)
         if parsed.scheme == "file":
             return LocalStore(role=role, folder=Path(parsed.path))
-        raise StageError(Reason.INVALID_SPEC, f"{FIELDS[role]}: {uri} is no place for files; use s3:// or file://")
+        field = field or FIELDS[role]
+        raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is no place for files; use s3:// or file://")
 
-    def open_file(self, role: Role, uri: str) -> tuple[Store, str]:
-        """Open the folder that holds the file ``uri``; return it and the file's key."""
+    def open_file(self, role: Role, uri: str, field: str | None = None) -> tuple[Store, str]:
+        """Open the folder that holds the file ``uri``; return it and the file's key.
+
+        Raises
+        ------
+        StageError
+            InvalidSpec, with ``field`` and the whole of ``uri``, or CredentialsNotFound. Nothing is read yet.
+        """
+        field = field or FIELDS[role]
+        parsed = parse_role_uri(role, uri, field)
         folder, _, name = uri.rpartition("/")
         if not name:
-            raise StageError(Reason.INVALID_SPEC, f"{FIELDS[role]}: {uri} is a folder; name one file")
-        return self.open(role, folder + "/"), name
+            raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is a folder; name one file")
+        if parsed.scheme == "hf":
+            raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is no place for files; use s3:// or file://")
+        return self.open(role, folder + "/", field), name
 
     def _client(self, role: Role) -> S3Client:
         from finetune_trainer.storage.s3 import make_client  # noqa: PLC0415

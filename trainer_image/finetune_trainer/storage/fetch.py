@@ -198,7 +198,7 @@ def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: P
         uris = {part: uri for part, uri in given.items() if uri is not None}
     else:
         raise StageError(Reason.INVALID_SPEC, "dataset needs exactly one of uri and files")
-    sources = {part: access.open_file("dataset", uri) for part, uri in uris.items()}
+    sources = {part: access.open_file("dataset", uri, _field_of(part)) for part, uri in uris.items()}
     sizes = {part: store.size(key) for part, (store, key) in sources.items()}
     for part, size in sizes.items():
         if size is None:
@@ -219,9 +219,12 @@ def _local_name(key: str) -> str:
     return key if len(name) <= _MAX_NAME_BYTES else name[-_MAX_NAME_BYTES:].decode(errors="ignore")
 
 
+def _field_of(part: str) -> str:
+    return "dataset.uri" if part == "all" else f"dataset.files.{part}"
+
+
 def _no_such_file(access: Access, part: str, uri: str) -> StageError:
     """Explain a file of rows that is not there; what lies around it tells the common mistakes."""
-    field = "dataset.uri" if part == "all" else f"dataset.files.{part}"
     hint = _literal_key(uri)
     try:
         below = access.open("dataset", uri + "/").list(limit=1)
@@ -229,4 +232,4 @@ def _no_such_file(access: Access, part: str, uri: str) -> StageError:
         below = []  # listing may be refused where reading is not
     if below:
         hint = f"; it is a folder, name one file in it, such as {uri}/{below[0].key}"
-    return StageError(Reason.DATASET_NOT_FOUND, f"{field}: there is no file at {uri}{hint}")
+    return StageError(Reason.DATASET_NOT_FOUND, f"{_field_of(part)}: there is no file at {uri}{hint}")

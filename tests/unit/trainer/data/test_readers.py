@@ -209,6 +209,12 @@ def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path
         ("a.csv", b"a,b,a\n1,2,3\n", "names 'a' twice"),
         ("a.csv", b"a,\xff\n1,2\n", "the header of a.csv is not UTF-8"),
         ("a.csv", b'"a"b\n1\n', "the header of a.csv can't be read"),
+        (
+            "a.csv",
+            b'\n{"a": 1, "b": "x"}\n{"a": 2}\n',
+            "a.csv looks like JSON Lines, not Csv: its first line is a JSON",
+        ),
+        ("a.tsv", b'\xef\xbb\xbf{"a": 1}\n', "a.tsv looks like JSON Lines, not Tsv"),
         ("a.jsonl", b'[\n{"a": 1}\n]', "JSON array; write one object a line"),
         ("a.jsonl", b'[{"a": 1},\n{"a": 2}]', "JSON array; write one object a line"),
         ("a.jsonl", b'[{"a": 1}, {"a": 2}]', "JSON array; write one object a line"),
@@ -230,6 +236,7 @@ def test_a_file_that_is_no_dataset_ends_the_stage(tmp_path: Path, name: str, con
         read(tmp_path, name, content)
     assert caught.value.reason is Reason.DATASET_INVALID
     assert message in caught.value.message
+    assert caught.value.tells_mend  # no row is to blame, so badRows mends nothing
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_column_that_is_not_all_numbers_from_0_is_refused_with_its_first_misfi
 def test_a_value_among_choices_that_is_none_stays_what_it_is(misfit: object) -> None:
     rows = labels("a", misfit, "B")
     assert texts(given("a", "b"), rows) == ["a", as_text(misfit), "b"]
-    assert remark(given("a", "b"), rows) is None
+    assert remark(given("a", "b"), rows) == "column 'label': 'b' is also spelt as text 'B'"
 
 
 def test_a_column_without_one_choice_is_refused_in_words() -> None:
@@ -147,7 +147,44 @@ def test_found_booleans_are_0_and_1_only_beside_them() -> None:
 def test_the_most_frequent_spelling_becomes_the_label_and_the_others_are_named() -> None:
     rows = labels("Sports", "sports", "sports", "SPORTS ", "news")
     assert texts({"name": "topic"}, rows) == ["sports"] * 4 + ["news"]
-    assert remark({"name": "topic"}, rows) == ("column 'label': 'sports' is also spelt as text 'Sports', text 'SPORTS'")
+    assert remark({"name": "topic"}, rows) == (
+        "column 'label': 'sports' is also spelt as text 'Sports', text 'SPORTS '"
+    )
+
+
+def test_spellings_that_differ_in_outer_white_space_are_named_too() -> None:
+    rows = labels("news", " news", "news\u00a0", "sport ", "sport ")
+    assert texts({"name": "topic"}, rows) == ["news"] * 3 + ["sport"] * 2
+    said = remark({"name": "topic"}, rows)
+    assert said is not None
+    assert "'news' is also spelt as text ' news', text 'news\\xa0'" in said
+    assert "'sport' is also spelt as text 'sport '" in said
+    assert remark(given("news", "sport"), rows) == said
+
+
+@pytest.mark.parametrize(
+    ("rare", "frequent", "times", "told"),
+    [
+        ("billng", "billing", 1, True),
+        ("Card_arival", "card_arrival", 2, True),
+        ("arts", "billing", 1, False),
+        ("card 1", "card 2", 1, False),
+        ("bug", "bag", 1, False),
+        ("billng", "billing", 3, False),
+    ],
+)
+def test_a_rare_label_that_looks_like_a_frequent_one_is_told(rare: str, frequent: str, times: int, told: bool) -> None:
+    rows = labels(*[frequent] * 25, *["other"] * 25, *[rare] * times)
+    said = remark({"name": "topic"}, rows) or ""
+    assert (f"{rare!r} in {times} of the rows may be {frequent!r} misspelt" in said) is told
+    assert ("set dataset.template.choices" in said) is told
+    assert texts({"name": "topic"}, rows)[-1] == rare
+
+
+def test_labels_that_are_all_whole_numbers_are_told() -> None:
+    assert "dataset.template.choices gives names" in str(remark({"name": "topic"}, labels(0, 1, "2", 1)))
+    assert remark({"name": "topic"}, labels("0", "1", "none")) is None
+    assert remark(given("a", "b"), labels(0, 1)) is not None
 
 
 @pytest.mark.parametrize(

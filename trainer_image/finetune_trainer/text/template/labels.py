@@ -8,9 +8,11 @@ is read in one way (``judge``) or refused. What only looks different (case, whit
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -41,7 +43,13 @@ _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0+)?")
 _NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _BOOLEANS: Final = {"false": "0", "true": "1"}
+_DIGITS: Final = re.compile(r"\d+")
 _SHOWN: Final = 5
+_SHOWN_SPELLINGS: Final = 4
+_NAMED_SPELLINGS: Final = 64
+"""So many spellings are kept for the log."""
+# A label that may be another one misspelt: in how few rows, how long, how much rarer, and how like.
+_RARE, _LONG_ENOUGH, _FREQUENT, _ALIKE, _COMPARED = 2, 4, 10, 0.8, 256
 
 
 class Answer(NamedTuple):
@@ -120,12 +128,16 @@ class GivenChoices:
         self._not_whole: tuple[str, str] | None = None
         self._outside: tuple[str, str] | None = None
         self._zero = self._any_number = False
+        self._spelt: dict[tuple[str, str], str] = {}
 
     def add(self, where: str, value: Any) -> None:
         """Look at a value."""
         text = as_text(value)
-        if find(text, self._choices, self._folds) is not None:
+        choice = find(text, self._choices, self._folds)
+        if choice is not None:
             self._fits += 1
+            if _differs(value, choice) and len(self._spelt) < _NAMED_SPELLINGS:
+                self._spelt.setdefault(_spelling(value), choice)
         elif self._unfit is None:
             self._unfit = text, where
         self._any_number |= _number_or_boolean(text)
@@ -152,9 +164,14 @@ class GivenChoices:
         raise self._refusal(*self._unfit)
 
     def describe(self) -> Remark | None:
-        """Say that numbers were read as choices; None if they were not."""
+        """Say that numbers were read as choices, or which spellings became one; None if nothing needs a word."""
         if not self._are_numbers():
-            return None
+            by_choice: dict[str, list[tuple[str, str]]] = {}
+            for spelling, choice in self._spelt.items():
+                by_choice.setdefault(choice, []).append(spelling)
+            return _remark(
+                self._column, [_also_spelt(choice, spelt) for choice, spelt in by_choice.items()], warns=False
+            )
         first = ", ".join(f"{n} = {choice}" for n, choice in enumerate(self._choices[:_SHOWN]))
         return Remark(f"column {self._column!r} holds numbers of dataset.template.choices, counted from 0: {first}")
 
@@ -194,12 +211,14 @@ class GivenChoices:
                 Reason.DATASET_INVALID,
                 f"no value of column {self._column!r} is one of dataset.template.choices ({names}); the first is "
                 f"{shown(text)} ({where}); list the column's own labels, or map the column that holds the choices",
+                tells_mend=True,
             )
         return StageError(
             Reason.DATASET_INVALID,
             f"{where}: the answer {shown(text)} in column {self._column!r} is none of dataset.template.choices, and "
             f"the column does not hold numbers of choices from 0 either: {self._why_not_numbers()}; write the choices' "
             "texts, or numbers from 0 in every row",
+            tells_mend=True,
         )
 
 
@@ -220,7 +239,7 @@ class FoundLabels:
         StageError
             DatasetInvalid: so many different values are no labels.
         """
-        key = self._key(value)
+        key = _spelling(value)
         count = self._spellings.get(key, 0)
         self._spellings[key] = count + 1
         if count:
@@ -231,29 +250,43 @@ class FoundLabels:
                 Reason.DATASET_INVALID,
                 f"column {self._column!r} has more than {len(self._spellings) - 1} different values, too many to be "
                 f"labels, as template {self._template} needs; use template instruction, qa or raw for open answers",
+                tells_mend=True,
             )
 
     def judge(self) -> Answers:
         """Return how the column is read."""
+        counts = Counter[tuple[str, str]]()
+        for (kind, spelt), count in self._spellings.items():
+            counts[kind, spelt.strip()] += count
         for spellings in self._groups():
-            best = max(spellings, key=self._spellings.__getitem__)  # of equals the one that came first
-            text = unicodedata.normalize("NFC", best[1])
+            # Of equals the one that came first; outer white space makes no other spelling of the label itself.
+            best = max(spellings, key=lambda one: counts[one[0], one[1].strip()])
+            text = unicodedata.normalize("NFC", best[1].strip())
             self._texts.update(dict.fromkeys(spellings, (text, best)))
         return self._read
 
     def describe(self) -> Remark | None:
         """Say which spellings became one label, and what may be one; None if nothing needs a word."""
-        said = []
+        said, counts = [], {}
         for spellings in self._groups():
             text, best = self._texts[spellings[0]]
-            others = [f"{kind} {shown(spelt)}" for kind, spelt in spellings if (kind, spelt) != best]
+            counts[text] = sum(self._spellings[spelling] for spelling in spellings)
+            others = [(kind, spelt) for kind, spelt in spellings if kind != best[0] or spelt != text]
             if others:
-                said.append(f"{shown(text)} is also spelt as {', '.join(others[:4])}")
+                said.append(_also_spelt(text, others))
+        said += [
+            f"{shown(rare)} in {counts[rare]} of the rows may be {shown(frequent)} misspelt; correct it, or set "
+            "dataset.template.choices"
+            for rare, frequent in _misspelt(counts)
+        ]
+        if counts and all(whole_number(text) is not None for text in counts):
+            said.append(
+                "all labels are whole numbers, so the model is asked for digits; dataset.template.choices gives names"
+            )
         kinds = {kind for kind, _ in self._spellings}
         if {"boolean", "number"} <= kinds and not self._booleans_are_numbers():
             said.append("true or false stands beside numbers other than 0 and 1")
-        more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
-        return Remark(f"column {self._column!r}: {'; '.join(said[:_SHOWN])}{more}", warns=True) if said else None
+        return _remark(self._column, said, warns=True)
 
     def _groups(self) -> list[list[tuple[str, str]]]:
         merged = _BOOLEANS if self._booleans_are_numbers() else {}
@@ -270,14 +303,47 @@ class FoundLabels:
         return bool(folded & _BOOLEANS.keys()) and bool(numbers) and numbers <= {"0", "1"}
 
     def _read(self, value: Any, _choices: Sequence[str], _names: Sequence[str]) -> Answer:
-        key = self._key(value)
-        text, best = self._texts.get(key, (key[1], key))
+        key = _spelling(value)
+        text, best = self._texts.get(key, (as_text(value), key))
         return Answer(text, key[0] != best[0] or _differs(value, text))
 
-    @staticmethod
-    def _key(value: Any) -> tuple[str, str]:
-        kind = "text" if isinstance(value, str) else "boolean" if isinstance(value, bool) else "number"
-        return kind, as_text(value)
+
+def _spelling(value: Any) -> tuple[str, str]:
+    """What kind of JSON value it is, and its text with the outer white space that it has."""
+    if isinstance(value, str):
+        return "text", value
+    return "boolean" if isinstance(value, bool) else "number", as_text(value)
+
+
+def _also_spelt(text: str, others: Sequence[tuple[str, str]]) -> str:
+    more = f" and in {len(others) - _SHOWN_SPELLINGS} more ways" if len(others) > _SHOWN_SPELLINGS else ""
+    named = ", ".join(f"{kind} {shown(spelt)}" for kind, spelt in others[:_SHOWN_SPELLINGS])
+    return f"{shown(text)} is also spelt as {named}{more}"
+
+
+def _remark(column: str, said: Sequence[str], *, warns: bool) -> Remark | None:
+    more = f" and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    return Remark(f"column {column!r}: {'; '.join(said[:_SHOWN])}{more}", warns) if said else None
+
+
+def _misspelt(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Labels of one or two rows that look like a frequent one, each with that one.
+
+    Labels that differ in digits only are names of a series; with more than some hundred labels it can't be told.
+    """
+    if len(counts) > _COMPARED:
+        return []
+    pairs = []
+    for rare in (text for text, count in counts.items() if count <= _RARE and len(text) >= _LONG_ENOUGH):
+        for frequent, count in counts.items():
+            one, other = fold(rare), fold(frequent)
+            in_digits = _DIGITS.sub("", one) == _DIGITS.sub("", other)
+            if count < _FREQUENT * counts[rare] or in_digits or abs(len(one) - len(other)) > _RARE:
+                continue
+            if difflib.SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE:
+                pairs.append((rare, frequent))
+                break
+    return pairs
 
 
 def _number_or_boolean(text: str) -> bool:

@@ -17,6 +17,7 @@ import math
 import re
 import resource
 import sys
+import types
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -33,13 +34,20 @@ _UNKNOWN: Final = re.compile(r"^'(.+)' is undefined$")
 _OTHER_FILES: Final[tuple[type[nodes.Node], ...]] = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
-class _NullPrintedError(Exception):
-    """A template prints a null."""
+_METHODS: Final = frozenset(name for name in dir(dict) if not name.startswith("_"))
+"""What ``row.items`` and its like give, whatever the columns are called."""
 
 
-def _not_null(value: Any) -> Any:
+class _NotPrintedError(Exception):
+    """A template prints what is no value of a row."""
+
+
+def _printable(value: Any) -> Any:
     if value is None:
-        raise _NullPrintedError
+        raise _NotPrintedError("a null would be printed")
+    if isinstance(value, types.BuiltinMethodType | types.MethodType):
+        name = value.__name__
+        raise _NotPrintedError(f"a method would be printed; a column of that name is row[{name!r}]")
     return value
 
 
@@ -51,7 +59,7 @@ def _listed(values: Iterable[Any]) -> str:
 
 def _environment() -> ImmutableSandboxedEnvironment:
     env = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_not_null, autoescape=False
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable, autoescape=False
     )
     # The same row must render to the same text every time.
     del env.filters["random"]
@@ -69,6 +77,8 @@ def _uses(tree: nodes.Template) -> dict[str, Any]:
         if not (isinstance(node.node, nodes.Name) and node.node.name == "row"):
             continue
         if isinstance(node, nodes.Getattr):
+            if node.attr in _METHODS:
+                continue  # row.items() and its like may read every column
             names.add(node.attr)
         elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
             names.add(node.arg.value)
@@ -112,8 +122,8 @@ def _answer(templates: list[Template], fields: list[str], context: dict[str, Any
     except UndefinedError as e:
         name = _UNKNOWN.match(str(e.message))
         return {"unknown": name[1]} if name else {"bad": str(e.message)}
-    except _NullPrintedError:
-        return {"bad": "a null would be printed"}
+    except _NotPrintedError as e:
+        return {"bad": str(e)}
     except SecurityError as e:
         return {"error": f"the template does what it may not: {e}"}
     except MemoryError:
