@@ -38,6 +38,12 @@ NEARER = {
         "Correct AWS_SECRET_ACCESS_KEY in the Secret of",
         "Give the identity of output.credentialsRef",
     ),
+    Reason.DATASET_INVALID: (
+        "a Jsonl file holds one JSON object a line",
+        "give rows with at least two answers",
+        "or choose another split.seed",
+        "or set the policy to Drop",
+    ),
     Reason.STORAGE_UNAVAILABLE: ("The platform team starts the storage",),
 }
 """Mends that stand in the place of the table's where what is wrong is known more closely."""
