@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_trainer.text.choices import ChoiceSet, score_end_tokens
-from finetune_trainer.text.encode import Encoded, Encoder, Example, NoRoom, tokenizer_digest
+from finetune_trainer.text.encode import Encoder, Example, NoRoom, tokenizer_digest
 from finetune_trainer.text.template.conversation import Message
 from tests.support.encode_kit import (
     BOS,
@@ -31,7 +31,10 @@ def test_a_long_plain_prompt_loses_its_beginning_but_not_bos_or_the_completion(f
     whole = encode(Encoder(tokenizer, max_length=512), "one two three four five six seven", "positive")
     length = len(whole.completion) + 1 + spare
     result = encode(Encoder(tokenizer, max_length=length), "one two three four five six seven", "positive")
-    assert result == Encoded((BOS, *whole.prompt[-spare:]), whole.completion, shortened=("prompt",))
+    assert (result.prompt, result.shortened) == ((BOS, *whole.prompt[-spare:]), ("prompt",))
+    assert result.completion == whole.completion
+    assert isinstance(result.source, str)
+    assert encode(Encoder(tokenizer, max_length=512), result.source, "positive").prompt == result.prompt
     assert len(ids_of(result)) == length
 
 
