@@ -110,32 +110,33 @@ class Bench:
             raise RuntimeError(f"{library} with {settings} took no step after {warm} of warm-up")
         return result
 
-    def tune(self) -> dict[str, dict[str, list[ways.Tried]]]:
-        """Try the settings of each library on each dataset."""
-        found: dict[str, dict[str, list[ways.Tried]]] = {}
-        hopeless: set[str] = set()  # what took too long on one dataset does so on the other
-        for dataset, rows in self.rows.items():
+    def tune(self, dataset: str, hopeless: set[str]) -> dict[str, list[ways.Tried]]:
+        """Try the settings of each library on a dataset.
 
-            def measure(library: str, settings: Settings, dataset: str = dataset) -> dict[str, Any] | None:
-                kind = str(settings.get("precision", settings.get("layout")))
-                if kind in hopeless:
-                    return None
-                result = self.run(dataset, library, settings, warm=TUNING[0], timed=TUNING[1], most=MOST_SECONDS)
-                if result is None and kind != "float32":
-                    hopeless.add(kind)
-                told = "took too long" if result is None else f"{figures.speed(result):.0f} tokens/s"
-                print(f"try {dataset}, {library}, {settings}: {told}", flush=True)
-                return result
+        Parameters
+        ----------
+        hopeless
+            What took too long on another dataset, and does so on this one; what is found is added.
+        """
+        rows = self.rows[dataset]
 
-            step = ways.Step(
-                rows=self.batch, tokens=round(self.batch * len(rows.tokens) / len(rows)), longest=rows.longest
-            )
-            tried = {"trl": ways.search("trl", measure, step)}
-            precision = str(ways.best(tried["trl"]).settings.get("precision", "float32"))
-            tried["trainer"] = ways.search("trainer", measure, step, precision=precision)
-            tried["ours"] = ways.search("ours", measure, step)
-            found[dataset] = tried
-        return found
+        def measure(library: str, settings: Settings) -> dict[str, Any] | None:
+            kind = str(settings.get("precision", settings.get("layout")))
+            if kind in hopeless:
+                return None
+            result = self.run(dataset, library, settings, warm=TUNING[0], timed=TUNING[1], most=MOST_SECONDS)
+            if result is None and kind != "float32":
+                hopeless.add(kind)
+            told = "took too long" if result is None else f"{figures.speed(result):.0f} tokens/s"
+            print(f"try {dataset}, {library}, {settings}: {told}", flush=True)
+            return result
+
+        step = ways.Step(rows=self.batch, tokens=round(self.batch * len(rows.tokens) / len(rows)), longest=rows.longest)
+        tried = {"trl": ways.search("trl", measure, step)}
+        precision = str(ways.best(tried["trl"]).settings.get("precision", "float32"))
+        tried["trainer"] = ways.search("trainer", measure, step, precision=precision)
+        tried["ours"] = ways.search("ours", measure, step)
+        return tried
 
 
 def environment() -> dict[str, str]:
@@ -181,17 +182,22 @@ def kind_of_processor() -> str:
 
 
 def tuned(bench: Bench, *, anew: bool) -> dict[str, Any]:
-    """Return what was tried, by dataset and library, with its day; tries it where nothing is kept."""
+    """Return what was tried, by dataset and library, with its day; tries it where nothing is kept.
+
+    Each dataset's part is kept as soon as it is there, so that a run that was stopped goes on with the next.
+    """
     kind = kind_of_processor()
-    kept = None if anew else ways.load(kind, bench.method, bench.batch)
-    if kept is None:
-        tried = bench.tune()
-        kept = {
-            "date": date.today().isoformat(),
-            "versions": versions("torch", "transformers") | {"trl": trl_version()},
-            "tried": {d: {lib: [t.to_json() for t in ts] for lib, ts in by.items()} for d, by in tried.items()},
-        }
-        ways.save(kind, bench.method, bench.batch, kept)
+    kept = (None if anew else ways.load(kind, bench.method, bench.batch)) or {
+        "date": date.today().isoformat(),
+        "versions": versions("torch", "transformers") | {"trl": trl_version()},
+        "tried": {},
+    }
+    hopeless: set[str] = set()
+    for dataset in bench.rows:
+        if dataset not in kept["tried"]:
+            tried = bench.tune(dataset, hopeless)
+            kept["tried"][dataset] = {library: [t.to_json() for t in ts] for library, ts in tried.items()}
+            ways.save(kind, bench.method, bench.batch, kept)
     return {**kept, "kind": kind}
 
 
