@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,12 +30,16 @@ NOT_IN_THIS_TIER: Final = (
 
 @dataclass(frozen=True)
 class Step:
-    """One step; ``paths`` are test folders for pytest, ``command`` anything else, ``workers`` how many test at once."""
+    """One step; ``paths`` are test folders for pytest, ``command`` anything else, ``workers`` how many test at once.
+
+    ``beside`` the next one: it runs at the same time, and its output is shown when it is done.
+    """
 
     name: str
     command: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     workers: int = 1
+    beside: bool = False
 
 
 DEVCLUSTER: Final = "hack/devcluster/devcluster"
@@ -42,7 +47,7 @@ DEVCLUSTER: Final = "hack/devcluster/devcluster"
 STEPS: Final = (
     # On a fresh machine these are compiled for minutes, which no test's time limit should have to cover.
     Step("binaries", command=(DEVCLUSTER, "build", "kube-apiserver", "etcd", "kubectl", "versitygw", "helm")),
-    Step("lint", command=("make", "--no-print-directory", "lint")),
+    Step("lint", command=("make", "--no-print-directory", "lint"), beside=True),
     Step("unit", paths=("tests/unit", "tests/devcluster", "tests/chart"), workers=2),
     Step("trainer", paths=("tests/trainer",), workers=2),
     Step("apiserver", paths=("tests/apiserver",), workers=2),
@@ -65,7 +70,8 @@ class Outcome:
 
 def run_step(step: Step) -> Outcome:
     """Run one step, letting its output through."""
-    print(f"\n=== {step.name}", flush=True)
+    if not step.beside:
+        print(f"\n=== {step.name}", flush=True)
     start = time.monotonic()
     report = RESULTS / f"{step.name}.xml"
     report.unlink(missing_ok=True)
@@ -79,8 +85,19 @@ def run_step(step: Step) -> Outcome:
         # what its tests share is made once.
         command = (*command, f"--numprocesses={step.workers}", "--dist=loadfile")
         environment["OMP_NUM_THREADS"] = "1"
-    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-    seconds = time.monotonic() - start
+    pipe = subprocess.PIPE if step.beside else None
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        stdout=pipe,
+        stderr=subprocess.STDOUT if pipe else None,
+        text=True,
+    )
+    code, seconds = done.returncode, time.monotonic() - start
+    if step.beside:
+        print(f"\n=== {step.name}\n{done.stdout}", flush=True)
     if not step.paths:
         return Outcome(step.name, seconds, 0, int(code != 0), "" if code == 0 else f"exit code {code}")
     if not report.exists():
@@ -100,10 +117,17 @@ def main() -> int:
     """Run all steps, print the table, return the exit code."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
-    for step in STEPS:
-        outcomes.append(run_step(step))
-        if outcomes[-1].failed and step.name in {"binaries", "cluster", "images"}:
-            break
+    with ThreadPoolExecutor() as pool:
+        waiting: list[Future[Outcome]] = []
+        for step in STEPS:
+            if step.beside:
+                waiting.append(pool.submit(run_step, step))
+                continue
+            outcomes.append(run_step(step))
+            outcomes += [beside.result() for beside in waiting]
+            waiting = []
+            if any(o.failed and o.name in {"binaries", "cluster", "images"} for o in outcomes):
+                break
     print("\n=== summary")
     print(f"{'step':<12} {'seconds':>8} {'passed':>7} {'failed':>7}")
     for o in outcomes:

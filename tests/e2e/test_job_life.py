@@ -22,6 +22,8 @@ pytestmark = pytest.mark.timeout(600)
 
 TWO = "a-name-of-forty-characters-which-is-most"
 ONE = "one"
+# Long enough that whatever rows the split seals, the tiny model has learned the rule.
+LEARNING = {"method": "Full", "epochs": 12, "learningRate": "3e-3", "batchSize": 8, "maxLength": 256}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def lives(world: World, pair: str, shared_tenant: Tenant) -> Tenant:
     tenant.put_rows()
     with world.runtime("e2e-fleeting", resources=half["spec"]["resources"]) as fleeting:
         tenant.apply(
-            tenant.job(TWO, resources={"gpusPerNode": 1}, runtimeRef={"name": fleeting}),
+            tenant.job(TWO, resources={"gpusPerNode": 1}, runtimeRef={"name": fleeting}, training=LEARNING),
             tenant.job(ONE, resources={"gpusPerNode": 0}, runtimeRef={"name": pair}),
         )
         until("the first stage has a pod", lambda: tenant.pods(TWO), timeout=60)
