@@ -133,8 +133,7 @@ class Bench:
 
         step = ways.Step(rows=self.batch, tokens=round(self.batch * len(rows.tokens) / len(rows)), longest=rows.longest)
         tried = {"trl": ways.search("trl", measure, step)}
-        precision = str(ways.best(tried["trl"]).settings.get("precision", "float32"))
-        tried["trainer"] = ways.search("trainer", measure, step, precision=precision)
+        tried["trainer"] = ways.search("trainer", measure, step, trl=tried["trl"])
         tried["ours"] = ways.search("ours", measure, step)
         return tried
 

@@ -70,31 +70,39 @@ class Step:
         return fitting or {1: self.longest}
 
 
-def start(library: str, batch: int, precision: str = "float32") -> Settings:
-    """What the search begins with."""
+def start(library: str, batch: int, tried: Sequence[Tried] = ()) -> Settings:
+    """What the search begins with; the plain trainer, with the fastest padded settings of those ``tried`` for TRL.
+
+    TRL's trainer is transformers' below its layouts, so what is fast there is fast here.
+    """
     if library == "ours":
         return {}
-    return {"layout": "padded", "precision": precision, "attention": "sdpa", "micro": batch}
+    padded = [t for t in tried if t.settings["layout"] == "padded"]
+    if padded:
+        return best(padded).settings
+    return {"layout": "padded", "precision": "float32", "attention": "sdpa", "micro": batch}
 
 
 def axes(library: str, step: Step) -> tuple[tuple[Settings, ...], ...]:
-    """Return the changes to try, one group after the other; the plain trainer takes its precision from TRL's search."""
+    """Return the changes to try, one group after the other."""
     batch = step.rows
     if library == "ours":
         return (tuple({"tokens": n} for n in (512, 1024, 2048)),)
+    if library == "trainer":
+        return (({"attention": "sdpa"}, {"attention": "eager"}),)
     precisions: tuple[Settings, ...] = ({"precision": "bfloat16"}, {"precision": "autocast"})
     sizes = [n for n in (8, 4, 2, 1) if n < batch]
     layouts: list[Settings] = [{"layout": "padded", "micro": n} for n in sizes]
-    if library == "trl":
-        layouts += [{"layout": "free", "micro": n} for n in (batch, *sizes)]
-        layouts += [{"layout": "packed", "packs": n, "length": length, "micro": 1} for n, length in step.packs.items()]
-    attentions: tuple[Settings, ...] = ({"attention": "eager"},)
-    first = (precisions,) if library == "trl" else ()
-    return (*first, attentions, tuple(layouts), ({"attention": "sdpa"}, {"attention": "eager"}))
+    layouts += [{"layout": "free", "micro": n} for n in (batch, *sizes)]
+    layouts += [{"layout": "packed", "packs": n, "length": length, "micro": 1} for n, length in step.packs.items()]
+    return (precisions, ({"attention": "eager"},), tuple(layouts), ({"attention": "sdpa"}, {"attention": "eager"}))
 
 
-def search(library: str, measure: Measure, step: Step, *, precision: str = "float32") -> list[Tried]:
-    """Try settings, a group of changes after the other, each on the fastest so far; no settings twice."""
+def search(library: str, measure: Measure, step: Step, *, trl: Sequence[Tried] = ()) -> list[Tried]:
+    """Try settings, a group of changes after the other, each on the fastest so far; no settings twice.
+
+    ``trl`` is what was tried for TRL, where the plain trainer begins.
+    """
     tried: list[Tried] = []
 
     def attempt(settings: Settings) -> None:
@@ -108,7 +116,7 @@ def search(library: str, measure: Measure, step: Step, *, precision: str = "floa
                 )
             )
 
-    attempt(start(library, step.rows, precision))
+    attempt(start(library, step.rows, trl))
     for group in axes(library, step):
         base = best(tried).settings
         for change in group:

@@ -151,11 +151,12 @@ def test_packs_hold_a_step_together_and_no_row_is_cut(tokens: int, longest: int,
     assert ways.Step(rows=4, tokens=tokens, longest=longest).packs == packs
 
 
-def test_the_plain_trainer_goes_on_with_the_precision_that_was_found() -> None:
-    measure = Speeds(lambda settings: 1.0 + int(settings["micro"]))
-    tried = ways.search("trainer", measure, STEP, precision="autocast")
-    assert {t.settings["precision"] for t in tried} == {"autocast"}
-    assert {t.settings["micro"] for t in tried} == {4, 2, 1}
+def test_the_plain_trainer_begins_with_the_fastest_padded_settings_of_trl() -> None:
+    trl = ways.search("trl", Speeds(trl_speed), STEP)
+    measure = Speeds(lambda settings: 2.0 if settings["attention"] == "sdpa" else 1.0)
+    tried = ways.search("trainer", measure, STEP, trl=trl)
+    first = {"layout": "padded", "precision": "float32", "attention": "eager", "micro": 4}
+    assert [t.settings for t in tried] == [first, {**first, "attention": "sdpa"}]
 
 
 def test_a_machine_on_which_everything_takes_too_long_is_told() -> None:
