@@ -133,7 +133,7 @@ def key_rows(
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
     spelt_otherwise = 0
     keys, answers = RowKeys(), array("Q")
-    make = _KeyMaker(template, reading, renderer, table.columns)
+    make = _KeyMaker(template, reading, None if _shows_one_text(template) else renderer, table.columns)
     for batch in _batches(table.records(progress)):
         for (place, record), made in zip(batch, make.keys([record for _, record in batch]), strict=True):
             if isinstance(made, str):
@@ -152,6 +152,15 @@ def key_rows(
             keys.add(Keyed(key, output, exact, group, stratum, opening), record.part)
     bad.check(table.rows)
     return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, spelt_otherwise)
+
+
+def _shows_one_text(template: PromptTemplate) -> bool:
+    """Tell whether a prompt says nothing of its row but one text: then the text tells all that the prompt would.
+
+    Rendering costs more than all else that is done for a row here.
+    """
+    shown = [field for field in template.fields if field.name != template.answer]
+    return len(shown) == 1 and template.choice_source != "row" and template.name != MESSAGES
 
 
 _Keys = tuple[bytes, bytes, bytes]
