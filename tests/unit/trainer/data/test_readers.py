@@ -21,6 +21,8 @@ from finetune_trainer.data.source import file_name, resolve_format
 from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
 
+GZIPPED = gzip.compress(b'{"a": 1}', mtime=0)  # the test's id holds it, and must not change from worker to worker
+
 
 def write(folder: Path, name: str, content: bytes | str) -> Path:
     path = folder / name
@@ -222,8 +224,12 @@ def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path
         ("a.jsonl", b'{\n  "a": 1\n}\n', "the objects of a.jsonl stand over several lines; write one object a line"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "a.jsonl is UTF-16; store it as UTF-8"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "a.jsonl is no UTF-8 text (UTF-16?)"),
-        ("a.jsonl", gzip.compress(b'{"a": 1}', mtime=0), "a.jsonl is compressed with gzip; store it uncompressed"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}', mtime=0), "a.jsonl.gz is compressed with gzip; store it uncompressed"),
+        ("a.jsonl", GZIPPED, "a.jsonl is compressed with gzip; store it uncompressed"),
+        (
+            "a.jsonl.gz",
+            GZIPPED,
+            "a.jsonl.gz is compressed with gzip; store it uncompressed",
+        ),
         ("a.csv", b"PK\x03\x04....", "a.csv is a zip archive or a workbook of Excel"),
         ("a.parquet", b"PAR1....", "a.parquet is a Parquet file; store its rows as JSON Lines, CSV or TSV"),
         ("a.csv", b"\n<!DOCTYPE html><html>", "a.csv is a web page, not rows"),
