@@ -15,14 +15,14 @@ import sys
 import kopf
 
 from finetune_api import __version__
-from finetune_operator.endpoints import serving
-from finetune_operator.engine import Engine
-from finetune_operator.gateway import KubernetesGateway, load_configuration
-from finetune_operator.handlers import build_registry
-from finetune_operator.logs import configure_logging
-from finetune_operator.metrics import Metrics
-from finetune_operator.reconcile import reconcile
-from finetune_operator.settings import Settings, SettingsError
+from finetune_operator.cluster.gateway import KubernetesGateway, load_configuration
+from finetune_operator.decide.reconcile import reconcile
+from finetune_operator.process.endpoints import serving
+from finetune_operator.process.engine import Engine
+from finetune_operator.process.handlers import build_registry
+from finetune_operator.process.logs import configure_logging
+from finetune_operator.process.metrics import Metrics
+from finetune_operator.process.settings import Settings, SettingsError
 
 __all__ = ["main", "operate"]
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.cluster import JobKey, Raw
-from finetune_operator.engine import Engine
-from finetune_operator.gateway import KubernetesGateway, load_configuration
-from finetune_operator.metrics import Metrics
-from finetune_operator.reconcile import reconcile
-from finetune_operator.settings import Settings
-from finetune_operator.views import condition, is_finished
+from finetune_operator.cluster.gateway import KubernetesGateway, load_configuration
+from finetune_operator.cluster.protocol import JobKey, Raw
+from finetune_operator.cluster.views import condition, is_finished
+from finetune_operator.decide.reconcile import reconcile
+from finetune_operator.process.engine import Engine
+from finetune_operator.process.metrics import Metrics
+from finetune_operator.process.settings import Settings
 from tests.support.apiserver import ApiServer
 from tests.support.builders import runtime_spec
 from tests.support.job_simulator import JobSimulator

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from finetune_api.names import child_labels
-from finetune_operator import gateway as gateway_module
-from finetune_operator.apply import event_manifest
-from finetune_operator.cluster import (
+from finetune_operator.cluster import gateway as gateway_module
+from finetune_operator.cluster.apply import event_manifest
+from finetune_operator.cluster.gateway import KubernetesGateway, load_configuration
+from finetune_operator.cluster.protocol import (
     AlreadyExistsError,
     ConflictError,
     ForbiddenError,
@@ -23,8 +24,7 @@ from finetune_operator.cluster import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.gateway import KubernetesGateway, load_configuration
-from finetune_operator.plan import Event
+from finetune_operator.decide.plan import Event
 from tests.support.apiserver import ApiServer
 from tests.support.builders import T0, job_spec, runtime_spec
 from tests.support.operator_process import OPERATOR_RULES

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.names import child_name
-from finetune_operator.cluster import Raw
+from finetune_operator.cluster.protocol import Raw
 from tests.support.apiserver import ApiServer
 from tests.support.builders import cpu_spec, job_spec
 from tests.support.job_simulator import End, JobSimulator

@@ -16,7 +16,7 @@ from finetune_api.names import StageName, child_name
 from finetune_api.reasons import Reason
 from finetune_api.report import ReportedFailure, StageReport, encode_report
 from finetune_api.status import Artifact, DatasetSummary, Resolved, Results, Score
-from finetune_operator.plan import JobView, Observed, PodView, RuntimeView
+from finetune_operator.decide.plan import JobView, Observed, PodView, RuntimeView
 
 T0 = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 NAMESPACE, NAME, UID = "team-a", "support-intent", "0f3c9a1b-1111-4222-8333-444455556666"

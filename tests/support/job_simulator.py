@@ -19,7 +19,7 @@ from finetune_api.names import ENV_STAGE_INPUT, LABEL_JOB_UID, LABEL_STAGE
 from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.report import StageReport, encode_report
 from finetune_api.stage import StageInput
-from finetune_operator.cluster import Raw
+from finetune_operator.cluster.protocol import Raw
 from tests.support.builders import prepare_report, train_report
 from tests.support.memory_gateway import MemoryCluster
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 from finetune_api.reasons import EXIT_RESUMABLE, Reason
 from finetune_api.report import encode_report
 from finetune_api.stage import StageInput
-from finetune_operator.cluster import Raw
-from finetune_operator.views import as_dict, as_list, condition
+from finetune_operator.cluster.protocol import Raw
+from finetune_operator.cluster.views import as_dict, as_list, condition
 from tests.support.builders import cpu_spec, failure_report, job_spec
 from tests.support.job_simulator import End, report_found, report_success
 

@@ -15,7 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.names import LABEL_JOB_UID
-from finetune_operator.cluster import (
+from finetune_operator.cluster.patches import merged
+from finetune_operator.cluster.protocol import (
     AlreadyExistsError,
     ClusterError,
     ClusterGateway,
@@ -26,7 +27,6 @@ from finetune_operator.cluster import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.patches import merged
 
 __all__ = ["Crash", "FaultyGateway", "MemoryCluster", "MemoryGateway"]
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from finetune_operator.cluster import Raw
+from finetune_operator.cluster.protocol import Raw
 from tests.support.apiserver import REPO_ROOT, ApiServer
 from tests.support.guard import ending_with_us
 

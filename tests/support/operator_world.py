@@ -15,13 +15,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from finetune_api.names import LABEL_JOB_UID
-from finetune_operator.cluster import JobKey, Kind, Raw
-from finetune_operator.engine import Engine
-from finetune_operator.metrics import Metrics
-from finetune_operator.plan import Observed, Plan
-from finetune_operator.reconcile import reconcile
-from finetune_operator.settings import Settings
-from finetune_operator.views import is_finished
+from finetune_operator.cluster.protocol import JobKey, Kind, Raw
+from finetune_operator.cluster.views import is_finished
+from finetune_operator.decide.plan import Observed, Plan
+from finetune_operator.decide.reconcile import reconcile
+from finetune_operator.process.engine import Engine
+from finetune_operator.process.metrics import Metrics
+from finetune_operator.process.settings import Settings
 from tests.support.builders import job_spec, runtime_spec
 from tests.support.job_simulator import End, JobSimulator, MemoryBackend, report_success
 from tests.support.lives import Life

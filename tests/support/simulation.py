@@ -16,7 +16,7 @@ from finetune_api.names import StageName, child_name
 from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import StageReport, encode_report
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.plan import (
+from finetune_operator.decide.plan import (
     CreateChild,
     DeleteChild,
     Event,
@@ -28,7 +28,7 @@ from finetune_operator.plan import (
     SetChildDeadline,
     SetChildTTL,
 )
-from finetune_operator.reconcile import reconcile
+from finetune_operator.decide.reconcile import reconcile
 from tests.support import builders
 from tests.support.kstatus import Kstatus, kstatus
 

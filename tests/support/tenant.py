@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.cluster import Raw
-from finetune_operator.views import condition, is_finished
+from finetune_operator.cluster.protocol import Raw
+from finetune_operator.cluster.views import condition, is_finished
 from tests.support.apiserver import ApiServer
 from tests.support.builders import runtime_spec
 from tests.support.job_simulator import JobSimulator

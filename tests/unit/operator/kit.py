@@ -1,57 +1,91 @@
-"""What the tests of failing jobs share: a job that runs, what every failed job must say, reports of failures."""
+"""What the tests of the edges share: a small cluster in memory with one job, and plans made by hand."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.reasons import Reason
-from finetune_api.report import StageReport
-from finetune_operator.plan import PodView
-from tests.support import builders as b
-from tests.support.simulation import Simulation
+from finetune_api.names import StageName, child_labels, child_name
+from finetune_operator.cluster.apply import Applier, Outcome
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.observe import Observer
+from finetune_operator.cluster.protocol import JobKey, Raw
+from finetune_operator.decide.plan import Action, CreateChild, Observed, Plan
+from tests.support.builders import job_spec
+from tests.support.memory_gateway import FaultyGateway, MemoryCluster, MemoryGateway
+from tests.support.virtual_time import virtual_now
 
-__all__ = ["SPEC", "change_pod", "ended_with", "running", "said"]
+__all__ = ["KEY", "Bench", "child_manifest", "pod_manifest"]
 
-SPEC = b.cpu_spec()
-
-
-def running(spec: dict[str, Any] | None = None) -> Simulation:
-    """A job on the CPU whose pod runs."""
-    life = Simulation(b.job(spec or SPEC), runtime=b.runtime()).settle()
-    return life.pod_runs("train").settle(100)
+KEY = JobKey("team-a", "support-intent")
 
 
-def ended_with(life: Simulation) -> tuple[str, str]:
-    """Reason and message of a failed job, after checking what every failed job says."""
-    status = life.status
-    assert status["phase"] == "Failed"
-    assert status["completionTime"]
-    assert status["observedGeneration"] == life.job["metadata"]["generation"]
-    failure = status["failure"]
-    for kind, truth in {
-        "Succeeded": "False",
-        "Finished": "True",
-        "Suspended": "False",
-        "ArtifactPublished": "False",
-        "Reconciling": "False",
-        "Stalled": "True",
-    }.items():
-        assert life.condition(kind)["status"] == truth, kind
-    assert life.condition("Succeeded")["reason"] == failure["reason"]
-    assert life.condition("Stalled")["message"] == failure["message"]
-    assert "results" not in status
-    assert [event.reason for event in life.events][-1] == "Failed"
-    assert life.events[-1].type == "Warning"
-    return failure["reason"], failure["message"]
+@dataclass
+class Bench:
+    """One job in a cluster, with what observes it and what acts on it."""
+
+    cluster: MemoryCluster
+    gateway: FaultyGateway
+    cache: Cache
+    observer: Observer
+    applier: Applier
+
+    @classmethod
+    def new(cls) -> Bench:
+        cluster = MemoryCluster(now=virtual_now)
+        meta = {"namespace": KEY.namespace, "name": KEY.name}
+        cluster.create("jobs", {"metadata": meta, "spec": job_spec()})
+        gateway, cache = FaultyGateway(MemoryGateway(cluster)), Cache()
+        observer = Observer(gateway, cache, now=virtual_now)
+        return cls(cluster, gateway, cache, observer, Applier(gateway, cache, now=virtual_now))
+
+    @property
+    def uid(self) -> str:
+        return str(self.cluster.get("jobs", *KEY)["metadata"]["uid"])
+
+    def status(self) -> Raw:
+        return dict(self.cluster.get("jobs", *KEY)["status"])
+
+    def children(self) -> list[str]:
+        return [raw["metadata"]["name"] for raw in self.cluster.all("children")]
+
+    def create(self, stage: StageName = "train") -> CreateChild:
+        return CreateChild(stage=stage, manifest=child_manifest(self.uid, stage))
+
+    async def observed(self, *, live: bool = True) -> Observed:
+        seen = await self.observer.observe(KEY, live=live)
+        assert seen is not None
+        return seen
+
+    async def apply(self, *actions: Action, **plan: Any) -> Outcome:
+        return await self.applier.apply(KEY, await self.observed(), Plan(actions=actions, **plan))
 
 
-def said(reason: Reason, message: str) -> StageReport:
-    return b.failure_report(reason, message, spec=SPEC)
+def child_manifest(uid: str, stage: StageName = "train") -> Raw:
+    """A child Job as reconcile would want it, without its pod template."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": child_name(KEY.name, uid, stage),
+            "namespace": KEY.namespace,
+            "labels": child_labels(KEY.name, uid, stage),
+            "ownerReferences": [{"kind": "FineTuneJob", "name": KEY.name, "uid": uid, "controller": True}],
+        },
+        "spec": {},
+    }
 
 
-def change_pod(life: Simulation, **fields: Any) -> None:
-    """Something else about the only pod is true."""
-    name, pod = next(iter(life.pods.items()))
-    changed: PodView = replace(pod, **fields)
-    life.pods[name] = changed
+def pod_manifest(uid: str, name: str, phase: str, *, owner: str = "job", **fields: Any) -> Raw:
+    """A pod that works for a FineTuneJob."""
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": KEY.namespace,
+            "labels": child_labels(KEY.name, uid, "train"),
+            "ownerReferences": [{"kind": "Job", "name": "x", "uid": owner, "controller": True}],
+        },
+        "spec": {"nodeName": "node-1"},
+        "status": {"phase": phase},
+        **fields,
+    }

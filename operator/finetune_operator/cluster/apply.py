@@ -1,0 +1,247 @@
+"""Carries a ``Plan`` out: status first, then actions behind the guard, Events last.
+
+Called by ``controller.py`` after each reconcile. The order and the guard are what make a crash after any single write
+harmless: what was done stands in the cluster, and the next run finds it there. Before a child is created the job
+itself, the child's name and the job's pods are read live, so that neither a stale cache nor a second operator makes a
+second pod.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from finetune_api import API_VERSION, JOB_KIND
+from finetune_api.names import MANAGED_BY
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.patches import merge_patch
+from finetune_operator.cluster.protocol import (
+    AlreadyExistsError,
+    ClusterError,
+    ClusterGateway,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    JobKey,
+    NotFoundError,
+    Raw,
+)
+from finetune_operator.cluster.views import as_dict, as_text, controller_uid, is_deleting, metadata
+from finetune_operator.decide.plan import Action, CreateChild, DeleteChild, Event, Observed, Plan, SetChildTTL
+
+__all__ = ["Applier", "Outcome", "event_manifest"]
+
+log = logging.getLogger(__name__)
+
+FINISHED_PHASES: Final = ("Succeeded", "Failed")
+MAX_EVENT_MESSAGE: Final = 1024
+"""Bytes that the API server accepts in an Event's message."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of a plan.
+
+    Attributes
+    ----------
+    job
+        The FineTuneJob as stored after the status write.
+    wrote_status
+        Whether the status had to be written.
+    blocked
+        Why the guard held a create back; the job is to be observed anew. The remaining actions were not carried out.
+    create_error
+        Why the API server refused to create a child (quota, admission).
+    """
+
+    job: Raw
+    wrote_status: bool = False
+    blocked: str | None = None
+    create_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A create that did not happen: held back by the guard, or refused by the API server."""
+
+    blocked: str | None = None
+    refused: str | None = None
+
+
+class Applier:
+    """Turns plans into requests."""
+
+    def __init__(self, gateway: ClusterGateway, cache: Cache, *, now: Callable[[], datetime]) -> None:
+        self._gateway = gateway
+        self._cache = cache
+        self._now = now
+
+    async def apply(self, key: JobKey, observed: Observed, plan: Plan) -> Outcome:
+        """Carry out a plan that was made from ``observed``.
+
+        Raises
+        ------
+        ConflictError
+            The job has changed since it was observed; nothing was done.
+        ClusterError
+            A request failed; what was done before it stays done.
+        """
+        job, wrote = observed.job, False
+        if plan.status is not None:
+            patch = merge_patch(as_dict(job.get("status")), plan.status)
+            if patch:
+                version = as_text(metadata(job).get("resourceVersion")) or ""
+                job = await self._gateway.patch_job_status(key, resource_version=version, patch=patch)
+                self._cache.put("jobs", job)
+                wrote = True
+        held: _Held | None = None
+        for action in plan.actions:
+            held = await self._act(key, job, action)
+            if held is not None:
+                break
+        # Events tell of the status that was just written, so a create that has to wait does not hold them back.
+        for event in plan.events:
+            await self._record(key, job, event)
+        held = held or _Held()
+        return Outcome(job=job, wrote_status=wrote, blocked=held.blocked, create_error=held.refused)
+
+    # --- actions ------------------------------------------------------------------------------------------------------
+
+    async def _act(self, key: JobKey, job: Raw, action: Action) -> _Held | None:
+        if isinstance(action, CreateChild):
+            return await self._create(key, job, action)
+        try:
+            if isinstance(action, DeleteChild):
+                await self._gateway.delete_child(key.namespace, action.name, uid=action.uid)
+                _note(key, "ChildDeleted", "Deleted a child Job", child=action.name)
+            else:
+                field = "ttlSecondsAfterFinished" if isinstance(action, SetChildTTL) else "activeDeadlineSeconds"
+                child = await self._gateway.patch_child(
+                    key.namespace, action.name, uid=action.uid, patch={"spec": {field: action.seconds}}
+                )
+                self._cache.put("children", child)
+        except (NotFoundError, ConflictError):
+            # It is gone, or another one stands under its name: either way this one needs nothing more.
+            log.debug("The child Job %s is gone already", action.name, extra={"job": str(key)})
+        return None
+
+    async def _create(self, key: JobKey, job: Raw, action: CreateChild) -> _Held | None:
+        name = as_text(metadata(action.manifest).get("name")) or ""
+        blocked = (
+            await self._job_has_changed(key, job)
+            or await self._stands_there(key, job, name)
+            or await self._still_running(key, job)
+        )
+        if blocked is not None:
+            return _Held(blocked=blocked)
+        try:
+            child = await self._gateway.create_child(key.namespace, action.manifest)
+        except AlreadyExistsError:
+            return _Held(blocked=await self._stands_there(key, job, name) or f"{name} came and went")
+        except (InvalidError, ForbiddenError) as error:
+            return _refusal(error)
+        self._cache.put("children", child)
+        _note(key, "ChildCreated", "Created a child Job", child=name, stage=action.stage)
+        return None
+
+    # --- the guard ----------------------------------------------------------------------------------------------------
+
+    async def _job_has_changed(self, key: JobKey, job: Raw) -> str | None:
+        try:
+            live = await self._gateway.get_job(key)
+        except NotFoundError:
+            return "the FineTuneJob is gone"
+        if _uid(live) != _uid(job):
+            return "another FineTuneJob has taken the name"
+        if is_deleting(live):
+            return "the FineTuneJob is being deleted"
+        if as_dict(live.get("status")) != as_dict(job.get("status")):
+            return "the status has changed since the plan was made"
+        if metadata(live).get("generation") != metadata(job).get("generation"):
+            return "the spec has changed since the plan was made"
+        return None
+
+    async def _stands_there(self, key: JobKey, job: Raw, name: str) -> str | None:
+        """Say what stands under a child's name; the next observation tells reconcile, which knows what to do."""
+        try:
+            child = await self._gateway.get_child(key.namespace, name)
+        except NotFoundError:
+            return None
+        self._cache.put("children", child)
+        if is_deleting(child):
+            return f"{name} is still being deleted"
+        if controller_uid(child) != _uid(job):
+            return f"{name} belongs to someone else"
+        return f"{name} is there already"
+
+    async def _still_running(self, key: JobKey, job: Raw) -> str | None:
+        for pod in await self._gateway.list_pods(key.namespace, job_uid=_uid(job)):
+            if as_dict(pod.get("status")).get("phase") not in FINISHED_PHASES:
+                return f"pod {metadata(pod).get('name')} has not ended"
+        return None
+
+    # --- Events -------------------------------------------------------------------------------------------------------
+
+    async def _record(self, key: JobKey, job: Raw, event: Event) -> None:
+        try:
+            await self._gateway.create_event(key.namespace, event_manifest(key, job, event, now=self._now()))
+        except AlreadyExistsError:
+            log.debug("The Event %s is there already", event.reason, extra={"job": str(key)})
+        except ClusterError as error:
+            # An Event tells a person; the status has told it already.
+            log.warning(
+                "An Event could not be recorded: %s", error, extra={"event": "EventNotRecorded", "job": str(key)}
+            )
+
+
+def _refusal(error: InvalidError | ForbiddenError) -> _Held:
+    if isinstance(error, ForbiddenError) and "cannot create resource" in error.message:
+        raise error  # RBAC: the operator's own rights, nothing that the job's owner can mend
+    if "being terminated" in error.message:
+        return _Held(blocked="the namespace is being deleted")
+    return _Held(refused=error.message)
+
+
+def event_manifest(key: JobKey, job: Raw, event: Event, *, now: datetime) -> Raw:
+    """Build a core/v1 Event; its name follows from its content, so that a retry does not record it twice.
+
+    The same said about another generation is another Event: a job may be suspended twice.
+    """
+    uid, generation = _uid(job), str(metadata(job).get("generation"))
+    content = "\0".join((uid, generation, event.type, event.reason, event.message))
+    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{key.name}.{digest}", "namespace": key.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": JOB_KIND,
+            "namespace": key.namespace,
+            "name": key.name,
+            "uid": uid,
+            "resourceVersion": as_text(metadata(job).get("resourceVersion")) or "",
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message.encode()[:MAX_EVENT_MESSAGE].decode(errors="ignore"),
+        "source": {"component": MANAGED_BY},
+        "reportingComponent": MANAGED_BY,
+        "reportingInstance": MANAGED_BY,
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }
+
+
+def _uid(raw: Raw) -> str:
+    return as_text(metadata(raw).get("uid")) or ""
+
+
+def _note(key: JobKey, event: str, message: str, **fields: str) -> None:
+    log.info(message, extra={"event": event, "job": str(key), "fields": fields})

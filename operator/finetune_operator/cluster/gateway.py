@@ -1,0 +1,258 @@
+"""The only file that talks to the API server: ``ClusterGateway`` over ``kubernetes.aio``, plain dicts in and out.
+
+The client library does connections, TLS and credentials (in-cluster token with refresh, or a kubeconfig); its models
+are left aside, because they cost several times the CPU of a dict and drop fields they don't know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import aiohttp
+from kubernetes.aio import config as kubeconfig
+from kubernetes.aio.client import ApiClient, Configuration
+
+from finetune_api import API_VERSION, JOB_PLURAL, RUNTIME_PLURAL
+from finetune_api.names import LABEL_JOB_UID
+from finetune_operator.cluster.protocol import (
+    AlreadyExistsError,
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    InvalidError,
+    JobKey,
+    Kind,
+    NotFoundError,
+    Raw,
+    UnavailableError,
+)
+
+__all__ = ["KubernetesGateway", "error_of", "load_configuration"]
+
+CONNECTIONS: Final = 32
+PAGE: Final = 500
+"""Objects in one part of a long list."""
+TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+LIST_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5)
+RELISTS: Final = 3
+"""How often a long list is begun anew when its parts have expired."""
+UNAVAILABLE: Final = frozenset({401, 408, 410, 429})
+
+GROUP_PATH: Final = f"/apis/{API_VERSION}"
+LIST_PATHS: Final[Mapping[Kind, tuple[str, str, str | None]]] = {
+    "jobs": (f"{GROUP_PATH}/{JOB_PLURAL}", JOB_PLURAL, None),
+    "runtimes": (f"{GROUP_PATH}/{RUNTIME_PLURAL}", RUNTIME_PLURAL, None),
+    "children": ("/apis/batch/v1/jobs", "jobs", LABEL_JOB_UID),
+    "pods": ("/api/v1/pods", "pods", LABEL_JOB_UID),
+}
+
+OnRequest = Callable[[str, str, int], None]
+
+
+async def load_configuration() -> Configuration:
+    """Return how to reach the API server: the pod's service account, else the kubeconfig.
+
+    Raises
+    ------
+    kubernetes.aio.config.ConfigException
+        There is neither.
+    """
+    configuration = Configuration()
+    try:
+        kubeconfig.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # left untyped
+    except kubeconfig.ConfigException:
+        await kubeconfig.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # left untyped
+    configuration.connection_pool_maxsize = CONNECTIONS
+    # As Kopf's own client: an egress proxy of the environment is not the way to the API server.
+    configuration.client_session_kwargs = {"trust_env": False}
+    return configuration
+
+
+class KubernetesGateway:
+    """``ClusterGateway`` for a real API server.
+
+    Parameters
+    ----------
+    configuration
+        From :func:`load_configuration`.
+    on_request
+        Called with verb, resource and status code (0: no answer) of every request.
+    """
+
+    def __init__(self, configuration: Configuration, *, on_request: OnRequest = lambda _verb, _resource, _code: None):
+        self._client = ApiClient(configuration)
+        self._on_request = on_request
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()  # type: ignore[no-untyped-call]  # left untyped
+
+    # --- reads --------------------------------------------------------------------------------------------------------
+
+    async def get_job(self, key: JobKey) -> Raw:
+        """See :class:`ClusterGateway`."""
+        return await self._request("get", "GET", _job_path(key), JOB_PLURAL)
+
+    async def get_runtime(self, name: str) -> Raw:
+        """See :class:`ClusterGateway`."""
+        return await self._request("get", "GET", f"{GROUP_PATH}/{RUNTIME_PLURAL}/{name}", RUNTIME_PLURAL)
+
+    async def get_child(self, namespace: str, name: str) -> Raw:
+        """See :class:`ClusterGateway`."""
+        return await self._request("get", "GET", _child_path(namespace, name), "jobs")
+
+    async def list_pods(self, namespace: str, *, job_uid: str) -> list[Raw]:
+        """See :class:`ClusterGateway`."""
+        query = {"labelSelector": f"{LABEL_JOB_UID}={job_uid}"}
+        return await self._list(f"/api/v1/namespaces/{namespace}/pods", "pods", query)
+
+    async def list_events(self, namespace: str, *, object_uid: str) -> list[Raw]:
+        """See :class:`ClusterGateway`."""
+        query = {"fieldSelector": f"involvedObject.uid={object_uid}"}
+        return await self._list(f"/api/v1/namespaces/{namespace}/events", "events", query)
+
+    async def list_all(self, kind: Kind) -> list[Raw]:
+        """See :class:`ClusterGateway`."""
+        path, resource, selector = LIST_PATHS[kind]
+        return await self._list(path, resource, {"labelSelector": selector} if selector else {})
+
+    async def served_resources(self) -> frozenset[str]:
+        """See :class:`ClusterGateway`."""
+        try:
+            found = await self._request("get", "GET", GROUP_PATH, "discovery")
+        except NotFoundError:
+            return frozenset()
+        return frozenset(str(resource.get("name")) for resource in found.get("resources", []))
+
+    # --- writes -------------------------------------------------------------------------------------------------------
+
+    async def create_child(self, namespace: str, manifest: Raw) -> Raw:
+        """See :class:`ClusterGateway`."""
+        return await self._request("create", "POST", f"/apis/batch/v1/namespaces/{namespace}/jobs", "jobs", manifest)
+
+    async def delete_child(self, namespace: str, name: str, *, uid: str) -> None:
+        """See :class:`ClusterGateway`."""
+        # Without a policy the API server orphans the pods of a batch/v1 Job, and they train on; in the foreground the
+        # Job stays until they are gone, which is what the guard before the next create looks at.
+        options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        await self._request("delete", "DELETE", _child_path(namespace, name), "jobs", options)
+
+    async def patch_child(self, namespace: str, name: str, *, uid: str, patch: Raw) -> Raw:
+        """See :class:`ClusterGateway`."""
+        body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": uid}}
+        try:
+            return await self._request("patch", "PATCH", _child_path(namespace, name), "jobs", body)
+        except InvalidError as error:
+            # A patch has no preconditions of its own; the wrong uid is refused as an edit of an immutable field.
+            if "metadata.uid: Invalid value" not in error.message:
+                raise
+            raise ConflictError(f"{name} is not {uid}", request="patch jobs", code=409) from error
+
+    async def patch_job_status(self, key: JobKey, *, resource_version: str, patch: Raw) -> Raw:
+        """See :class:`ClusterGateway`."""
+        body = {"metadata": {"resourceVersion": resource_version}, "status": patch}
+        return await self._request("patch", "PATCH", f"{_job_path(key)}/status", f"{JOB_PLURAL}/status", body)
+
+    async def create_event(self, namespace: str, event: Raw) -> None:
+        """See :class:`ClusterGateway`."""
+        await self._request("create", "POST", f"/api/v1/namespaces/{namespace}/events", "events", event)
+
+    # --- HTTP ---------------------------------------------------------------------------------------------------------
+
+    async def _list(self, path: str, resource: str, query: Mapping[str, str]) -> list[Raw]:
+        for attempt in range(1, RELISTS + 1):
+            items: list[Raw] = []
+            token = ""
+            try:
+                while True:
+                    part = {**query, "limit": str(PAGE), **({"continue": token} if token else {})}
+                    answer = await self._request("list", "GET", path, resource, query=part, within=LIST_TIMEOUT)
+                    items += answer.get("items") or []
+                    token = answer.get("metadata", {}).get("continue") or ""
+                    if not token:
+                        return items
+            except UnavailableError as error:
+                # 410: the server has compacted the version that the first part was read at.
+                if error.code != 410 or attempt == RELISTS:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _request(
+        self,
+        verb: str,
+        method: str,
+        path: str,
+        resource: str,
+        body: Raw | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        within: aiohttp.ClientTimeout = TIMEOUT,
+    ) -> Raw:
+        request = f"{verb} {resource}"
+        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        method, url, headers, payload, _ = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = await self._client.call_api(method, url, headers, payload, _request_timeout=within)
+            data = await response.read()  # type: ignore[no-untyped-call]  # left untyped
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._on_request(verb, resource, 0)
+            raise UnavailableError(f"no answer ({type(error).__name__}: {error})", request=request) from error
+        self._on_request(verb, resource, response.status)
+        document = _parsed(data)
+        if response.status >= 300:
+            raise error_of(response.status, document, verb=verb, resource=resource, headers=response.headers)
+        if not isinstance(document, dict):
+            raise UnavailableError("the answer is not a JSON object", request=request, code=response.status)
+        return document
+
+
+def error_of(
+    status: int, document: Any, *, verb: str, resource: str, headers: Mapping[str, str] | None = None
+) -> ClusterError:
+    """Turn an answer that is no success into the error that says what follows from it."""
+    answer = document if isinstance(document, dict) else {}
+    reason = str(answer.get("reason") or "")
+    message = str(answer.get("message") or f"HTTP {status}")
+    kind: type[ClusterError]
+    if status == 404:
+        kind = NotFoundError
+    elif status == 409:
+        kind = AlreadyExistsError if reason == "AlreadyExists" else ConflictError
+    elif status == 403:
+        kind = ForbiddenError
+    elif status in (400, 422):
+        kind = InvalidError
+    elif status in UNAVAILABLE or status >= 500:
+        kind = UnavailableError
+    else:
+        kind = ClusterError
+    retry_after = _seconds((headers or {}).get("Retry-After"))
+    return kind(message, request=f"{verb} {resource}", code=status, reason=reason, retry_after=retry_after)
+
+
+def _seconds(value: str | None) -> float | None:
+    return float(value) if value is not None and value.isdecimal() else None
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _job_path(key: JobKey) -> str:
+    return f"{GROUP_PATH}/namespaces/{key.namespace}/{JOB_PLURAL}/{key.name}"
+
+
+def _child_path(namespace: str, name: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"

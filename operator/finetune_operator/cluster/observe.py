@@ -1,0 +1,155 @@
+"""Builds ``Observed`` for one job: from the cache, or from live reads where a decision must not rest on the cache.
+
+Called by ``controller.py`` before each reconcile. Two facts stand only in Kubernetes Events and are fetched where they
+can matter: why a pod's container does not start (FailedMount, for example a missing Secret) and why a Job has no pod
+(FailedCreate, for example a full quota).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from finetune_api.names import child_name
+from finetune_operator.cluster.cache import STAGES, Cache
+from finetune_operator.cluster.protocol import ClusterError, ClusterGateway, JobKey, NotFoundError, Raw
+from finetune_operator.cluster.views import (
+    as_text,
+    child_view,
+    metadata,
+    newest_event,
+    pod_view,
+    runtime_name,
+    runtime_view,
+)
+from finetune_operator.decide.plan import JobView, Observed, PodView, RuntimeView
+
+__all__ = ["SETTLING", "Observer"]
+
+log = logging.getLogger(__name__)
+
+SETTLING: Final = timedelta(seconds=3)
+"""How long a pod may be on its way before its Events are read."""
+
+
+class Observer:
+    """Reads everything about one job.
+
+    Parameters
+    ----------
+    now
+        The current time, aware.
+    """
+
+    def __init__(self, gateway: ClusterGateway, cache: Cache, *, now: Callable[[], datetime]) -> None:
+        self._gateway = gateway
+        self._cache = cache
+        self._now = now
+
+    async def observe(self, key: JobKey, *, live: bool, create_error: str | None = None) -> Observed | None:
+        """Return what there is of a job; None if there is no such job (any more).
+
+        With ``live`` the job, its runtime, the Jobs under its child names and its pods are read from the API server,
+        and the cache learns from that.
+
+        Raises
+        ------
+        ClusterError
+            A live read failed.
+        """
+        job = await self._live_job(key) if live else self._cache.job(key)
+        if job is None:
+            return None
+        uid = as_text(metadata(job).get("uid")) or ""
+        if live:
+            runtime = await self._live_runtime(runtime_name(job))
+            children = await self._live_children(key, uid)
+            pods = await self._live_pods(key, uid)
+        else:
+            runtime = self._cache.runtime(runtime_name(job))
+            children = self._cache.children(key.namespace, uid)
+            pods = self._cache.pods(key.namespace, uid)
+        now = self._now()
+        return Observed(
+            job=job,
+            runtime=runtime,
+            children=tuple([await self._explained_child(key, child, pods, now) for child in children]),
+            pods=tuple([await self._explained_pod(key, pod, now) for pod in pods]),
+            now=now,
+            live=live,
+            create_error=create_error,
+        )
+
+    # --- live reads ---------------------------------------------------------------------------------------------------
+
+    async def _live_job(self, key: JobKey) -> Raw | None:
+        try:
+            job = await self._gateway.get_job(key)
+        except NotFoundError:
+            self._cache.forget("jobs", *key)
+            return None
+        self._cache.put("jobs", job)
+        return job
+
+    async def _live_runtime(self, name: str) -> RuntimeView | None:
+        try:
+            raw = await self._gateway.get_runtime(name)
+        except NotFoundError:
+            self._cache.forget("runtimes", "", name)
+            return None
+        self._cache.put("runtimes", raw)
+        return runtime_view(raw)
+
+    async def _live_children(self, key: JobKey, uid: str) -> tuple[JobView, ...]:
+        found: list[JobView] = []
+        for stage in STAGES:
+            name = child_name(key.name, uid, stage)
+            try:
+                raw = await self._gateway.get_child(key.namespace, name)
+            except NotFoundError:
+                self._cache.forget("children", key.namespace, name)
+                continue
+            self._cache.put("children", raw)
+            view = child_view(raw, stage=stage)
+            if view is not None:
+                found.append(view)
+        return tuple(found)
+
+    async def _live_pods(self, key: JobKey, uid: str) -> tuple[PodView, ...]:
+        raws = await self._gateway.list_pods(key.namespace, job_uid=uid)
+        for raw in raws:
+            self._cache.put("pods", raw)
+        views = [view for view in map(pod_view, raws) if view is not None]
+        return tuple(sorted(views, key=lambda view: view.name))
+
+    # --- what only Events tell ----------------------------------------------------------------------------------------
+
+    async def _explained_pod(self, key: JobKey, pod: PodView, now: datetime) -> PodView:
+        starting = pod.phase == "Pending" and pod.node is not None and not pod.deleting
+        if not starting or pod.waiting_reason not in (None, "ContainerCreating") or now - pod.created < SETTLING:
+            return pod
+        message = await self._newest_event(key, pod.uid, "FailedMount")
+        return pod if message is None else replace(pod, mount_error=message)
+
+    async def _explained_child(self, key: JobKey, child: JobView, pods: tuple[PodView, ...], now: datetime) -> JobView:
+        waiting = child.outcome is None and not child.deleting and child.start_time is not None
+        if not waiting or any(pod.job_uid == child.uid for pod in pods):
+            return child
+        if child.start_time is None or now - child.start_time < SETTLING:
+            return child
+        message = await self._newest_event(key, child.uid, "FailedCreate")
+        return child if message is None else replace(child, pod_create_error=message)
+
+    async def _newest_event(self, key: JobKey, object_uid: str, reason: str) -> str | None:
+        try:
+            events = await self._gateway.list_events(key.namespace, object_uid=object_uid)
+        except ClusterError as error:
+            # Events only explain; a job goes on without the explanation.
+            log.warning(
+                "Kubernetes Events could not be read: %s", error, extra={"event": "EventsUnreadable", "job": str(key)}
+            )
+            return None
+        return newest_event(events, reason)

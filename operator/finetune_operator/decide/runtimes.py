@@ -1,0 +1,181 @@
+"""Resolves a FineTuneRuntime against one job: what the job may do there, and the snapshot that it keeps.
+
+Pure. ``reconcile`` calls this once, before the first child; the snapshot then stands in ``status.runtime`` and later
+edits of the runtime have no effect on the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.reasons import Reason
+from finetune_api.runtime import FineTuneRuntimeSpec, ResolvedRuntime, ResolvedStorage, Storage
+from finetune_api.stage import JobIdentity
+from finetune_api.uris import has_prefix, join_uri
+from finetune_operator.decide.plan import RuntimeView
+from finetune_operator.decide.text import explain, sanitise
+
+__all__ = ["MAX_URI_LENGTH", "Refusal", "deadline_seconds", "resolve_runtime"]
+
+MAX_URI_LENGTH = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """Why the runtime doesn't take the job; the message names the field and the mend."""
+
+    reason: Reason
+    message: str
+
+
+class _RefusedError(Exception):
+    """Carries a refusal out of the checks below; never leaves this module."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(reason=reason, message=sanitise(message))
+
+
+def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentity) -> ResolvedRuntime | Refusal:
+    """Return the snapshot of the runtime for this job, or why the runtime refuses it.
+
+    A runtime that can't be read (made for another version) gives ``RuntimeNotFound``, for which a job waits.
+    """
+    try:
+        runtime = FineTuneRuntimeSpec.model_validate(view.spec)
+    except ValidationError as error:
+        return Refusal(
+            reason=Reason.RUNTIME_NOT_FOUND,
+            message=sanitise(f"FineTuneRuntime {view.name} can't be used: {explain(error)}"),
+        )
+    try:
+        _check_permissions(runtime, spec, job, view.name)
+        output = _output_uri(runtime, spec, job, view.name)
+        return ResolvedRuntime(
+            name=view.name,
+            generation=max(0, view.generation),
+            image=runtime.image,
+            image_pull_secrets=runtime.image_pull_secrets,
+            node_selector=runtime.node_selector,
+            tolerations=runtime.tolerations,
+            runtime_class_name=runtime.runtime_class_name,
+            resources=runtime.resources,
+            gpu_resource_name=runtime.gpu_resource_name,
+            simulated_gpus=runtime.simulated_gpus,
+            termination_grace_period_seconds=runtime.termination_grace_period_seconds,
+            storage=ResolvedStorage(
+                model=_storage(runtime, spec.model.uri),
+                dataset=_dataset_storage(runtime, spec),
+                output=_storage(runtime, output),
+            ),
+            output_uri=output,
+            active_deadline_seconds=runtime.limits.active_deadline_seconds,
+            pending_timeout_seconds=runtime.limits.pending_timeout_seconds,
+            stall_timeout_seconds=runtime.limits.stall_timeout_seconds,
+        )
+    except _RefusedError as error:
+        return error.refusal
+
+
+def deadline_seconds(spec: FineTuneJobSpec, runtime: ResolvedRuntime) -> int:
+    """Running seconds that the job has over all stages: its own activeDeadlineSeconds within the runtime's."""
+    return min(spec.active_deadline_seconds or runtime.active_deadline_seconds, runtime.active_deadline_seconds)
+
+
+def _check_permissions(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIdentity, name: str) -> None:
+    allowed = runtime.allowed_namespaces
+    if allowed is not None and job.namespace not in allowed:
+        raise _RefusedError(
+            Reason.NOT_PERMITTED,
+            f"FineTuneRuntime {name} may not be used from namespace {job.namespace}; set runtimeRef.name to another "
+            "runtime, or ask its owner to add the namespace to allowedNamespaces",
+        )
+    account = spec.service_account_name
+    if account is not None and account not in runtime.allowed_service_accounts:
+        raise _RefusedError(
+            Reason.NOT_PERMITTED,
+            f"serviceAccountName {account} is not among allowedServiceAccounts of FineTuneRuntime {name}; leave it "
+            "out, or ask the runtime's owner to add it",
+        )
+    limits, resources = runtime.limits, spec.resources
+    for field, wanted, most in (
+        ("resources.gpusPerNode", resources.gpus_per_node, limits.gpus_per_node),
+        ("resources.nodes", resources.nodes, limits.nodes),
+        ("activeDeadlineSeconds", spec.active_deadline_seconds or 0, limits.active_deadline_seconds),
+    ):
+        if wanted > most:
+            raise _RefusedError(
+                Reason.NOT_PERMITTED,
+                f"{field} is {wanted}, and FineTuneRuntime {name} allows at most {most}; lower it, or use another "
+                "runtime",
+            )
+    if runtime.allowed_uri_prefixes is not None:
+        for field, uri in _uris(spec).items():
+            if not any(has_prefix(uri, prefix) for prefix in runtime.allowed_uri_prefixes):
+                raise _RefusedError(
+                    Reason.NOT_PERMITTED,
+                    f"{field} {uri} lies below none of the allowedUriPrefixes of FineTuneRuntime {name}; use a URI "
+                    "below one of them, or ask the runtime's owner to add the prefix",
+                )
+
+
+def _uris(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Every URI that the user wrote, by field."""
+    return {
+        "model.uri": spec.model.uri,
+        **_dataset_uris(spec),
+        **({"output.uri": spec.output.uri} if spec.output.uri is not None else {}),
+    }
+
+
+def _dataset_uris(spec: FineTuneJobSpec) -> dict[str, str]:
+    dataset, files = spec.dataset, spec.dataset.files
+    uris = {"dataset.uri": dataset.uri}
+    if files is not None:
+        uris |= {
+            "dataset.files.train": files.train,
+            "dataset.files.validation": files.validation,
+            "dataset.files.test": files.test,
+        }
+    return {field: uri for field, uri in uris.items() if uri is not None}
+
+
+def _output_uri(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIdentity, name: str) -> str:
+    if spec.output.uri is not None:
+        return spec.output.uri
+    prefix = runtime.output_prefix
+    if prefix is None:
+        raise _RefusedError(
+            Reason.INVALID_SPEC,
+            f"output.uri is needed, because FineTuneRuntime {name} has no outputPrefix; set it to a folder such as "
+            "s3://bucket/name/",
+        )
+    uri = join_uri(prefix, job.namespace, job.name + "/")
+    if not prefix.startswith("s3://") or len(uri) > MAX_URI_LENGTH:
+        raise _RefusedError(
+            Reason.INVALID_SPEC,
+            f"output.uri is needed, because outputPrefix of FineTuneRuntime {name} is no s3:// folder or too long; set "
+            "it to a folder such as s3://bucket/name/",
+        )
+    return uri
+
+
+def _storage(runtime: FineTuneRuntimeSpec, uri: str) -> Storage | None:
+    """The entry with the longest prefix that covers ``uri``; None means AWS or the hub."""
+    fitting = [entry for entry in runtime.storage if has_prefix(uri, entry.prefix)]
+    return max(fitting, key=lambda entry: len(entry.prefix), default=None)
+
+
+def _dataset_storage(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec) -> Storage | None:
+    found = {field: _storage(runtime, uri) for field, uri in _dataset_uris(spec).items()}
+    first, entry = next(iter(found.items()))
+    for field, other in found.items():
+        if other != entry:
+            raise _RefusedError(
+                Reason.INVALID_SPEC,
+                f"{field} lies in another store than {first}; put all files of dataset.files into one store",
+            )
+    return entry

@@ -1,0 +1,139 @@
+"""The operator without Kopf: cache, queue, controller and resync put together, started, stopped and asked for health.
+
+``handlers.py`` feeds it with watch events, ``__main__`` runs it against a real API server, tests against one in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+from finetune_operator.cluster.apply import Applier
+from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.observe import Observer
+from finetune_operator.cluster.protocol import ClusterGateway, JobKey, Kind, Raw
+from finetune_operator.cluster.views import as_text, is_finished, job_key, metadata, runtime_name
+from finetune_operator.process.controller import Controller, Reconcile
+from finetune_operator.process.metrics import Metrics
+from finetune_operator.process.resync import Resync
+from finetune_operator.process.settings import Settings
+from finetune_operator.process.workqueue import WorkQueue
+
+__all__ = ["Engine"]
+
+STUCK_SECONDS: Final = 300.0
+"""A key that is ready or running for longer shows that the workers stand still."""
+MISSED_RESYNCS: Final = 4
+"""After so many intervals without a complete list the operator counts as blind."""
+STOP_SECONDS: Final = 2.0
+"""Time that running work gets to end when the operator stops."""
+
+
+class Engine:
+    """One running operator.
+
+    Parameters
+    ----------
+    now
+        The current time, aware.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateway: ClusterGateway,
+        reconcile: Reconcile,
+        settings: Settings,
+        metrics: Metrics,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._workers = settings.workers
+        self._blind_after = settings.resync_seconds * MISSED_RESYNCS
+        self.cache = Cache()
+        self.queue: WorkQueue[JobKey] = WorkQueue()
+        self.metrics = metrics
+        self.died = asyncio.Event()
+        """Set when a worker or the resync has ended by an error, after which the process has to end too."""
+        metrics.look_at(jobs=self.cache.jobs, queue_depth=self.queue.__len__)
+        self._controller = Controller(
+            queue=self.queue,
+            observer=Observer(gateway, self.cache, now=now),
+            applier=Applier(gateway, self.cache, now=now),
+            reconcile=reconcile,
+            metrics=metrics,
+        )
+        self._resync = Resync(
+            gateway=gateway, cache=self.cache, queue=self.queue, metrics=metrics, interval=settings.resync_seconds
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def event(self, kind: Kind, event_type: str | None, raw: Raw) -> None:
+        """Take a watch event: remember it, and have the jobs that it concerns looked at."""
+        key = self.cache.event(kind, event_type, raw)
+        if key is not None:
+            self.queue.add(key)
+        elif kind == "runtimes":
+            name = as_text(metadata(raw).get("name"))
+            for job in self.cache.jobs():
+                waiting = job_key(job)
+                if waiting is not None and runtime_name(job) == name and not is_finished(job):
+                    self.queue.add(waiting)
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """List the cluster, then work on jobs while the block runs; at its end running work may finish.
+
+        Raises
+        ------
+        BaseException
+            What ended a worker or the resync, if one has ended.
+        """
+        try:
+            await self._resync.first()
+            self._spawn("resync", self._resync.run())
+            for number in range(self._workers):
+                self._spawn(f"worker {number}", self.queue.work(self._controller.process))
+            yield
+        finally:
+            errors = await self._stop()
+        if errors:
+            raise errors[0]
+
+    def _spawn(self, name: str, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(lambda _: self.died.set())
+        self._tasks.append(task)
+
+    async def _stop(self) -> list[BaseException]:
+        await self.queue.close(patience=STOP_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self._tasks, return_exceptions=True)
+        return [end for end in ends if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError)]
+
+    # --- health -------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the cluster has been listed."""
+        return self._resync.last_success is not None
+
+    def trouble(self) -> str | None:
+        """Say what only a restart can mend; None while all is well, also while the first list is waited for."""
+        if self.died.is_set():
+            return "a worker has ended"
+        age = self.queue.oldest_age()
+        if age > STUCK_SECONDS:
+            return f"a job has waited for {age:.0f} s to be worked on, more than {STUCK_SECONDS:.0f} s"
+        last = self._resync.last_success
+        blind = 0.0 if last is None else asyncio.get_running_loop().time() - last
+        if blind > self._blind_after:
+            return f"the cluster was last listed {blind:.0f} s ago, more than {self._blind_after:.0f} s"
+        return None

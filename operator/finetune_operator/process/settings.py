@@ -1,0 +1,112 @@
+"""Settings: what an administrator may set by environment variable, and how Kopf has to behave.
+
+Read once by ``__main__``. Kopf is used for its watches only, so everything of it that writes to the cluster, posts,
+peers or scans is off; the values and their reasons stand beside each other.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+
+import kopf
+
+from finetune_api.names import LABEL_JOB_UID
+from finetune_operator.process.stateless import NoDifferences, NoProgress
+
+__all__ = ["Backoffs", "Settings", "SettingsError", "configure_kopf"]
+
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+class SettingsError(ValueError):
+    """An environment variable holds a value that can't be used; the message names it and the mend."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """The operator's own settings.
+
+    Attributes
+    ----------
+    health_port, metrics_port
+        ``FINETUNE_HEALTH_PORT`` (8080) and ``FINETUNE_METRICS_PORT`` (9090), on all addresses of the pod.
+    log_level
+        ``FINETUNE_LOG_LEVEL``: DEBUG, INFO, WARNING or ERROR.
+    workers
+        ``FINETUNE_WORKERS`` (16): how many jobs are worked on at once.
+    resync_seconds
+        ``FINETUNE_RESYNC_SECONDS`` (300): time between two full lists of the cluster.
+    """
+
+    health_port: int = 8080
+    metrics_port: int = 9090
+    log_level: str = "INFO"
+    workers: int = 16
+    resync_seconds: int = 300
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the ``FINETUNE_*`` variables; absent or empty ones have their defaults.
+
+        Raises
+        ------
+        SettingsError
+            A value can't be used.
+        """
+        defaults = cls()
+        level = (environment.get("FINETUNE_LOG_LEVEL") or defaults.log_level).upper()
+        if level not in LOG_LEVELS:
+            raise SettingsError(f"FINETUNE_LOG_LEVEL is {level!r}; use one of {', '.join(LOG_LEVELS)}")
+        return cls(
+            health_port=_whole(environment, "FINETUNE_HEALTH_PORT", defaults.health_port, 1, 65535),
+            metrics_port=_whole(environment, "FINETUNE_METRICS_PORT", defaults.metrics_port, 1, 65535),
+            log_level=level,
+            workers=_whole(environment, "FINETUNE_WORKERS", defaults.workers, 1, 256),
+            resync_seconds=_whole(environment, "FINETUNE_RESYNC_SECONDS", defaults.resync_seconds, 1, 86400),
+        )
+
+
+def _whole(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = environment.get(name) or str(default)
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise SettingsError(f"{name} is {text!r}; use a whole number from {least} to {most}")
+    return int(text)
+
+
+class Backoffs:
+    """Pauses between Kopf's tries of one request: jittered, at most 30 s each, about ten minutes in all.
+
+    Finite, so that missing rights end the process where they can be seen; long, so that the upgrade of a control plane
+    does not. Kopf iterates over it anew for every request.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        for pause in (1.0, 2.0, 4.0, 8.0, 16.0, *[30.0] * 19):
+            yield pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, keeps no secret
+
+
+def configure_kopf(settings: kopf.OperatorSettings) -> None:
+    """Set Kopf up for watching and nothing else."""
+    settings.peering.standalone = True  # a stray peering object would pause the operator for ever
+    settings.scanning.disabled = True  # no watch on CRDs and namespaces, no right to them needed
+    settings.persistence.diffbase_storage = NoDifferences()
+    settings.persistence.progress_storage = NoProgress()
+    settings.posting.enabled = False  # apply.py records Events, under names that do not multiply
+    settings.queueing.worker_limit = 256
+    settings.queueing.idle_timeout = 0.5  # a worker holds its place for so long after its last event
+    settings.queueing.exit_timeout = 2.0
+    settings.watching.chunk_size = 500
+    settings.watching.server_timeout = 300  # a clean reconnect now and then, from the last version
+    settings.watching.client_timeout = 330
+    settings.watching.inactivity_timeout = 70  # above the minute between two bookmarks of a silent watch
+    settings.watching.reconnect_backoff = 1.0
+    settings.watching.label_selectors["batch", "v1", "jobs"] = LABEL_JOB_UID
+    settings.watching.label_selectors["", "v1", "pods"] = LABEL_JOB_UID
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.networking.error_backoffs = Backoffs()
+    settings.execution.max_workers = 1  # no handler of ours is synchronous
+    settings.process.ultimate_exiting_timeout = 25  # below the pod's grace period of 30 s

@@ -1,0 +1,335 @@
+"""Applying plans: the order of writes, the guard before a create, and what refusals turn into."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from finetune_operator.cluster.apply import Outcome, event_manifest
+from finetune_operator.cluster.protocol import ConflictError, ForbiddenError, InvalidError, UnavailableError
+from finetune_operator.decide.plan import DeleteChild, Event, Plan, SetChildDeadline, SetChildTTL
+from tests.support.builders import T0, job
+from tests.support.virtual_time import run_virtual
+from tests.unit.operator.kit import KEY, Bench, child_manifest, pod_manifest
+
+# --- status -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_status_is_written_before_anything_else_and_events_come_last() -> None:
+    async def scenario() -> list[str]:
+        bench = Bench.new()
+        order: list[str] = []
+        bench.gateway.on_request = order.append
+        event = Event(reason="Started", message="x")
+        await bench.apply(bench.create(), status={"phase": "Pending"}, events=(event,))
+        return [name for name in order if name.startswith(("patch", "create"))]
+
+    assert run_virtual(scenario()) == ["patch_job_status", "create_child", "create_event"]
+
+
+def test_a_status_that_stands_there_already_is_not_written() -> None:
+    async def scenario() -> tuple[Outcome, int]:
+        bench = Bench.new()
+        outcome = await bench.apply(status={"observedGeneration": -1})
+        return outcome, bench.gateway.writes
+
+    outcome, writes = run_virtual(scenario())
+    assert (outcome.wrote_status, writes) == (False, 0)
+
+
+def test_fields_that_the_wanted_status_lacks_are_removed() -> None:
+    async def scenario() -> Any:
+        bench = Bench.new()
+        await bench.apply(
+            status={"phase": "Pending", "waitingFor": "x", "stages": [{"name": "train", "state": "Pending"}]}
+        )
+        await bench.apply(status={"phase": "Training", "stages": []})
+        return bench.status()
+
+    assert run_virtual(scenario()) == {"phase": "Training", "stages": []}
+
+
+def test_a_job_that_has_changed_since_it_was_observed_gets_no_write_at_all() -> None:
+    async def scenario() -> int:
+        bench = Bench.new()
+        seen = await bench.observed()
+        bench.cluster.patch("jobs", *KEY, {"metadata": {"labels": {"a": "b"}}})
+        plan_actions = (bench.create(),)
+        with pytest.raises(ConflictError):
+            await bench.applier.apply(KEY, seen, Plan(status={"phase": "Pending"}, actions=plan_actions))
+        return len(bench.children())
+
+    assert run_virtual(scenario()) == 0
+
+
+def test_the_cache_learns_the_written_status_at_once() -> None:
+    async def scenario() -> Any:
+        bench = Bench.new()
+        await bench.apply(status={"phase": "Pending"})
+        return bench.cache.job(KEY)
+
+    assert run_virtual(scenario())["status"] == {"phase": "Pending"}
+
+
+# --- the guard --------------------------------------------------------------------------------------------------------
+
+
+def _deleted(bench: Bench) -> None:
+    bench.cluster.delete("jobs", *KEY)
+
+
+def _going(bench: Bench) -> None:
+    bench.cluster.delete("jobs", *KEY, foreground=True)
+
+
+def _replaced(bench: Bench) -> None:
+    old = bench.cluster.get("jobs", *KEY)
+    bench.cluster.delete("jobs", *KEY)
+    bench.cluster.create("jobs", {"metadata": {"namespace": KEY.namespace, "name": KEY.name}, "spec": old["spec"]})
+
+
+def _ended_meanwhile(bench: Bench) -> None:
+    bench.cluster.patch("jobs", *KEY, {"status": {"phase": "Succeeded"}})
+
+
+def _suspended_meanwhile(bench: Bench) -> None:
+    bench.cluster.patch("jobs", *KEY, {"spec": {"suspend": True}})
+
+
+def _child_is_there(bench: Bench) -> None:
+    bench.cluster.create("children", child_manifest(bench.uid))
+
+
+def _child_is_going(bench: Bench) -> None:
+    child = bench.cluster.create("children", child_manifest(bench.uid))
+    bench.cluster.delete("children", KEY.namespace, child["metadata"]["name"], foreground=True)
+
+
+def _child_is_foreign(bench: Bench) -> None:
+    manifest = child_manifest(bench.uid)
+    manifest["metadata"]["ownerReferences"] = []
+    bench.cluster.create("children", manifest)
+
+
+def _pod(phase: str) -> Callable[[Bench], None]:
+    def change(bench: Bench) -> None:
+        bench.cluster.create("pods", pod_manifest(bench.uid, "old", phase))
+
+    return change
+
+
+BLOCKED = {
+    "the job is gone": (_deleted, "is gone"),
+    "the job is being deleted": (_going, "being deleted"),
+    "the name was taken by another job": (_replaced, "taken the name"),
+    "the job has ended": (_ended_meanwhile, "status has changed"),
+    "the job has been suspended": (_suspended_meanwhile, "spec has changed"),
+    "the child is there": (_child_is_there, "is there already"),
+    "the child is being deleted": (_child_is_going, "still being deleted"),
+    "the child belongs to someone else": (_child_is_foreign, "belongs to someone else"),
+    "a pod is pending": (_pod("Pending"), "pod old has not ended"),
+    "a pod runs": (_pod("Running"), "pod old has not ended"),
+    "a pod is on a lost node": (_pod("Unknown"), "pod old has not ended"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), BLOCKED.values(), ids=BLOCKED.keys())
+def test_no_child_is_created_while(change: Callable[[Bench], None], reason: str) -> None:
+    async def scenario() -> tuple[Outcome, int]:
+        bench = Bench.new()
+        action, seen = bench.create(), await bench.observed()
+        change(bench)
+        outcome = await bench.applier.apply(KEY, seen, Plan(actions=(action,)))
+        return outcome, bench.gateway.calls["create_child"]
+
+    outcome, creates = run_virtual(scenario())
+    assert reason in (outcome.blocked or "")
+    assert creates == 0
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_that_has_ended_is_not_in_the_way(phase: str) -> None:
+    async def scenario() -> tuple[Outcome, list[str]]:
+        bench = Bench.new()
+        _pod(phase)(bench)
+        return await bench.apply(bench.create()), bench.children()
+
+    outcome, children = run_virtual(scenario())
+    assert outcome.blocked is None
+    assert len(children) == 1
+
+
+def test_a_pod_of_another_namespace_is_not_in_the_way() -> None:
+    async def scenario() -> Outcome:
+        bench = Bench.new()
+        pod = pod_manifest(bench.uid, "theirs", "Running")
+        pod["metadata"]["namespace"] = "team-b"
+        bench.cluster.create("pods", pod)
+        return await bench.apply(bench.create())
+
+    assert run_virtual(scenario()).blocked is None
+
+
+def test_a_child_that_appears_between_guard_and_create_is_taken_as_it_is() -> None:
+    async def scenario() -> tuple[Outcome, list[str]]:
+        bench = Bench.new()
+
+        def appear(name: str) -> None:
+            if name == "create_child":
+                _child_is_there(bench)
+
+        bench.gateway.on_request = appear
+        return await bench.apply(bench.create()), bench.children()
+
+    outcome, children = run_virtual(scenario())
+    assert "is there already" in (outcome.blocked or "")
+    assert len(children) == 1
+
+
+def test_a_blocked_create_holds_back_the_actions_behind_it() -> None:
+    async def scenario() -> tuple[Outcome, list[str]]:
+        bench = Bench.new()
+        _pod("Running")(bench)
+        return await bench.apply(bench.create("train"), bench.create("prepare")), bench.children()
+
+    outcome, children = run_virtual(scenario())
+    assert outcome.blocked
+    assert children == []
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ForbiddenError('jobs.batch "x" is forbidden: exceeded quota: q', code=403),
+        ForbiddenError('admission webhook "w" denied the request', code=403),
+        InvalidError("spec.template: Invalid value", code=422),
+    ],
+)
+def test_a_refused_create_becomes_a_value(error: Any) -> None:
+    async def scenario() -> Outcome:
+        bench = Bench.new()
+        bench.cluster.refusals = [error]
+        return await bench.apply(bench.create())
+
+    outcome = run_virtual(scenario())
+    assert (outcome.blocked, outcome.create_error) == (None, error.message)
+
+
+def test_a_missing_right_of_the_operator_is_an_error() -> None:
+    async def scenario() -> None:
+        bench = Bench.new()
+        bench.cluster.refusals = [ForbiddenError('User "op" cannot create resource "jobs" in API group "batch"')]
+        await bench.apply(bench.create())
+
+    with pytest.raises(ForbiddenError):
+        run_virtual(scenario())
+
+
+def test_an_unreachable_server_is_an_error() -> None:
+    async def scenario() -> None:
+        bench = Bench.new()
+        bench.gateway.broken = {"create_child"}
+        await bench.apply(bench.create())
+
+    with pytest.raises(UnavailableError):
+        run_virtual(scenario())
+
+
+# --- other actions ----------------------------------------------------------------------------------------------------
+
+
+def test_a_child_is_deleted_in_the_foreground() -> None:
+    async def scenario() -> Any:
+        bench = Bench.new()
+        child = bench.cluster.create("children", child_manifest(bench.uid))["metadata"]
+        await bench.apply(DeleteChild(name=child["name"], uid=child["uid"]))
+        return bench.cluster.get("children", KEY.namespace, child["name"])
+
+    assert "deletionTimestamp" in run_virtual(scenario())["metadata"]
+
+
+@pytest.mark.parametrize("kind", [DeleteChild, SetChildTTL, SetChildDeadline])
+@pytest.mark.parametrize("there", [False, True], ids=["no child", "another child"])
+def test_a_child_that_is_no_longer_that_one_is_left_alone(kind: Any, there: bool) -> None:
+    async def scenario() -> tuple[Outcome, Any, Any]:
+        bench = Bench.new()
+        before = bench.cluster.create("children", child_manifest(bench.uid)) if there else None
+        name = child_manifest(bench.uid)["metadata"]["name"]
+        fields = {} if kind is DeleteChild else {"seconds": 5}
+        outcome = await bench.apply(kind(name=name, uid="another", **fields))
+        return outcome, before, bench.cluster.get("children", KEY.namespace, name) if there else None
+
+    outcome, before, after = run_virtual(scenario())
+    assert outcome.blocked is None
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(SetChildTTL, "ttlSecondsAfterFinished"), (SetChildDeadline, "activeDeadlineSeconds")]
+)
+def test_a_number_of_the_child_is_set(kind: Any, field: str) -> None:
+    async def scenario() -> Any:
+        bench = Bench.new()
+        child = bench.cluster.create("children", child_manifest(bench.uid))["metadata"]
+        await bench.apply(kind(name=child["name"], uid=child["uid"], seconds=77))
+        return bench.cluster.get("children", KEY.namespace, child["name"])
+
+    assert run_virtual(scenario())["spec"] == {field: 77}
+
+
+# --- Events -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_event_is_recorded_once_however_often_it_is_tried() -> None:
+    async def scenario() -> list[Any]:
+        bench = Bench.new()
+        for _ in range(3):
+            await bench.apply(events=(Event(reason="Started", message="x"),))
+            await asyncio.sleep(5)
+        await bench.apply(events=(Event(reason="Started", message="y"),))
+        return bench.cluster.all("events")
+
+    events = run_virtual(scenario())
+    assert sorted(event["message"] for event in events) == ["x", "y"]
+
+
+def test_the_same_event_about_another_generation_is_recorded_again() -> None:
+    async def scenario() -> list[Any]:
+        bench = Bench.new()
+        for suspend in (True, True, False):
+            bench.cluster.patch("jobs", *KEY, {"spec": {"suspend": suspend}})
+            await bench.apply(events=(Event(reason="Suspended", message="x"),))
+        return bench.cluster.all("events")
+
+    assert len(run_virtual(scenario())) == 2
+
+
+def test_an_event_that_can_not_be_recorded_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> Outcome:
+        bench = Bench.new()
+        bench.gateway.broken = {"create_event"}
+        return await bench.apply(status={"phase": "Pending"}, events=(Event(reason="Started", message="x"),))
+
+    assert run_virtual(scenario()).wrote_status
+    assert [r.event for r in caplog.records if r.levelname == "WARNING"] == ["EventNotRecorded"]
+
+
+def test_an_event_fits_what_the_api_server_accepts() -> None:
+    event = Event(reason="Failed", message="ä" * 2000, type="Warning")
+    manifest = event_manifest(KEY, job(), event, now=T0)
+    assert len(manifest["message"].encode()) <= 1024
+    assert len(manifest["metadata"]["name"]) <= 253
+    assert manifest["metadata"]["namespace"] == manifest["involvedObject"]["namespace"] == KEY.namespace
+    assert (manifest["type"], manifest["firstTimestamp"]) == ("Warning", "2026-03-01T08:00:00Z")
+
+
+def test_events_of_two_jobs_with_one_name_do_not_collide() -> None:
+    event = Event(reason="Started", message="x")
+    names = [event_manifest(KEY, job(uid=uid), event, now=T0)["metadata"]["name"] for uid in ("one", "two")]
+    assert names[0] != names[1]

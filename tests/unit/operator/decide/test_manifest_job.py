@@ -1,0 +1,282 @@
+"""The child Job: golden files for every field, and the proof that tenant text reaches one leaf only."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.names import CREDENTIALS_DIR, ENV_STAGE_INPUT, StageName
+from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
+from finetune_api.runtime import ResolvedRuntime
+from finetune_api.stage import JobIdentity, StageInput
+from finetune_operator.decide.manifests.job import CONTAINER, build_job
+from finetune_operator.decide.runtimes import resolve_runtime
+from tests.support import builders as b
+from tests.support.spec_strategies import specs
+
+GOLDEN = Path(__file__).parent / "golden"
+JOB = JobIdentity(namespace=b.NAMESPACE, name=b.NAME, uid=b.UID)
+LONGEST = JobIdentity(namespace="n" * 63, name="a" * 40, uid=b.UID)
+FULL_RUNTIME = b.runtime_spec(
+    allowedServiceAccounts=["trainer"],
+    imagePullSecrets=[{"name": "registry"}],
+    runtimeClassName="nvidia",
+    terminationGracePeriodSeconds=240,
+    resources={"train": {"cpu": "7500m", "memory": "64Gi", "ephemeralStorage": "200Gi"}},
+    gpuResourceName="amd.com/gpu",
+    storage=[
+        {
+            "prefix": "s3://team-a-data/",
+            "endpoint": "https://s3.example.com",
+            "caBundle": "-----BEGIN CERTIFICATE-----\n",
+        }
+    ],
+)
+
+
+def build(
+    stage: StageName,
+    *,
+    spec: dict[str, Any] | None = None,
+    runtime: dict[str, Any] | None = None,
+    job: JobIdentity = JOB,
+    digest: str | None = None,
+    seconds: int = 14400,
+) -> dict[str, Any]:
+    parsed = FineTuneJobSpec.model_validate(b.job_spec() if spec is None else spec)
+    resolved = resolve_runtime(view=b.runtime(runtime), spec=parsed, job=job)
+    assert isinstance(resolved, ResolvedRuntime), resolved
+    return build_job(
+        job=job, spec=parsed, runtime=resolved, stage=stage, deadline_seconds=seconds, prepared_digest=digest
+    )
+
+
+def pod(manifest: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = manifest["spec"]["template"]["spec"]
+    return spec
+
+
+def container(manifest: dict[str, Any]) -> dict[str, Any]:
+    (only,) = pod(manifest)["containers"]
+    found: dict[str, Any] = only
+    return found
+
+
+def told(manifest: dict[str, Any]) -> str:
+    env = {entry["name"]: entry.get("value") for entry in container(manifest)["env"]}
+    return str(env[ENV_STAGE_INPUT])
+
+
+# --- golden files -----------------------------------------------------------------------------------------------------
+
+CASES: dict[str, dict[str, Any]] = {
+    "prepare": {"stage": "prepare"},
+    "train": {"stage": "train", "digest": b.DIGEST},
+    "train-on-cpu": {
+        "stage": "train",
+        "spec": b.cpu_spec(
+            model={"uri": "hf://org/model", "credentialsRef": None},
+            dataset={"credentialsRef": None},
+            output={"uri": None, "credentialsRef": None},
+        ),
+        "runtime": {"image": b.IMAGE, "outputPrefix": "s3://results/tuned/"},
+    },
+    "train-with-everything-at-maximal-length": {
+        "stage": "train",
+        "spec": b.job_spec(
+            model={"credentialsRef": {"name": "m" * 253}},
+            serviceAccountName="trainer",
+            backoffLimit=100,
+            ttlSecondsAfterFinished=60,
+        ),
+        "runtime": FULL_RUNTIME,
+        "job": LONGEST,
+        "digest": b.DIGEST,
+    },
+    "prepare-at-maximal-length": {"stage": "prepare", "runtime": FULL_RUNTIME, "job": LONGEST},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_manifest_is_the_golden_one(name: str) -> None:
+    """Run with FINETUNE_UPDATE_GOLDEN=1 to write the files anew, then read the difference."""
+    made = yaml.safe_dump(build(**CASES[name]), sort_keys=False, width=1000)
+    path = GOLDEN / f"job-{name}.yaml"
+    if os.environ.get("FINETUNE_UPDATE_GOLDEN"):
+        path.write_text(made)
+    assert made == path.read_text()
+
+
+def test_every_golden_file_belongs_to_a_case() -> None:
+    assert {path.name for path in GOLDEN.glob("job-*.yaml")} == {f"job-{name}.yaml" for name in CASES}
+
+
+# --- what must hold whatever the golden files say ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_names_and_labels_fit_even_at_their_maximal_length(stage: StageName) -> None:
+    manifest = build(stage, job=LONGEST)
+    assert len(manifest["metadata"]["name"]) + len("-x7k2p") <= 63
+    assert all(len(value) <= 63 for value in manifest["metadata"]["labels"].values())
+    assert manifest["metadata"]["labels"] == manifest["spec"]["template"]["metadata"]["labels"]
+
+
+def test_the_first_rule_that_matches_a_failed_pod_is_the_disruption() -> None:
+    disruption, resumable, final = build("train")["spec"]["podFailurePolicy"]["rules"]
+    assert disruption["action"] == "Ignore"
+    assert disruption["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert resumable["action"] == "Ignore"
+    assert resumable["onExitCodes"]["values"] == [EXIT_RESUMABLE]
+    assert final["action"] == "FailJob"
+    assert final["onExitCodes"]["values"] == final_exit_codes()
+
+
+def test_retried_exit_codes_are_left_to_the_backoff_limit() -> None:
+    (final,) = [r for r in build("train")["spec"]["podFailurePolicy"]["rules"] if r["action"] == "FailJob"]
+    assert {0, 1, 30, 31, 33}.isdisjoint(final["onExitCodes"]["values"])
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_the_pod_passes_the_restricted_pod_security_standard(stage: StageName) -> None:
+    """The rules of Kubernetes' Pod Security Standards, profile Restricted."""
+    spec, main = pod(build(stage, runtime=FULL_RUNTIME)), container(build(stage, runtime=FULL_RUNTIME))
+    assert {"hostNetwork", "hostPID", "hostIPC", "initContainers", "ephemeralContainers"}.isdisjoint(spec)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert main["securityContext"]["allowPrivilegeEscalation"] is False
+    assert main["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "privileged" not in main["securityContext"]
+    assert "ports" not in main
+    assert {next(k for k in volume if k != "name") for volume in spec["volumes"]} <= {"emptyDir", "secret"}
+
+
+def test_the_pod_gets_no_api_credential_and_no_service_addresses() -> None:
+    spec = pod(build("train"))
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["enableServiceLinks"] is False
+
+
+def test_only_train_asks_for_a_gpu_and_goes_to_the_gpu_nodes() -> None:
+    prepare, train = build("prepare", runtime=FULL_RUNTIME), build("train", runtime=FULL_RUNTIME)
+    assert "amd.com/gpu" not in container(prepare)["resources"]["limits"]
+    assert container(train)["resources"]["limits"]["amd.com/gpu"] == "1"
+    for field in ("nodeSelector", "tolerations", "runtimeClassName"):
+        assert field not in pod(prepare)
+        assert field in pod(train)
+
+
+def test_a_job_on_the_cpu_asks_for_no_gpu() -> None:
+    assert "nvidia.com/gpu" not in container(build("train", spec=b.cpu_spec()))["resources"]["limits"]
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_requests_equal_limits(stage: StageName) -> None:
+    resources = container(build(stage))["resources"]
+    assert resources["requests"] == resources["limits"]
+
+
+def test_secrets_are_mounted_read_only_and_apart_by_role() -> None:
+    spec = b.job_spec(model={"credentialsRef": {"name": "hf-token"}}, dataset={"credentialsRef": None})
+    manifest = build("train", spec=spec)
+    mounts = {m["name"]: m for m in container(manifest)["volumeMounts"] if m["name"].startswith("credentials")}
+    assert {name: mount["mountPath"] for name, mount in mounts.items()} == {
+        "credentials-model": f"{CREDENTIALS_DIR}/model",
+        "credentials-output": f"{CREDENTIALS_DIR}/output",
+    }
+    assert all(mount["readOnly"] for mount in mounts.values())
+    secrets = {v["name"]: v["secret"] for v in pod(manifest)["volumes"] if "secret" in v}
+    assert secrets["credentials-model"] == {"secretName": "hf-token", "defaultMode": 0o440}
+
+
+def test_no_secret_is_an_environment_variable() -> None:
+    assert all("secretKeyRef" not in str(entry) for entry in container(build("train"))["env"])
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(14400, 14400), (1, 1), (0, 1), (-5, 1)])
+def test_a_deadline_is_always_set(seconds: int, expected: int) -> None:
+    assert build("train", seconds=seconds)["spec"]["activeDeadlineSeconds"] == expected
+
+
+@pytest.mark.parametrize("word", ["$(FINETUNE_POD_UID)", "$$", "price: $5", "$", "\\$(X)", "\\u0024"])
+def test_kubernetes_finds_no_dollar_sign_to_expand(word: str) -> None:
+    spec = b.job_spec(
+        dataset={"template": {"name": None, "columns": None, "inline": {"prompt": word, "completion": "x"}}}
+    )
+    text = told(build("train", spec=spec))
+    assert "$" not in text
+    template = StageInput.model_validate_json(text).spec.dataset.template
+    assert template.inline is not None
+    assert template.inline.prompt == word
+
+
+def test_the_document_fits_into_one_line_of_an_environment() -> None:
+    assert "\n" not in told(build("train"))
+
+
+# --- injection --------------------------------------------------------------------------------------------------------
+
+
+def skeleton(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with the leaves that follow from the spec replaced by a mark."""
+    made = copy.deepcopy(manifest)
+    for field in ("backoffLimit", "ttlSecondsAfterFinished"):
+        made["spec"][field] = "*"
+    if "serviceAccountName" in pod(made):
+        pod(made)["serviceAccountName"] = "*"
+    for volume in pod(made)["volumes"]:
+        if "secret" in volume:
+            volume["secret"]["secretName"] = "*"
+    for entry in container(made)["env"]:
+        if entry["name"] == ENV_STAGE_INPUT:
+            entry["value"] = "*"
+    return made
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs, st.sampled_from(["prepare", "train"]))
+def test_no_valid_spec_changes_anything_but_the_known_leaves(spec: dict[str, Any], stage: StageName) -> None:
+    runtime = b.runtime_spec(allowedServiceAccounts=[spec.get("serviceAccountName", "unused")])
+    runtime["limits"] = {"activeDeadlineSeconds": 31536000}
+    # The shape follows from which references are given and from gpusPerNode, and from nothing else.
+    plain = b.job_spec(resources=spec["resources"])
+    for block in ("model", "dataset", "output"):
+        plain[block]["credentialsRef"] = {"name": "plain"}
+        if "credentialsRef" not in spec[block]:
+            del plain[block]["credentialsRef"]
+    if "serviceAccountName" in spec:
+        plain["serviceAccountName"] = spec["serviceAccountName"]
+    made = build(stage, spec=spec, runtime=runtime)
+    assert skeleton(made) == skeleton(build(stage, spec=plain, runtime=runtime))
+    assert made["spec"]["backoffLimit"] == spec["backoffLimit"]
+    assert made["spec"]["ttlSecondsAfterFinished"] == max(3600, spec["ttlSecondsAfterFinished"])
+    assert pod(made).get("serviceAccountName") == spec.get("serviceAccountName")
+    wanted = {
+        r: spec[r]["credentialsRef"]["name"] for r in ("model", "dataset", "output") if "credentialsRef" in spec[r]
+    }
+    secrets = {v["name"]: v["secret"]["secretName"] for v in pod(made)["volumes"] if "secret" in v}
+    assert secrets == {f"credentials-{role}": name for role, name in wanted.items()}
+
+
+@settings(max_examples=150, deadline=None)
+@given(specs)
+def test_the_stage_reads_exactly_the_spec_that_the_user_wrote(spec: dict[str, Any]) -> None:
+    runtime = b.runtime_spec(allowedServiceAccounts=[spec.get("serviceAccountName", "unused")])
+    runtime["limits"] = {"activeDeadlineSeconds": 31536000}
+    text = told(build("train", spec=spec, runtime=runtime))
+    assert "$" not in text
+    assert json.loads(text)["job"]["uid"] == b.UID
+    assert StageInput.model_validate_json(text).spec == FineTuneJobSpec.model_validate(spec)
+
+
+def test_the_container_is_named_as_the_failure_policy_names_it() -> None:
+    assert container(build("train"))["name"] == CONTAINER

@@ -1,0 +1,252 @@
+"""Waiting is not failing: what a missing thing looks like, how long it is waited for, and what happens then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.decide.plan import DeleteChild
+from finetune_operator.decide.reconcile import reconcile
+from tests.support import builders as b
+from tests.support.simulation import Simulation
+
+SECRET = 'MountVolume.SetUp failed for volume "credentials-dataset" : secret "team-a-s3" not found'
+QUOTA = 'pods "x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: 8, limited: 8'
+
+
+def started(**spec: Any) -> Simulation:
+    """A job on the CPU whose child stands and has no pod yet."""
+    return Simulation(b.job(b.cpu_spec(**spec)), runtime=b.runtime()).settle()
+
+
+def test_a_runtime_that_does_not_exist_yet_is_waited_for() -> None:
+    life = Simulation(b.job()).settle()
+    assert life.reason == "RuntimeNotFound"
+    assert life.condition("Succeeded")["status"] == "Unknown"
+    assert life.condition("Reconciling")["status"] == "True"
+    assert life.condition("Stalled")["status"] == "False"
+    assert life.status["waitingFor"] == "default"
+    assert "FineTuneRuntime default does not exist" in life.condition("Succeeded")["message"]
+    assert life.plan.waiting == "RuntimeNotFound"
+
+
+def test_a_runtime_that_arrives_late_starts_the_job() -> None:
+    life = Simulation(b.job()).settle()
+    life.runtime = b.runtime()
+    life.settle(300)
+    assert life.writes == ["status", "status", "create"]
+    assert "waitingSince" not in life.status
+
+
+def test_a_runtime_that_never_arrives_fails_the_job_after_ten_minutes() -> None:
+    life = Simulation(b.job()).settle()
+    assert life.plan.requeue_after == 600
+    assert life.settle(599).status["phase"] == "Pending"
+    life.settle(1)
+    assert life.status["failure"]["reason"] == "RuntimeNotFound"
+    assert life.status["phase"] == "Failed"
+
+
+def test_waiting_writes_nothing_while_time_passes() -> None:
+    life = Simulation(b.job()).settle()
+    for _ in range(20):
+        life.settle(20)
+    assert life.writes == ["status"]
+    assert [event.reason for event in life.events] == ["RuntimeNotFound"]
+
+
+def test_the_event_about_a_missing_thing_comes_with_the_first_look_that_misses_it() -> None:
+    plan = Simulation(b.job()).step()
+    assert [(event.reason, event.type) for event in plan.events] == [("RuntimeNotFound", "Warning")]
+
+
+def test_a_runtime_made_for_another_version_is_waited_for_with_its_fault_named() -> None:
+    life = Simulation(b.job(), runtime=b.runtime({"image": "trainer:latest"})).settle()
+    assert life.reason == "RuntimeNotFound"
+    assert "image" in life.condition("Succeeded")["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "waiting_for", "words"),
+    [
+        ({"waiting_reason": "ErrImagePull", "waiting_message": "not found"}, "ImagePullFailed", None, "not found"),
+        ({"waiting_reason": "ImagePullBackOff"}, "ImagePullFailed", None, "ImagePullBackOff"),
+        ({"waiting_reason": "InvalidImageName"}, "ImagePullFailed", None, "InvalidImageName"),
+        ({"mount_error": SECRET}, "CredentialsNotFound", "team-a-s3", 'Secret "team-a-s3" does not exist'),
+        (
+            {"mount_error": 'MountVolume.SetUp failed for volume "c" : references non-existent secret key: HF_TOKEN'},
+            "CredentialsNotFound",
+            None,
+            "HF_TOKEN",
+        ),
+        (
+            {"waiting_reason": "CreateContainerConfigError", "waiting_message": 'secret "hf-token" not found'},
+            "CredentialsNotFound",
+            "hf-token",
+            "hf-token",
+        ),
+        (
+            {
+                "waiting_reason": "CreateContainerConfigError",
+                "waiting_message": "couldn't find key HF_TOKEN in Secret team-a/hf-token",
+            },
+            "CredentialsNotFound",
+            "hf-token",
+            'Secret "hf-token" has no key HF_TOKEN',
+        ),
+        (
+            {"waiting_reason": "CreateContainerError", "waiting_message": "failed to reserve container name"},
+            "TrainerError",
+            None,
+            "CreateContainerError",
+        ),
+    ],
+)
+def test_a_pod_that_can_not_start_is_waited_for_with_the_missing_thing_named(
+    fields: dict[str, Any], reason: str, waiting_for: str | None, words: str
+) -> None:
+    life = started().pod_waits("train", node="node-1", **fields).settle(5)
+    assert life.reason == reason
+    assert life.condition("Succeeded")["status"] == "Unknown"
+    assert words in life.condition("Succeeded")["message"]
+    assert life.status.get("waitingFor") == waiting_for
+    assert life.plan.waiting == reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "words"),
+    [
+        (QUOTA, "QuotaExceeded", "requests.nvidia.com/gpu"),
+        (
+            'pods "x" is forbidden: error looking up service account a/trainer: serviceaccount "trainer" not found',
+            "CredentialsNotFound",
+            'ServiceAccount "trainer" does not exist',
+        ),
+        ('pods "x" is forbidden: violates PodSecurity "restricted:latest"', "NotPermitted", "violates PodSecurity"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["the Job's pod", "the Job itself"])
+def test_a_refusal_by_the_cluster_is_waited_for_with_its_words(
+    message: str, reason: str, words: str, whose: str
+) -> None:
+    if whose == "the Job's pod":
+        life = started()
+        life.change_child("train", pod_create_error=message)
+    else:
+        life = Simulation(b.job(b.cpu_spec()), runtime=b.runtime())
+        life.create_error = message
+    life.settle(5)
+    assert life.reason == reason
+    assert words in life.condition("Succeeded")["message"]
+    assert life.condition("Succeeded")["status"] == "Unknown"
+
+
+def test_a_job_refused_by_a_quota_is_tried_again_until_it_goes_through() -> None:
+    life = Simulation(b.job(b.cpu_spec()), runtime=b.runtime())
+    life.create_error = QUOTA
+    life.settle(5)
+    assert life.children == {}
+    assert life.plan.requeue_after == 30
+    life.create_error = None
+    life.settle(30)
+    assert len(life.children) == 1
+    assert life.reason == "Starting"
+
+
+def test_a_secret_that_arrives_late_lets_the_job_go_on_and_stops_the_clock() -> None:
+    life = started().pod_waits("train", mount_error=SECRET).settle(5)
+    life.pod_runs("train").settle(500)
+    assert life.reason == "Training"
+    assert "waitingSince" not in life.status
+    assert "waitingFor" not in life.status
+
+
+def test_a_second_missing_secret_is_named_after_the_first_and_the_clock_goes_on() -> None:
+    life = started().pod_waits("train", mount_error=SECRET).settle(5)
+    since = life.status["waitingSince"]
+    life.pod_waits("train", mount_error=SECRET.replace("team-a-s3", "hf-token")).settle(5)
+    assert life.status["waitingFor"] == "hf-token"
+    assert "hf-token" in life.condition("Succeeded")["message"]
+    assert life.status["waitingSince"] == since
+
+
+def test_a_thing_that_stays_missing_fails_the_job_and_removes_its_pod() -> None:
+    life = started().pod_waits("train", mount_error=SECRET).settle()
+    life.settle(600)
+    assert life.status["failure"]["reason"] == "CredentialsNotFound"
+    assert "team-a-s3" in life.status["failure"]["message"]
+    assert "600 s" in life.status["failure"]["message"]
+    assert life.children == {}
+    assert life.writes[-1] == "delete"
+
+
+def test_a_timeout_is_decided_on_live_reads_only() -> None:
+    life = started().pod_waits("train", mount_error=SECRET).settle().passes(601)
+    assert reconcile(life.observe(live=False)).needs_live
+    life.pod_runs("train")
+    assert reconcile(life.observe(live=True)).actions == ()
+
+
+def test_the_runtime_says_how_long_to_wait() -> None:
+    runtime = b.runtime(b.runtime_spec(limits={"pendingTimeoutSeconds": 60}))
+    life = Simulation(b.job(b.cpu_spec()), runtime=runtime).settle().pod_waits("train", mount_error=SECRET).settle()
+    assert life.settle(59).status["phase"] == "Pending"
+    assert life.settle(1).status["phase"] == "Failed"
+
+
+def test_a_clock_that_was_set_back_never_fails_a_job_early() -> None:
+    life = started().pod_waits("train", mount_error=SECRET).settle()
+    life.settle(-3600)
+    assert life.status["phase"] == "Pending"
+
+
+def test_the_wording_of_a_message_may_change_without_a_write() -> None:
+    life = started().pod_waits("train", waiting_reason="ErrImagePull", waiting_message="one").settle(5)
+    writes = len(life.writes)
+    life.pod_waits("train", waiting_reason="ImagePullBackOff", waiting_message="two").settle(5)
+    assert len(life.writes) == writes
+
+
+def test_a_pod_without_a_node_is_told_after_a_moment_and_waits_beyond_every_timeout() -> None:
+    life = started().pod_waits("train", unschedulable="0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    assert life.settle(9).reason == "Pending"
+    assert life.plan.requeue_after == 10
+    life.settle(1)
+    assert life.reason == "Unschedulable"
+    assert "Insufficient nvidia.com/gpu" in life.condition("Succeeded")["message"]
+    assert life.plan.requeue_after is None
+    life.settle(80000)
+    assert life.status["phase"] == "Pending"
+    assert life.condition("Succeeded")["status"] == "Unknown"
+
+
+def test_a_node_found_late_is_told_before_the_pod_runs() -> None:
+    life = started().pod_waits("train", unschedulable="no node").settle(15)
+    life.pod_waits("train", node="node-2", unschedulable=None).settle(5)
+    assert life.reason == "Starting"
+
+
+def test_a_mount_that_fails_for_another_cause_is_shown_and_not_timed() -> None:
+    life = started().pod_waits("train", mount_error="MountVolume.SetUp failed: timed out").settle(15)
+    assert life.reason == "MountFailed"
+    assert life.settle(3000).status["phase"] == "Pending"
+
+
+def test_a_pod_on_a_lost_node_is_named_with_its_node() -> None:
+    life = started().pod_runs("train").settle(5)
+    life.change_pod("train", phase="Running", node="node-7", deleting=True).settle(5)
+    assert life.reason == "PodTerminating"
+    assert "node-7" in life.condition("Succeeded")["message"]
+    assert life.status["phase"] == "Training"
+
+
+def test_a_timeout_that_was_cut_off_before_the_delete_is_finished_later() -> None:
+    life = started().pod_waits("train", mount_error=SECRET).settle().passes(601)
+    plan = reconcile(life.observe(live=True))
+    assert plan.status is not None
+    life.job = {**life.job, "status": plan.status}  # the operator dies between status and delete
+    assert reconcile(life.observe(live=False)).needs_live
+    again = reconcile(life.observe(live=True))
+    assert again.status is None
+    assert again.actions == (DeleteChild(name=life.child("train").name, uid=life.child("train").uid),)

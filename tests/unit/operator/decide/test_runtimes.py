@@ -1,0 +1,185 @@
+"""What a FineTuneRuntime allows a job, and the snapshot that the job keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.runtime import ResolvedRuntime
+from finetune_api.stage import JobIdentity
+from finetune_operator.decide.runtimes import Refusal, deadline_seconds, resolve_runtime
+from tests.support import builders as b
+
+JOB = JobIdentity(namespace=b.NAMESPACE, name=b.NAME, uid=b.UID)
+
+
+def resolve(runtime: dict[str, Any], spec: dict[str, Any] | None = None) -> ResolvedRuntime | Refusal:
+    parsed = FineTuneJobSpec.model_validate(b.job_spec() if spec is None else spec)
+    return resolve_runtime(view=b.runtime(runtime), spec=parsed, job=JOB)
+
+
+def resolved(runtime: dict[str, Any], spec: dict[str, Any] | None = None) -> ResolvedRuntime:
+    outcome = resolve(runtime, spec)
+    assert isinstance(outcome, ResolvedRuntime), outcome
+    return outcome
+
+
+def refused(runtime: dict[str, Any], spec: dict[str, Any] | None = None) -> tuple[str, str]:
+    outcome = resolve(runtime, spec)
+    assert isinstance(outcome, Refusal), outcome
+    return outcome.reason.value, outcome.message
+
+
+def test_the_snapshot_repeats_what_the_runtime_says() -> None:
+    runtime = b.runtime_spec(
+        imagePullSecrets=[{"name": "pull"}], runtimeClassName="nvidia", terminationGracePeriodSeconds=90
+    )
+    snapshot = resolved(runtime)
+    assert snapshot.to_wire() == {
+        "name": "default",
+        "generation": 3,
+        "image": b.IMAGE,
+        "imagePullSecrets": [{"name": "pull"}],
+        "nodeSelector": {"gpu": "a100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "runtimeClassName": "nvidia",
+        "resources": {
+            "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "10Gi"},
+            "train": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
+        },
+        "gpuResourceName": "nvidia.com/gpu",
+        "simulatedGpus": False,
+        "terminationGracePeriodSeconds": 90,
+        "storage": {
+            "dataset": {
+                "prefix": "s3://team-a-data/",
+                "endpoint": "http://s3.example.com:9000",
+                "addressingStyle": "Auto",
+            }
+        },
+        "outputUri": "s3://team-a-models/support-intent/",
+        "activeDeadlineSeconds": 86400,
+        "pendingTimeoutSeconds": 600,
+        "stallTimeoutSeconds": 3600,
+    }
+
+
+def test_the_longest_prefix_wins_whatever_the_order() -> None:
+    wide, narrow = {"prefix": "s3://team-a-data", "region": "wide"}, {"prefix": "s3://team-a-data/eu/", "region": "eu"}
+    spec = b.job_spec(dataset={"uri": "s3://team-a-data/eu/rows.jsonl"})
+    for entries in ([wide, narrow], [narrow, wide]):
+        storage = resolved(b.runtime_spec(storage=entries), spec).storage.dataset
+        assert storage is not None
+        assert storage.region == "eu"
+
+
+def test_each_role_gets_the_entry_of_its_own_uri() -> None:
+    entries = [
+        {"prefix": "s3://models/", "region": "m"},
+        {"prefix": "s3://team-a-data/", "region": "d"},
+        {"prefix": "s3://team-a-models/", "region": "o"},
+        {"prefix": "s3://unused/", "region": "u"},
+    ]
+    storage = resolved(b.runtime_spec(storage=entries)).storage
+    assert [entry and entry.region for entry in (storage.model, storage.dataset, storage.output)] == ["m", "d", "o"]
+
+
+def test_a_prefix_without_a_slash_does_not_cover_a_bucket_with_a_longer_name() -> None:
+    entries = [{"prefix": "s3://team-a", "region": "x"}]
+    assert resolved(b.runtime_spec(storage=entries)).storage.dataset is None
+
+
+def test_files_in_two_stores_are_refused() -> None:
+    files = {"train": "s3://team-a-data/train.jsonl", "test": "s3://elsewhere/test.jsonl"}
+    spec = b.job_spec(dataset={"uri": None, "files": files, "split": {"trainPercent": 90, "validationPercent": 10}})
+    reason, message = refused(b.runtime_spec(), spec)
+    assert reason == "InvalidSpec"
+    assert "dataset.files.test" in message
+
+
+def test_output_goes_where_the_job_says() -> None:
+    assert resolved(b.runtime_spec()).output_uri == "s3://team-a-models/support-intent/"
+
+
+@pytest.mark.parametrize("prefix", ["s3://results/tuned/", "s3://results/tuned"])
+def test_output_without_a_uri_goes_below_the_runtimes_prefix(prefix: str) -> None:
+    spec = b.job_spec(output={"uri": None})
+    assert resolved(b.runtime_spec(outputPrefix=prefix), spec).output_uri == "s3://results/tuned/team-a/support-intent/"
+
+
+@pytest.mark.parametrize("prefix", [None, "hf://team-a/results", "s3://results/" + "x" * 1000])
+def test_output_without_a_uri_and_without_a_usable_prefix_is_refused(prefix: str | None) -> None:
+    reason, message = refused(b.runtime_spec(outputPrefix=prefix), b.job_spec(output={"uri": None}))
+    assert reason == "InvalidSpec"
+    assert message.startswith("output.uri is needed")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "spec", "words"),
+    [
+        ({"allowedNamespaces": ["team-b"]}, {}, "namespace team-a"),
+        ({"allowedNamespaces": []}, {}, "namespace team-a"),
+        ({}, {"serviceAccountName": "admin"}, "serviceAccountName admin"),
+        ({"allowedServiceAccounts": ["trainer"]}, {"serviceAccountName": "admin"}, "serviceAccountName admin"),
+        ({"limits": {"gpusPerNode": 0}}, {}, "resources.gpusPerNode is 1"),
+        ({"limits": {"activeDeadlineSeconds": 600}}, {"activeDeadlineSeconds": 601}, "activeDeadlineSeconds is 601"),
+        ({"allowedUriPrefixes": ["s3://team-a-data/", "s3://team-a-models/"]}, {}, "model.uri"),
+        ({"allowedUriPrefixes": ["s3://models/", "s3://team-a-models/"]}, {}, "dataset.uri"),
+        ({"allowedUriPrefixes": ["s3://models/", "s3://team-a-data/"]}, {}, "output.uri"),
+        ({"allowedUriPrefixes": ["s3://models/", "s3://team-a", "s3://team-a-models/"]}, {}, "dataset.uri"),
+        ({"allowedUriPrefixes": []}, {}, "model.uri"),
+    ],
+)
+def test_what_the_runtime_does_not_allow_is_refused_by_field(
+    runtime: dict[str, Any], spec: dict[str, Any], words: str
+) -> None:
+    reason, message = refused(b.runtime_spec(**runtime), b.job_spec(**spec))
+    assert reason == "NotPermitted"
+    assert words in message
+    assert "default" in message
+
+
+@pytest.mark.parametrize(
+    ("part", "split"),
+    [
+        ("train", {}),
+        ("validation", {"trainPercent": 90, "testPercent": 10}),
+        ("test", {"trainPercent": 90, "validationPercent": 10}),
+    ],
+)
+def test_every_file_of_the_dataset_is_checked_against_the_allowed_prefixes(part: str, split: dict[str, int]) -> None:
+    files = {"train": "s3://team-a-data/train.jsonl", part: "s3://elsewhere/rows.jsonl"}
+    spec = b.job_spec(dataset={"uri": None, "files": files, "split": split})
+    allowed = ["s3://models/", "s3://team-a-data/", "s3://team-a-models/"]
+    reason, message = refused(b.runtime_spec(allowedUriPrefixes=allowed), spec)
+    assert reason == "NotPermitted"
+    assert f"dataset.files.{part}" in message
+
+
+@pytest.mark.parametrize(
+    ("runtime", "spec"),
+    [
+        ({"allowedNamespaces": ["team-a"]}, {}),
+        ({"allowedServiceAccounts": ["trainer"]}, {"serviceAccountName": "trainer"}),
+        ({"limits": {"activeDeadlineSeconds": 600}}, {"activeDeadlineSeconds": 600}),
+        ({"allowedUriPrefixes": ["s3://models/", "s3://team-a-data/intents.jsonl", "s3://team-a-models"]}, {}),
+        ({"allowedUriPrefixes": ["s3://models/", "s3://team-a-data/"]}, {"output": {"uri": None}}),
+    ],
+)
+def test_what_the_runtime_allows_is_resolved(runtime: dict[str, Any], spec: dict[str, Any]) -> None:
+    resolved(b.runtime_spec(**runtime), b.job_spec(**spec))
+
+
+def test_a_runtime_that_can_not_be_read_counts_as_not_there_and_names_its_fault() -> None:
+    reason, message = refused(b.runtime_spec(image="trainer:latest"))
+    assert reason == "RuntimeNotFound"
+    assert "image must name a digest" in message
+
+
+@pytest.mark.parametrize(("own", "runtimes", "expected"), [(None, 500, 500), (300, 500, 300), (900, 500, 500)])
+def test_a_job_has_its_own_deadline_within_the_runtimes(own: int | None, runtimes: int, expected: int) -> None:
+    spec = FineTuneJobSpec.model_validate(b.job_spec(activeDeadlineSeconds=own))
+    runtime = resolved(b.runtime_spec()).model_copy(update={"active_deadline_seconds": runtimes})
+    assert deadline_seconds(spec, runtime) == expected
