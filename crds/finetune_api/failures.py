@@ -49,6 +49,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.TRAINER_ERROR: "resources.gpusPerNode asks for a GPU, but the container finds none that works: check the "
     "node's driver, and runtimeClass and gpuResource of the FineTuneRuntime.",
     Reason.OUT_OF_MEMORY: "The trainer used more memory than its limit (exit code 137).",
+    Reason.DISK_FULL: 'The pod was evicted: Usage of EmptyDir volume "workspace" exceeds the limit "20Gi".',
     Reason.RUNTIME_NOT_FOUND: "FineTuneRuntime default does not exist.",
     Reason.IMAGE_PULL_FAILED: 'Back-off pulling image "registry.example.com/trainer@sha256:…".',
     Reason.QUOTA_EXCEEDED: 'pods "support-intent-0f3c9a1b-train-x2x9z" is forbidden: exceeded quota: gpus, requested: '
@@ -76,14 +77,29 @@ $ kubectl get ftj support-intent -o jsonpath='{.status.failure.reason}: {.status
 ```
 
 A reason that is **tried again** starts another pod, up to `backoffLimit` more; the job has then failed with the reason
-of the last one. One that **waits** goes on by itself as soon as the cause is mended, and fails after
-`limits.pendingTimeoutSeconds` of the FineTuneRuntime (600 seconds unless set). All others end the job at once, since
-another try would end the same way.
+of the last one. `backoffLimit` counts the failures of a stage over all its child Jobs, those before a suspension
+included; a pod that was interrupted and saved its state is no failure.
 
-Reasons of `Succeeded=Unknown` that are no failures: `Pending` and `Preparing`, `Training` while a stage runs,
-`Unschedulable` while no node has room for the pod (other jobs end, or an autoscaler brings one; only
-`activeDeadlineSeconds` bounds it), `PodTerminating` while an old pod leaves, and `MountFailed` while the node can't
-mount what the pod needs. The message has what Kubernetes says.
+One that **waits** goes on by itself as soon as the cause is mended. Before a pod of the job has ever started, it fails
+after `limits.pendingTimeoutSeconds` of the FineTuneRuntime (600 seconds unless set); once one has, it waits for as long
+as `activeDeadlineSeconds` lets it. `status.waitingSince` says since when. `QuotaExceeded` waits without that limit, as
+does everything that the cluster itself has to give or suffers. All others end the job at once, since another try would
+end the same way.
+
+Reasons of `Succeeded=Unknown` that are no failures, with what Kubernetes says in the message:
+
+| reason | what it means |
+| --- | --- |
+| `Pending`, `Starting` | The stage's Job or pod is being made. |
+| `Preparing`, `Training` | The stage runs. |
+| `Unschedulable` | No node has room for the pod: other jobs end, or an autoscaler brings one. |
+| `Queued` | Somebody put the Job into a queue of Kueue, which has not admitted it. |
+| `ChildSuspended` | Somebody has suspended the Job itself; the message says who, and since when. It costs no time. |
+| `ControlPlaneFault` | The API server, or a webhook that it calls, fails at making the Job or its pod. |
+| `MountFailed`, `SandboxFailed` | The node can't mount what the pod needs, or can't set up its network. |
+| `PodTerminating` | An old pod has to leave first; one that should have gone is named with its node and the mend. |
+| `Restarting` | The stage's Job was deleted, lost its report, or outlived its trainer, and is made anew. |
+| `Suspending`, `Suspended`, `Resuming` | What `spec.suspend` asks for. |
 
 | reason | exit code | found by | then |
 | --- | --- | --- | --- |
@@ -99,7 +115,7 @@ _EXIT_CODES: Final = f"""
 | {EXIT_RESUMABLE} | No failure: the pod was told to stop and has saved its state; the next one goes on from there. \
 Not counted against `backoffLimit`. |
 | 130 | `finetune-trainer run` was interrupted at the keyboard. |
-| 137 | Killed, most likely for its memory: OutOfMemory. |
+| 137 | Killed from outside: OutOfMemory where the kernel says so, else what the node says of the pod. |
 """
 
 

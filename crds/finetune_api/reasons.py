@@ -37,6 +37,7 @@ class Reason(StrEnum):
     UNSAFE_MODEL = "UnsafeModel"
     OUT_OF_MEMORY = "OutOfMemory"
     GPU_OUT_OF_MEMORY = "GPUOutOfMemory"
+    DISK_FULL = "DiskFull"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     QUOTA_EXCEEDED = "QuotaExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -188,6 +189,12 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         retried=True,
         found_by=_BOTH,
     ),
+    Reason.DISK_FULL: ReasonInfo(
+        meaning="The pod used more local disk than its ephemeral storage; kubelet evicted it.",
+        mend="Raise ephemeralStorage of the stage in the FineTuneRuntime above the named amount.",
+        retried=True,
+        found_by=_OPERATOR,
+    ),
     Reason.RUNTIME_NOT_FOUND: ReasonInfo(
         meaning="The FineTuneRuntime does not exist, or was made for another version.",
         mend="Create the FineTuneRuntime that runtimeRef names.",
@@ -201,15 +208,15 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         found_by=_OPERATOR,
     ),
     Reason.QUOTA_EXCEEDED: ReasonInfo(
-        meaning="A ResourceQuota of the namespace leaves no room for the job.",
+        meaning="A ResourceQuota of the namespace leaves no room for the job; it waits until there is.",
         mend="Raise the ResourceQuota, or wait until other jobs have ended.",
         waits=True,
         found_by=_OPERATOR,
     ),
     Reason.NOT_PERMITTED: ReasonInfo(
-        meaning="The FineTuneRuntime does not allow what the job asks for (the job ends), or the cluster refuses its "
-        "Job or pod (the job waits).",
+        meaning="The FineTuneRuntime does not allow what the job asks for, or the cluster refuses its Job or pod.",
         mend="Use what the FineTuneRuntime allows, or ask its owner to allow this.",
+        waits=True,
         found_by=_OPERATOR,
     ),
     Reason.DEADLINE_EXCEEDED: ReasonInfo(

@@ -1,13 +1,15 @@
-"""The report: one JSON document of at most 3,500 bytes that a stage leaves as its container's termination message.
+"""The report: one JSON document of at most 2,000 bytes that a stage leaves as its container's termination message.
 
-It is the authoritative way of results into status. kubelet cuts a termination message at 4,096 bytes, so a report that
-is too long drops validation points first, then secondary scores, compute, what was resolved and the details of the
-data; never scores or artifacts.
+It is the authoritative way of results into status. kubelet cuts a termination message at 4,096 bytes, and shares
+12 KiB among all containers of a pod, so a pod with injected ones has less for each. A report that is too long drops,
+one after the other, what ``results.json`` below output.uri tells as well; never the scores. One that arrives cut is
+asked for again with :data:`SHORT_REPORT_BYTES`, which fits into the share of a pod with sixteen containers.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
@@ -15,11 +17,12 @@ from pydantic import Field, ValidationError
 from finetune_api.base import ApiModel, Digest
 from finetune_api.names import StageName
 from finetune_api.reasons import Reason
-from finetune_api.status import Artifact, Compute, DatasetSummary, Resolved, Results, ValidationPoint
+from finetune_api.status import Artifact, Compute, DatasetSummary, Resolved, Results, Score, ValidationPoint
 
-__all__ = ["MAX_REPORT_BYTES", "ReportedFailure", "StageReport", "encode_report", "parse_report"]
+__all__ = ["MAX_REPORT_BYTES", "SHORT_REPORT_BYTES", "ReportedFailure", "StageReport", "encode_report", "parse_report"]
 
-MAX_REPORT_BYTES: Final = 3500
+MAX_REPORT_BYTES: Final = 2000
+SHORT_REPORT_BYTES: Final = 700
 
 
 class ReportedFailure(ApiModel):
@@ -56,34 +59,60 @@ def _bytes(report: StageReport) -> bytes:
     return json.dumps(report.to_wire(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def encode_report(report: StageReport) -> bytes:
+def encode_report(report: StageReport, limit: int = MAX_REPORT_BYTES) -> bytes:
     """Serialise, dropping the least important parts until the document fits.
+
+    Parameters
+    ----------
+    limit
+        Bytes that there is room for, at least :data:`SHORT_REPORT_BYTES`.
 
     Returns
     -------
     bytes
-        At most :data:`MAX_REPORT_BYTES` of UTF-8 JSON on one line.
+        At most ``limit`` bytes of UTF-8 JSON on one line.
     """
-    validation = list(report.validation or [])
-    while len(_bytes(report)) > MAX_REPORT_BYTES and validation:
-        validation = validation[1:]
-        report = report.model_copy(update={"validation": validation or None})
-    if len(_bytes(report)) > MAX_REPORT_BYTES and report.results:
-        bare = {
-            name: getattr(report.results, name).model_copy(update={"secondary": None}) for name in ("baseline", "test")
-        }
-        report = report.model_copy(update={"results": report.results.model_copy(update=bare)})
-    if len(_bytes(report)) > MAX_REPORT_BYTES:
-        report = report.model_copy(update={"compute": None})
-    if len(_bytes(report)) > MAX_REPORT_BYTES:
-        report = report.model_copy(update={"resolved": None})
-    if len(_bytes(report)) > MAX_REPORT_BYTES and report.dataset:
+    fitting = (data for shorter in _ever_shorter(report) if len(data := _bytes(shorter)) <= limit)
+    return next(fitting)
+
+
+def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
+    """Yield the report, and then the same with less and less of it."""
+    yield report
+    for points in range(len(report.validation or []) - 1, -1, -1):
+        newest = report.validation[-points:] if report.validation and points else None
+        report = report.model_copy(update={"validation": newest})
+        yield report
+    report = report.model_copy(update={"results": _scores(report.results, without=("secondary",))})
+    yield report
+    report = report.model_copy(update={"compute": None})
+    yield report
+    if report.dataset:
         counts = report.dataset.model_copy(update={"dropped_by": None, "truncated_fields": None})
         report = report.model_copy(update={"dataset": counts})
-    while len(_bytes(report)) > MAX_REPORT_BYTES and report.failure and report.failure.message:
+        yield report
+    report = report.model_copy(update={"resolved": None})
+    yield report
+    report = report.model_copy(update={"artifacts": None})
+    yield report
+    report = report.model_copy(update={"results": _scores(report.results, without=("secondary", "ci95", "loss"))})
+    yield report
+    report = report.model_copy(update={"dataset": None})
+    yield report
+    while report.failure and report.failure.message:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]
         report = report.model_copy(update={"failure": report.failure.model_copy(update={"message": shorter})})
-    return _bytes(report)
+        yield report
+
+
+def _scores(results: Results | None, *, without: tuple[str, ...]) -> Results | None:
+    if results is None:
+        return None
+
+    def bare(score: Score) -> Score:
+        return score.model_copy(update=dict.fromkeys(without))
+
+    return results.model_copy(update={"baseline": bare(results.baseline), "test": bare(results.test)})
 
 
 def parse_report(text: str) -> StageReport | None:

@@ -46,5 +46,8 @@ class StageInput(ApiModel):
     stall_seconds: int | None = Field(
         None, ge=1, description="Seconds without any sign of progress after which the stage ends as Stalled."
     )
+    short_report: bool = Field(
+        False, description="Report in at most 700 bytes, because an earlier report did not arrive whole."
+    )
     simulated_gpus: bool = Field(False, description="The CPU computes in place of a GPU that nothing backs.")
     image: str | None = Field(None, max_length=512, description="The image that runs, for the manifest.")

@@ -35,18 +35,7 @@ __all__ = [
     "ValidationPoint",
 ]
 
-Phase = Literal[
-    "Pending",
-    "Queued",
-    "Preparing",
-    "Baseline",
-    "Training",
-    "Evaluating",
-    "Uploading",
-    "Suspended",
-    "Succeeded",
-    "Failed",
-]
+Phase = Literal["Pending", "Queued", "Preparing", "Training", "Suspended", "Succeeded", "Failed"]
 MetricName = Literal["ChoiceAccuracy", "ExactMatch"]
 SecondaryName = Literal["ChoiceAccuracy", "ExactMatch", "ExactMatchTokens"]
 """ExactMatch compares text as the stop rule leaves it; ExactMatchTokens the tokens, end tokens included."""
@@ -64,6 +53,9 @@ class StageStatus(ApiModel):
     job_uid: str | None = Field(None, max_length=64, description="UID of the child Job.")
     attempts: int = Field(0, ge=0, description="Pods that were started for this stage.")
     last_attempt_time: Timestamp | None = Field(None, description="When the newest of these pods was created.")
+    failures: int = Field(
+        0, ge=0, description="Failures of child Jobs that were replaced since; they count against backoffLimit."
+    )
     recreated: int = Field(0, ge=0, description="How often the child Job was made anew because its report was lost.")
     start_time: Timestamp | None = Field(None, description="When the child Job started.")
     completion_time: Timestamp | None = Field(None, description="When the child Job ended.")
@@ -274,6 +266,9 @@ class FineTuneJobStatus(ApiModel):
     runtime: ResolvedRuntime | None = Field(
         None,
         description="The runtime as it was when the job started; later edits of the FineTuneRuntime have no effect.",
+    )
+    spec_digest: Digest | None = Field(
+        None, description="Digest of what the spec asked for when the job took its runtime; reports answer it."
     )
     stages: Annotated[list[StageStatus], Field(max_length=4)] | None = Field(None, description="Stages in their order.")
     progress: Progress | None = Field(None, description="How far the job is.")

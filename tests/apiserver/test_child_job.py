@@ -14,7 +14,7 @@ from tests.support import builders as b
 from tests.support.apiserver import ApiServer
 from tests.support.simulation import Simulation
 
-GOLDEN = sorted((Path(__file__).parents[1] / "unit" / "operator" / "golden").glob("job-*.yaml"))
+GOLDEN = sorted((Path(__file__).parents[1] / "unit" / "operator" / "decide" / "golden").glob("job-*.yaml"))
 STRICT = "?fieldValidation=Strict"
 
 

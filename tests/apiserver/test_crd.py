@@ -113,15 +113,15 @@ def _finish(objects: Objects, name: str = "case") -> None:
 def test_kubectl_get_answers_how_far_and_how_good(apiserver: ApiServer, objects: Objects) -> None:
     _finish(objects)
     header, row = apiserver.kubectl("-n", objects.namespace, "get", "ftj").splitlines()
-    assert header.split() == ["NAME", "PHASE", "%", "BASE", "TEST", "AGE"]
-    assert row.split()[:5] == ["case", "Succeeded", "100", "0.4120", "0.8709"]
+    assert header.split() == ["NAME", "PHASE", "REASON", "%", "BASE", "TEST", "AGE"]
+    assert row.split()[:6] == ["case", "Succeeded", "Completed", "100", "0.4120", "0.8709"]
 
 
-def test_kubectl_get_wide_answers_why_and_what(apiserver: ApiServer, objects: Objects) -> None:
+def test_kubectl_get_wide_answers_what_was_gained_and_from_what(apiserver: ApiServer, objects: Objects) -> None:
     _finish(objects)
     header, row = apiserver.kubectl("-n", objects.namespace, "get", "ftj", "-o", "wide").splitlines()
-    assert header.split()[6:] == ["REASON", "GAIN", "MODEL"]
-    assert row.split()[6:] == ["Completed", "+0.4589", "hf://org/name"]
+    assert header.split()[7:] == ["GAIN", "MODEL"]
+    assert row.split()[7:] == ["+0.4589", "hf://org/name"]
 
 
 def test_jobs_are_found_by_phase(apiserver: ApiServer, objects: Objects) -> None:

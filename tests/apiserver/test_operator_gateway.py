@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,28 @@ async def test_a_status_is_merged_lists_are_replaced_and_nulls_remove(gateway: K
     assert status["phase"] == "Preparing"
     assert "waitingFor" not in status
     assert [(stage["name"], stage["state"]) for stage in status["stages"]] == [("train", "Running")]
+
+
+async def test_every_write_names_the_operator_as_its_field_manager(
+    gateway: KubernetesGateway, key: JobKey, job: Raw, namespace: str
+) -> None:
+    await patched(gateway, key, {"phase": "Pending"})
+    made = await gateway.create_child(namespace, child(job))
+    written = await gateway.patch_child(
+        namespace, "child", uid=made["metadata"]["uid"], patch={"spec": {"activeDeadlineSeconds": 99}}
+    )
+    of_status = [
+        entry["manager"]
+        for entry in (await gateway.get_job(key))["metadata"]["managedFields"]
+        if entry.get("subresource") == "status"
+    ]
+    assert of_status == ["finetune-operator"]
+    assert {entry["manager"] for entry in written["metadata"]["managedFields"]} == {"finetune-operator"}
+
+
+async def test_the_time_is_the_api_servers(gateway: KubernetesGateway, key: JobKey) -> None:
+    await gateway.get_job(key)
+    assert abs((gateway.now() - datetime.now(UTC)).total_seconds()) < 1
 
 
 async def test_a_status_write_does_not_touch_the_spec(gateway: KubernetesGateway, key: JobKey) -> None:

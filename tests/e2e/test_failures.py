@@ -19,10 +19,14 @@ from tests.e2e.world import Tenant, World, until
 pytestmark = pytest.mark.timeout(600)
 
 CPU = {"gpusPerNode": 0}
+LONG = {"method": "Full", "learningRate": "1e-4", "batchSize": 8, "maxLength": 256}
+"""A training that lasts until kubelet has measured its volumes, which it does once a minute."""
+
 RUNTIMES: dict[str, dict[str, Any]] = {
     "e2e-tight": {"resources": {"train": {"memory": "192Mi"}}},
     "e2e-unreachable": {"storage": [{"prefix": "s3://", "endpoint": "http://10.77.0.2:9"}]},
-    "e2e-narrow": {"allowedUriPrefixes": ["s3://elsewhere/"]},
+    "e2e-narrow": {"allowedUriPrefixes": ["s3://elsewhere/"], "limits": {"pendingTimeoutSeconds": 20}},
+    "e2e-full-disk": {"resources": {"train": {"ephemeralStorage": "1Mi"}}},
     "e2e-nowhere": {"nodeSelector": {"e2e": "nowhere"}},
     "e2e-impatient": {"allowUnpinnedImage": True, "limits": {"pendingTimeoutSeconds": 20}},
     "e2e-no-trainer": {},
@@ -73,6 +77,7 @@ def jobs(tenant: Tenant, pair: str) -> list[dict[str, Any]]:
         broken,
         wrong,
         job("not-allowed", "e2e-narrow"),
+        job("full-disk", "e2e-full-disk", backoffLimit=0, training={**LONG, "epochs": 1000}),
         job("impatient", "e2e-impatient"),
     ]
 
@@ -120,8 +125,9 @@ def test_a_wrong_key_fails_with_access_denied_and_never_shows_the_key(crowd: Ten
     assert "canary" not in str(crowd.get("wrong-key"))
 
 
-def test_a_uri_that_the_runtime_does_not_allow_fails_without_a_pod(crowd: Tenant) -> None:
+def test_a_uri_that_the_runtime_does_not_allow_is_waited_for_and_fails_without_a_pod(crowd: Tenant) -> None:
     failure = ended_with(crowd, "not-allowed", Reason.NOT_PERMITTED)
+    assert failure["message"].startswith("Waited 20 s (pendingTimeoutSeconds of the runtime).")
     assert "allowedUriPrefixes of FineTuneRuntime e2e-narrow" in failure["message"]
     assert crowd.jobs("not-allowed") == []
 
@@ -137,6 +143,12 @@ def test_a_pod_that_takes_more_memory_than_it_has_is_tried_again_and_then_out_of
     assert failure["exitCode"] == 137
     assert failure["message"].endswith(REASONS[Reason.OUT_OF_MEMORY].mend)
     assert attempts(crowd, "out-of-memory") == 2
+
+
+def test_a_pod_that_fills_its_disk_is_evicted_and_told_with_the_amount(crowd: Tenant) -> None:
+    failure = ended_with(crowd, "full-disk", Reason.DISK_FULL)
+    assert "1Mi" in failure["message"], failure
+    assert failure["message"].endswith(REASONS[Reason.DISK_FULL].mend)
 
 
 def test_pods_that_fail_for_no_known_reason_use_the_backoff_limit_up(crowd: Tenant) -> None:

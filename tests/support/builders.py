@@ -7,6 +7,7 @@ seconds later.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from finetune_api.names import StageName, child_name
 from finetune_api.reasons import Reason
 from finetune_api.report import ReportedFailure, StageReport, encode_report
 from finetune_api.status import Artifact, DatasetSummary, Resolved, Results, Score
-from finetune_operator.decide.plan import JobView, Observed, PodView, RuntimeView
+from finetune_operator.decide.plan import ChildView, Observed, PodView, RuntimeView
 
 T0 = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 NAMESPACE, NAME, UID = "team-a", "support-intent", "0f3c9a1b-1111-4222-8333-444455556666"
@@ -100,7 +101,7 @@ def runtime(spec: dict[str, Any] | None = None, *, name: str = "default", genera
     return RuntimeView(name=name, generation=generation, spec=runtime_spec() if spec is None else spec)
 
 
-def child(stage: StageName = "train", **fields: Any) -> JobView:
+def child(stage: StageName = "train", **fields: Any) -> ChildView:
     """An unfinished child Job of ours that started at T0."""
     values: dict[str, Any] = {
         "name": child_name(NAME, UID, stage),
@@ -109,19 +110,18 @@ def child(stage: StageName = "train", **fields: Any) -> JobView:
         "owner_uid": UID,
         "active": 1,
         "start_time": T0,
-        "ttl_seconds": 86400,
         "active_deadline_seconds": 86400,
     }
-    return JobView(**(values | fields))
+    return ChildView(**(values | fields))
 
 
-def complete(stage: StageName = "train", *, seconds: float = 300, **fields: Any) -> JobView:
+def complete(stage: StageName = "train", *, seconds: float = 300, **fields: Any) -> ChildView:
     """A child Job that ended well."""
     end = at(seconds)
     values: dict[str, Any] = {
         "active": 0,
         "succeeded": 1,
-        "outcome": "Complete",
+        "ended": "Complete",
         "completion_time": end,
         "finished_at": end,
     }
@@ -130,12 +130,12 @@ def complete(stage: StageName = "train", *, seconds: float = 300, **fields: Any)
 
 def failed(
     stage: StageName = "train", reason: str = "PodFailurePolicy", *, seconds: float = 300, **fields: Any
-) -> JobView:
+) -> ChildView:
     """A child Job that ended badly."""
     values: dict[str, Any] = {
         "active": 0,
         "failed": 1,
-        "outcome": "Failed",
+        "ended": "Failed",
         "failed_reason": reason,
         "failed_message": f"Job has failed: {reason}",
         "finished_at": at(seconds),
@@ -233,12 +233,13 @@ def failure_report(
 def observed(
     job: dict[str, Any],
     *,
-    children: tuple[JobView, ...] | list[JobView] = (),
+    children: tuple[ChildView, ...] | list[ChildView] = (),
     pods: tuple[PodView, ...] | list[PodView] = (),
     runtime: RuntimeView | None = None,
     now: datetime = T0,
     live: bool = False,
     create_error: str | None = None,
+    gone: Mapping[str, datetime] | None = None,
 ) -> Observed:
     return Observed(
         job=job,
@@ -248,4 +249,5 @@ def observed(
         now=now,
         live=live,
         create_error=create_error,
+        gone=gone or {},
     )

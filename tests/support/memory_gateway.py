@@ -55,6 +55,10 @@ class MemoryCluster:
 
     # --- what anybody may do ------------------------------------------------------------------------------------------
 
+    def now(self) -> datetime:
+        """The time by which this cluster stamps."""
+        return self._now()
+
     def create(self, kind: str, raw: Raw) -> Raw:
         """Store a new object."""
         raw = copy.deepcopy(raw)
@@ -143,6 +147,9 @@ class MemoryGateway:
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster
 
+    def now(self) -> datetime:
+        return self._cluster.now()
+
     async def get_job(self, key: JobKey) -> Raw:
         return self._cluster.get("jobs", *key)
 
@@ -220,6 +227,9 @@ class FaultyGateway:
     def writes(self) -> int:
         """Writes that were asked for."""
         return sum(count for name, count in self.calls.items() if name in WRITES)
+
+    def now(self) -> datetime:
+        return self._inner.now()
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)

@@ -143,7 +143,7 @@ PROVOKED: Final = tuple(
             "a prefix that is not allowed",
             Reason.NOT_PERMITTED,
             _FAILS,
-            "test_a_uri_that_the_runtime_does_not_allow_fails_without_a_pod",
+            "test_a_uri_that_the_runtime_does_not_allow_is_waited_for_and_fails_without_a_pod",
         ),
         (
             "a model with pickled weights or code of its own",
@@ -157,6 +157,12 @@ PROVOKED: Final = tuple(
             Reason.OUT_OF_MEMORY,
             _FAILS,
             "test_a_pod_that_takes_more_memory_than_it_has_is_tried_again_and_then_out_of_memory",
+        ),
+        (
+            "more disk than the pod may use",
+            Reason.DISK_FULL,
+            _FAILS,
+            "test_a_pod_that_fills_its_disk_is_evicted_and_told_with_the_amount",
         ),
         (
             "more memory than the GPU has (by hand: make test-gpu)",

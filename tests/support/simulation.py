@@ -17,10 +17,10 @@ from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import StageReport, encode_report
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.plan import (
+    ChildView,
     CreateChild,
     DeleteChild,
     Event,
-    JobView,
     Observed,
     Plan,
     PodView,
@@ -48,7 +48,7 @@ class Simulation:
         self.job = job
         self.lingering = lingering
         self.runtime = runtime
-        self.children: dict[str, JobView] = {}
+        self.children: dict[str, ChildView] = {}
         self.pods: dict[str, PodView] = {}
         self.now = builders.T0
         self.create_error: str | None = None
@@ -56,11 +56,14 @@ class Simulation:
         self.events: list[Event] = []
         self.manifests: list[dict[str, Any]] = []
         self.kstatuses: list[Kstatus] = []
+        self.gone: dict[str, datetime] = {}
+        """Children that the operator has seen and misses, with the first look that missed them."""
         self.plan = Plan()
         self._count = 0
         self._phase = "Pending"
         self._begun: dict[str, datetime] = {}
         self._over: dict[str, datetime] = {}
+        self._seen: set[str] = set()
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -76,7 +79,7 @@ class Simulation:
     def reason(self) -> str:
         return str(self.condition("Succeeded")["reason"])
 
-    def child(self, stage: StageName) -> JobView:
+    def child(self, stage: StageName) -> ChildView:
         return self.children[self._name(stage)]
 
     def stage(self, stage: StageName) -> dict[str, Any]:
@@ -90,7 +93,9 @@ class Simulation:
     @property
     def existed_seconds(self) -> int:
         """How long children of this job have existed without having ended, all of them together."""
-        spans = ((self._over.get(uid, self.now) - begun).total_seconds() for uid, begun in self._begun.items())
+        spans = (
+            max(0.0, (self._over.get(uid, self.now) - begun).total_seconds()) for uid, begun in self._begun.items()
+        )
         return int(sum(spans))
 
     def _name(self, stage: StageName) -> str:
@@ -130,10 +135,15 @@ class Simulation:
             self.writes.append("status")
             again = reconcile(self.observe(live=True))
             assert again.status in (None, self.status), "the same observation leads to another status"
-        self.kstatuses.append(kstatus(self.job))
+        if self.status.get("phase") != "Suspended":
+            self.kstatuses.append(kstatus(self.job))  # one that stands still is Current, as was asked for
         assert _orderly(self.kstatuses), self.kstatuses
 
     def observe(self, *, live: bool) -> Observed:
+        standing = {child.uid for child in self.children.values()}
+        for uid in self._seen - standing:
+            self.gone.setdefault(uid, self.now)
+        self._seen |= standing
         return builders.observed(
             self.job,
             children=list(self.children.values()),
@@ -142,15 +152,22 @@ class Simulation:
             now=self.now,
             live=live,
             create_error=self.create_error,
+            gone=self.gone,
         )
+
+    def restart(self) -> Simulation:
+        """The operator's process ends and another one begins, which has seen nothing."""
+        self.gone, self._seen = {}, set()
+        return self
 
     def _check(self, status: dict[str, Any]) -> None:
         FineTuneJobStatus.model_validate(status, extra="forbid")
         assert len(str(status).encode()) < MAX_STATUS_BYTES
         self._check_stages(status.get("stages", []))
-        if status["phase"] == "Suspended":
+        if status["phase"] == "Suspended" and self.job["spec"].get("suspend"):
             assert self.live_pods == [], "a job that is said to be suspended has a pod"
-            assert all(child.outcome for child in self.children.values() if child.owner_uid == self._uid)
+            assert all(child.ended for child in self.children.values() if child.owner_uid == self._uid)
+        if status["phase"] in ("Suspended", "Queued"):
             return
         before, self._phase = self._phase if "phase" in self.status else "Pending", status["phase"]
         assert PHASES.index(before) <= PHASES.index(self._phase), f"the phase goes back from {before} to {self._phase}"
@@ -170,16 +187,16 @@ class Simulation:
             done = {stage["name"] for stage in self.status["stages"] if stage["state"] in ("Succeeded", "Skipped")}
             assert action.stage not in done, f"{action.stage} is made again"
             assert not self.job["spec"].get("suspend"), "a suspended job gets a child"
-            assert all(child.outcome for child in self.children.values()), "a second unfinished child"
+            assert all(child.ended for child in self.children.values()), "a second unfinished child"
             self._count += 1
             spec = action.manifest["spec"]
-            self.children[name] = JobView(
+            self.children[name] = ChildView(
                 name=name,
                 uid=f"child-{self._count}",
                 stage=action.stage,
                 owner_uid=action.manifest["metadata"]["ownerReferences"][0]["uid"],
                 start_time=self.now,
-                ttl_seconds=spec["ttlSecondsAfterFinished"],
+                ttl_seconds=spec.get("ttlSecondsAfterFinished"),
                 active_deadline_seconds=spec["activeDeadlineSeconds"],
             )
             for uid in self._begun:
@@ -253,14 +270,14 @@ class Simulation:
         self._end_pod(stage, 0, report)
         self._over.setdefault(self.child(stage).uid, self.now)
         return self.change_child(
-            stage, active=0, succeeded=1, outcome="Complete", completion_time=self.now, finished_at=self.now
+            stage, active=0, succeeded=1, ended="Complete", completion_time=self.now, finished_at=self.now
         )
 
     def fails(self, stage: StageName, reason: str = "PodFailurePolicy", message: str = "Job has failed") -> Simulation:
         """The Job gets its Failed condition."""
         self._over.setdefault(self.child(stage).uid, self.now)
         return self.change_child(
-            stage, active=0, outcome="Failed", failed_reason=reason, failed_message=message, finished_at=self.now
+            stage, active=0, ended="Failed", failed_reason=reason, failed_message=message, finished_at=self.now
         )
 
     def passes(self, seconds: float) -> Simulation:

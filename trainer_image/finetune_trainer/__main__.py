@@ -133,7 +133,7 @@ def _stage(stage: StageName, interrupt: Interrupt) -> int:
     report = run_stage(stage_input, environment=environment, console=console, interrupt=interrupt)
     console.event("report", **_told(report))
     if environment.termination_log is not None:
-        write_report(report, environment.termination_log)
+        write_report(report, environment.termination_log, short=stage_input.short_report)
     return exit_code(report)
 
 

@@ -29,11 +29,12 @@ from finetune_operator.cluster.protocol import (
     JobKey,
     NotFoundError,
     Raw,
+    UnavailableError,
 )
 from finetune_operator.cluster.views import as_dict, as_text, controller_uid, is_deleting, metadata
 from finetune_operator.decide.plan import Action, CreateChild, DeleteChild, Event, Observed, Plan, SetChildTTL
 
-__all__ = ["Applier", "Outcome", "event_manifest"]
+__all__ = ["Applied", "Applier", "event_manifest"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ MAX_EVENT_MESSAGE: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Applied:
     """What became of a plan.
 
     Attributes
@@ -55,13 +56,16 @@ class Outcome:
     blocked
         Why the guard held a create back; the job is to be observed anew. The remaining actions were not carried out.
     create_error
-        Why the API server refused to create a child (quota, admission).
+        Why the API server did not create a child (quota, admission, a webhook that is down).
+    unavailable
+        Whether that is a fault of the control plane, with the pause that it asks for in seconds.
     """
 
     job: Raw
     wrote_status: bool = False
     blocked: str | None = None
     create_error: str | None = None
+    unavailable: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,12 @@ class _Held:
 
     blocked: str | None = None
     refused: str | None = None
+    unavailable: float | None = None
+
+    @property
+    def back(self) -> bool:
+        """Whether something was held back."""
+        return self.blocked is not None or self.refused is not None
 
 
 class Applier:
@@ -80,7 +90,7 @@ class Applier:
         self._cache = cache
         self._now = now
 
-    async def apply(self, key: JobKey, observed: Observed, plan: Plan) -> Outcome:
+    async def apply(self, key: JobKey, observed: Observed, plan: Plan) -> Applied:
         """Carry out a plan that was made from ``observed``.
 
         Raises
@@ -98,16 +108,24 @@ class Applier:
                 job = await self._gateway.patch_job_status(key, resource_version=version, patch=patch)
                 self._cache.put("jobs", job)
                 wrote = True
-        held: _Held | None = None
-        for action in plan.actions:
-            held = await self._act(key, job, action)
-            if held is not None:
-                break
-        # Events tell of the status that was just written, so a create that has to wait does not hold them back.
-        for event in plan.events:
-            await self._record(key, job, event)
-        held = held or _Held()
-        return Outcome(job=job, wrote_status=wrote, blocked=held.blocked, create_error=held.refused)
+        held = _Held()
+        try:
+            for action in plan.actions:
+                held = await self._act(key, job, action) or held
+                if held.back:
+                    break
+        finally:
+            # Events tell of the status that was just written: neither a create that has to wait holds them back, nor an
+            # action that fails.
+            for event in plan.events:
+                await self._record(key, job, event)
+        return Applied(
+            job=job,
+            wrote_status=wrote,
+            blocked=held.blocked,
+            create_error=held.refused,
+            unavailable=held.unavailable,
+        )
 
     # --- actions ------------------------------------------------------------------------------------------------------
 
@@ -144,6 +162,11 @@ class Applier:
             return _Held(blocked=await self._stands_there(key, job, name) or f"{name} came and went")
         except (InvalidError, ForbiddenError) as error:
             return _refusal(error)
+        except UnavailableError as error:
+            if error.code in (0, 401):
+                raise  # nobody refused it; the next request may tell more
+            told = f"The API server answers {error.code}: {error.message}"
+            return _Held(refused=told, unavailable=error.retry_after or 0.0)
         self._cache.put("children", child)
         _note(key, "ChildCreated", "Created a child Job", child=name, stage=action.stage)
         return None

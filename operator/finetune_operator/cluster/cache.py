@@ -8,9 +8,10 @@ After a broken watch Kopf lists again but reports no deletions, so a cache fed b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, Generic, TypeVar, get_args
 
 from finetune_api.names import StageName, child_name
@@ -25,7 +26,7 @@ from finetune_operator.cluster.views import (
     pod_view,
     runtime_view,
 )
-from finetune_operator.decide.plan import JobView, PodView, RuntimeView
+from finetune_operator.decide.plan import ChildView, PodView, RuntimeView
 
 __all__ = ["STAGES", "Cache", "Replacement"]
 
@@ -128,8 +129,29 @@ class _Runtimes(_Store[RuntimeView]):
         return None if view is None else _Entry(view, *_identity(raw))
 
 
-class _Children(_Store[JobView]):
-    def view(self, raw: Raw) -> _Entry[JobView] | None:
+class _Children(_Store[ChildView]):
+    """Children, and when those were missed that have gone without an end of their own."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        super().__init__()
+        self.now = now
+        self.gone: dict[Group, dict[str, datetime]] = defaultdict(dict)
+
+    def drop(self, name: Group) -> None:
+        entry = self.entries.get(name)
+        super().drop(name)
+        if entry is not None and entry.group is not None and entry.value.ended is None:
+            self.gone[entry.group].setdefault(entry.uid, self.now())
+
+    def put(self, raw: Raw) -> _Entry[ChildView] | None:
+        entry = super().put(raw)
+        if entry is not None and entry.group in self.gone:
+            self.gone[entry.group].pop(entry.uid, None)
+            if not self.gone[entry.group]:
+                del self.gone[entry.group]
+        return entry
+
+    def view(self, raw: Raw) -> _Entry[ChildView] | None:
         owner, uid = owner_key(raw), owner_uid(raw)
         if owner is None or uid is None:
             return None
@@ -150,10 +172,10 @@ class _Pods(_Store[PodView]):
 class Cache:
     """The operator's picture of the cluster, which may be behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._jobs = _Jobs()
         self._runtimes = _Runtimes()
-        self._children = _Children()
+        self._children = _Children(now)
         self._pods = _Pods()
         self._stores: dict[Kind, _Store[Any]] = {
             "jobs": self._jobs,
@@ -178,6 +200,8 @@ class Cache:
             known = store.entries.get(name)
             if known is not None and known.uid == metadata(raw).get("uid"):
                 store.drop(name)
+            if kind == "jobs":
+                self._children.gone.pop((name[0], as_text(metadata(raw).get("uid")) or ""), None)
         else:
             store.put(raw)
         return job_key(raw) if kind == "jobs" else owner_key(raw) if kind != "runtimes" else None
@@ -226,9 +250,13 @@ class Cache:
         entry = self._runtimes.entries.get(("", name))
         return None if entry is None else entry.value
 
-    def children(self, namespace: str, job_uid: str) -> tuple[JobView, ...]:
+    def children(self, namespace: str, job_uid: str) -> tuple[ChildView, ...]:
         """Return the Jobs under the child names of a FineTuneJob, sorted by name."""
         return tuple(self._children.members((namespace, job_uid)))
+
+    def gone(self, namespace: str, job_uid: str) -> Mapping[str, datetime]:
+        """Return, by uid, the children of a FineTuneJob that were here and are gone, and when that was noticed."""
+        return dict(self._children.gone.get((namespace, job_uid), {}))
 
     def pods(self, namespace: str, job_uid: str) -> tuple[PodView, ...]:
         """Return the pods labelled with a FineTuneJob's uid, sorted by name."""

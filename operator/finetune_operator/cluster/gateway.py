@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import aiohttp
@@ -15,7 +17,7 @@ from kubernetes.aio import config as kubeconfig
 from kubernetes.aio.client import ApiClient, Configuration
 
 from finetune_api import API_VERSION, JOB_PLURAL, RUNTIME_PLURAL
-from finetune_api.names import LABEL_JOB_UID
+from finetune_api.names import LABEL_JOB_UID, MANAGED_BY
 from finetune_operator.cluster.protocol import (
     AlreadyExistsError,
     ClusterError,
@@ -36,6 +38,7 @@ PAGE: Final = 500
 """Objects in one part of a long list."""
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 LIST_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5)
+SAME_CLOCK: Final = timedelta(seconds=3)
 RELISTS: Final = 3
 """How often a long list is begun anew when its parts have expired."""
 UNAVAILABLE: Final = frozenset({401, 408, 410, 429})
@@ -84,6 +87,20 @@ class KubernetesGateway:
     def __init__(self, configuration: Configuration, *, on_request: OnRequest = lambda _verb, _resource, _code: None):
         self._client = ApiClient(configuration)
         self._on_request = on_request
+        self._ahead = timedelta(0)
+
+    def now(self) -> datetime:
+        """Return the API server's time, by which all that stands in the cluster was stamped."""
+        return datetime.now(UTC) + self._ahead
+
+    def _read_clock(self, date: str | None) -> None:
+        """Take the server's time from an answer; differences that whole seconds or the way explain count as none."""
+        try:
+            server = parsedate_to_datetime(date or "")
+        except (TypeError, ValueError):
+            return
+        ahead = server.astimezone(UTC) - datetime.now(UTC)
+        self._ahead = ahead if abs(ahead) > SAME_CLOCK else timedelta(0)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -192,10 +209,11 @@ class KubernetesGateway:
     ) -> Raw:
         request = f"{verb} {resource}"
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        parameters = dict(query or {}) | ({"fieldManager": MANAGED_BY} if method in ("POST", "PATCH") else {})
         method, url, headers, payload, _ = await self._client.param_serialize(
             method,
             path,
-            query_params=list((query or {}).items()),
+            query_params=list(parameters.items()),
             header_params={"Accept": "application/json", "Content-Type": content_type},
             body=body,
             auth_settings=["BearerToken"],
@@ -207,6 +225,7 @@ class KubernetesGateway:
             self._on_request(verb, resource, 0)
             raise UnavailableError(f"no answer ({type(error).__name__}: {error})", request=request) from error
         self._on_request(verb, resource, response.status)
+        self._read_clock(response.headers.get("Date"))
         document = _parsed(data)
         if response.status >= 300:
             raise error_of(response.status, document, verb=verb, resource=resource, headers=response.headers)

@@ -1,8 +1,8 @@
 """Builds ``Observed`` for one job: from the cache, or from live reads where a decision must not rest on the cache.
 
-Called by ``controller.py`` before each reconcile. Two facts stand only in Kubernetes Events and are fetched where they
-can matter: why a pod's container does not start (FailedMount, for example a missing Secret) and why a Job has no pod
-(FailedCreate, for example a full quota).
+Called by the controller before each reconcile. Two facts stand only in Kubernetes Events and are fetched where they can
+matter: why a pod does not start (FailedMount for a missing Secret, FailedCreatePodSandBox for a node whose network is
+broken) and why a Job has no pod (FailedCreate, for example a full quota).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetune_operator.cluster.views import (
     runtime_name,
     runtime_view,
 )
-from finetune_operator.decide.plan import JobView, Observed, PodView, RuntimeView
+from finetune_operator.decide.plan import ChildView, Observed, PodView, RuntimeView
 
 __all__ = ["SETTLING", "Observer"]
 
@@ -33,6 +33,12 @@ log = logging.getLogger(__name__)
 
 SETTLING: Final = timedelta(seconds=3)
 """How long a pod may be on its way before its Events are read."""
+
+CURRENT: Final = timedelta(seconds=200)
+"""How old an Event about a pod that still doesn't start may be; kubelet repeats them every two minutes."""
+
+STARTING: Final = (None, "ContainerCreating", "PodInitializing")
+START_EVENTS: Final = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedScheduling")
 
 
 class Observer:
@@ -81,6 +87,7 @@ class Observer:
             now=now,
             live=live,
             create_error=create_error,
+            gone=self._cache.gone(key.namespace, uid),
         )
 
     # --- live reads ---------------------------------------------------------------------------------------------------
@@ -103,8 +110,8 @@ class Observer:
         self._cache.put("runtimes", raw)
         return runtime_view(raw)
 
-    async def _live_children(self, key: JobKey, uid: str) -> tuple[JobView, ...]:
-        found: list[JobView] = []
+    async def _live_children(self, key: JobKey, uid: str) -> tuple[ChildView, ...]:
+        found: list[ChildView] = []
         for stage in STAGES:
             name = child_name(key.name, uid, stage)
             try:
@@ -128,22 +135,30 @@ class Observer:
     # --- what only Events tell ----------------------------------------------------------------------------------------
 
     async def _explained_pod(self, key: JobKey, pod: PodView, now: datetime) -> PodView:
-        starting = pod.phase == "Pending" and pod.node is not None and not pod.deleting
-        if not starting or pod.waiting_reason not in (None, "ContainerCreating") or now - pod.created < SETTLING:
+        starting = pod.phase == "Pending" and not pod.deleting and pod.unschedulable is None
+        if not starting or pod.waiting_reason not in STARTING or now - pod.created < SETTLING:
             return pod
-        message = await self._newest_event(key, pod.uid, "FailedMount")
-        return pod if message is None else replace(pod, mount_error=message)
+        found = await self._newest_event(key, pod.uid, START_EVENTS, since=now - CURRENT)
+        return pod if found is None else replace(pod, start_error_reason=found[0], start_error=found[1])
 
-    async def _explained_child(self, key: JobKey, child: JobView, pods: tuple[PodView, ...], now: datetime) -> JobView:
-        waiting = child.outcome is None and not child.deleting and child.start_time is not None
-        if not waiting or any(pod.job_uid == child.uid for pod in pods):
+    async def _explained_child(
+        self, key: JobKey, child: ChildView, pods: tuple[PodView, ...], now: datetime
+    ) -> ChildView:
+        own = [pod for pod in pods if pod.job_uid == child.uid]
+        waiting = child.ended is None and not child.deleting and child.start_time is not None
+        if not waiting or any(pod.phase not in ("Succeeded", "Failed") for pod in own):
             return child
-        if child.start_time is None or now - child.start_time < SETTLING:
+        # A pod that has failed stands there still; what was refused before it is not why the next one doesn't come.
+        ends = [pod.finished_at or pod.created for pod in own]
+        since = max([*ends, *([child.start_time] if child.start_time else [])])
+        if now - since < SETTLING:
             return child
-        message = await self._newest_event(key, child.uid, "FailedCreate")
-        return child if message is None else replace(child, pod_create_error=message)
+        found = await self._newest_event(key, child.uid, ("FailedCreate",), since=since)
+        return child if found is None else replace(child, pod_create_error=found[1])
 
-    async def _newest_event(self, key: JobKey, object_uid: str, reason: str) -> str | None:
+    async def _newest_event(
+        self, key: JobKey, object_uid: str, reasons: tuple[str, ...], *, since: datetime
+    ) -> tuple[str, str] | None:
         try:
             events = await self._gateway.list_events(key.namespace, object_uid=object_uid)
         except ClusterError as error:
@@ -152,4 +167,4 @@ class Observer:
                 "Kubernetes Events could not be read: %s", error, extra={"event": "EventsUnreadable", "job": str(key)}
             )
             return None
-        return newest_event(events, reason)
+        return newest_event(events, reasons, since=since)

@@ -7,6 +7,7 @@ In this package *job* is a FineTuneJob and *child* is a batch/v1 Job that the op
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
 __all__ = [
@@ -97,6 +98,10 @@ class UnavailableError(ClusterError):
 
 class ClusterGateway(Protocol):
     """Every request that the operator makes. All methods raise a :class:`ClusterError` when they fail."""
+
+    def now(self) -> datetime:
+        """Return the API server's time, aware."""
+        ...
 
     async def get_job(self, key: JobKey) -> Raw:
         """Return the FineTuneJob as it stands now, not from a cache."""

@@ -6,13 +6,15 @@ a malformed part counts as absent, and an object without a name or uid gives Non
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, cast, get_args
 
 from finetune_api.names import LABEL_JOB_NAME, LABEL_JOB_UID, StageName
 from finetune_operator.cluster.protocol import JobKey, Raw
 from finetune_operator.decide.manifests.job import CONTAINER
-from finetune_operator.decide.plan import JobView, PodView, RuntimeView
+from finetune_operator.decide.plan import ChildView, PodView, RuntimeView
+from finetune_operator.decide.text import parse_time
 
 __all__ = [
     "as_dict",
@@ -29,7 +31,6 @@ __all__ = [
     "newest_event",
     "owner_key",
     "owner_uid",
-    "parse_time",
     "pod_view",
     "runtime_name",
     "runtime_view",
@@ -38,6 +39,8 @@ __all__ = [
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 POD_PHASES: Final = get_args(PodPhase)
 DEFAULT_RUNTIME: Final = "default"
+KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+"""Label that names the LocalQueue of a Job that Kueue manages."""
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -60,17 +63,6 @@ def as_text(value: Any) -> str | None:
 
 def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def parse_time(value: Any) -> datetime | None:
-    """Parse a metav1.Time or MicroTime (RFC 3339) into an aware datetime in UTC."""
-    if not isinstance(value, str):
-        return None
-    try:
-        parsed = datetime.fromisoformat(value)
-        return parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
 
 
 def metadata(raw: Raw) -> Raw:
@@ -144,21 +136,22 @@ def runtime_view(raw: Raw) -> RuntimeView | None:
     )
 
 
-def child_view(raw: Raw, *, stage: StageName) -> JobView | None:
+def child_view(raw: Raw, *, stage: StageName) -> ChildView | None:
     """View of a batch/v1 Job that stands under the name of ``stage``'s child, whoever made it."""
     name, uid = as_text(metadata(raw).get("name")), as_text(metadata(raw).get("uid"))
     if name is None or uid is None:
         return None
     spec, status = as_dict(raw.get("spec")), as_dict(raw.get("status"))
     complete, failed = condition(status, "Complete"), condition(status, "Failed")
-    outcome: Literal["Complete", "Failed"] | None = None
+    ended: Literal["Complete", "Failed"] | None = None
     if complete.get("status") == "True":
-        outcome = "Complete"
+        ended = "Complete"
     elif failed.get("status") == "True":
-        outcome = "Failed"
-    ended = complete if outcome == "Complete" else failed if outcome == "Failed" else {}
+        ended = "Failed"
+    end = complete if ended == "Complete" else failed if ended == "Failed" else {}
     completion = parse_time(status.get("completionTime"))
-    return JobView(
+    suspended = spec.get("suspend") is True
+    return ChildView(
         name=name,
         uid=uid,
         stage=stage,
@@ -170,13 +163,28 @@ def child_view(raw: Raw, *, stage: StageName) -> JobView | None:
         failed=_number(status.get("failed")) or 0,
         start_time=parse_time(status.get("startTime")),
         completion_time=completion,
-        outcome=outcome,
-        failed_reason=as_text(failed.get("reason")) if outcome == "Failed" else None,
-        failed_message=as_text(failed.get("message")) if outcome == "Failed" else None,
-        finished_at=(completion or parse_time(ended.get("lastTransitionTime"))) if outcome else None,
+        ended=ended,
+        failed_reason=as_text(failed.get("reason")) if ended == "Failed" else None,
+        failed_message=as_text(failed.get("message")) if ended == "Failed" else None,
+        finished_at=(completion or parse_time(end.get("lastTransitionTime"))) if ended else None,
         ttl_seconds=_number(spec.get("ttlSecondsAfterFinished")),
         active_deadline_seconds=_number(spec.get("activeDeadlineSeconds")),
+        suspended=suspended,
+        suspended_at=parse_time(condition(status, "Suspended").get("lastTransitionTime")) if suspended else None,
+        suspended_by=_manager_of_suspend(raw) if suspended else None,
+        queue=as_text(labels(raw).get(KUEUE_QUEUE)) if suspended else None,
     )
+
+
+def _manager_of_suspend(raw: Raw) -> str | None:
+    """Who wrote a Job's ``spec.suspend`` last, by its managed fields."""
+    owners = [
+        entry
+        for entry in map(as_dict, as_list(metadata(raw).get("managedFields")))
+        if "f:suspend" in as_dict(as_dict(entry.get("fieldsV1")).get("f:spec"))
+    ]
+    newest = max(owners, key=lambda entry: str(entry.get("time")), default={})
+    return as_text(newest.get("manager"))
 
 
 def pod_view(raw: Raw) -> PodView | None:
@@ -186,10 +194,13 @@ def pod_view(raw: Raw) -> PodView | None:
     created = parse_time(meta.get("creationTimestamp"))
     if name is None or uid is None or created is None:
         return None
-    state = as_dict(_stage_container_status(raw).get("state"))
+    trainer = _stage_container_status(raw)
+    state = as_dict(trainer.get("state"))
     waiting, terminated = as_dict(state.get("waiting")), as_dict(state.get("terminated"))
     scheduled = condition(status, "PodScheduled")
     unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+    target = condition(status, "DisruptionTarget")
+    others = [s for s in map(as_dict, as_list(status.get("containerStatuses"))) if s is not trainer]
     phase = status.get("phase")
     return PodView(
         name=name,
@@ -198,6 +209,10 @@ def pod_view(raw: Raw) -> PodView | None:
         created=created,
         phase=cast(PodPhase, phase) if phase in POD_PHASES else "Unknown",
         deleting=is_deleting(raw),
+        gone_by=parse_time(meta.get("deletionTimestamp")),
+        reason=as_text(status.get("reason")),
+        message=as_text(status.get("message")),
+        disruption=as_text(target.get("reason")) if target.get("status") == "True" else None,
         node=as_text(as_dict(raw.get("spec")).get("nodeName")),
         unschedulable=(as_text(scheduled.get("message")) or "Unschedulable") if unschedulable else None,
         waiting_reason=as_text(waiting.get("reason")),
@@ -206,6 +221,7 @@ def pod_view(raw: Raw) -> PodView | None:
         terminated_reason=as_text(terminated.get("reason")),
         termination_message=as_text(terminated.get("message")),
         finished_at=parse_time(terminated.get("finishedAt")),
+        outlived=bool(terminated) and any("running" in as_dict(s.get("state")) for s in others),
     )
 
 
@@ -215,12 +231,17 @@ def _stage_container_status(raw: Raw) -> Raw:
     return next((s for s in statuses if s.get("name") == CONTAINER), statuses[0] if len(statuses) == 1 else {})
 
 
-def newest_event(events: list[Raw], reason: str) -> str | None:
-    """Message of the newest core/v1 Event with this reason."""
-    found: list[tuple[datetime, str]] = []
+def newest_event(
+    events: list[Raw], reasons: Collection[str], *, since: datetime | None = None
+) -> tuple[str, str] | None:
+    """Reason and message of the newest core/v1 Event with one of the reasons.
+
+    Events of before ``since`` (their times are whole seconds) are of an earlier trouble, and are not told anew.
+    """
+    found: list[tuple[datetime, str, str]] = []
     for event in events:
-        message = as_text(event.get("message"))
-        if event.get("reason") != reason or message is None:
+        reason, message = as_text(event.get("reason")), as_text(event.get("message"))
+        if reason not in reasons or reason is None or message is None:
             continue
         series = as_dict(event.get("series"))
         stamps = (
@@ -230,5 +251,7 @@ def newest_event(events: list[Raw], reason: str) -> str | None:
             metadata(event).get("creationTimestamp"),
         )
         known = [stamp for stamp in map(parse_time, stamps) if stamp is not None]
-        found.append((max(known, default=datetime.min.replace(tzinfo=UTC)), message))
-    return max(found, key=lambda item: item[0])[1] if found else None
+        moment = max(known, default=datetime.min.replace(tzinfo=UTC))
+        if since is None or moment >= since.replace(microsecond=0):
+            found.append((moment, reason, message))
+    return max(found, key=lambda item: item[0])[1:] if found else None

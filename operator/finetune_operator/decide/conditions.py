@@ -2,7 +2,8 @@
 
 Pure. ``Succeeded`` is the summary of a bounded object (Unknown until the end, then fixed), ``Finished`` is for
 ``kubectl wait``, ``Reconciling`` and ``Stalled`` are kstatus' pair of abnormal-true conditions: a job is InProgress
-until its end, then Current or Failed, and never goes back. There is no ``Ready``.
+until its end, then Current or Failed, and never goes back; one that is suspended is Current, since that is what was
+asked for. There is no ``Ready``.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def derive_conditions(
     """Return all conditions; ``lastTransitionTime`` moves only where ``status`` differs from ``prior``."""
     before = {condition.type: condition for condition in prior}
     ended, failed = verdict.succeeded is not None, verdict.succeeded is False
+    at_rest = ended or verdict.suspension == "SpecSuspended"
     message = sanitise(verdict.message)
     truths: dict[str, tuple[Truth, str, str]] = {
         "Succeeded": (_truth(verdict.succeeded), verdict.reason, message),
@@ -60,7 +62,7 @@ def derive_conditions(
         "Suspended": _suspended(verdict, before.get("Suspended")),
         "Prepared": _step(done=verdict.prepared, name="Prepared", verdict=verdict),
         "ArtifactPublished": _step(done=verdict.succeeded is True, name="Published", verdict=verdict),
-        "Reconciling": (_truth(not ended), verdict.reason, "" if ended else message),
+        "Reconciling": (_truth(not at_rest), verdict.reason, "" if ended else message),
         "Stalled": (_truth(failed), verdict.reason, message if failed else ""),
     }
     return [

@@ -1,11 +1,13 @@
 """The two ends of the pure core: what reconcile sees (``Observed``) and what it wants (``Plan``).
 
-Values only, no I/O and no clients, so that every decision is a table test. ``observe.py`` fills ``Observed`` from the
-cache and live reads, ``apply.py`` carries a ``Plan`` out.
+Values only, no I/O and no clients, so that every decision is a table test. ``cluster/observe.py`` fills ``Observed``
+from the cache and live reads, ``cluster/apply.py`` carries a ``Plan`` out. In this package *job* is the FineTuneJob and
+*child* the batch/v1 Job of one of its stages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -15,10 +17,10 @@ from finetune_api.reasons import Reason
 
 __all__ = [
     "Action",
+    "ChildView",
     "CreateChild",
     "DeleteChild",
     "Event",
-    "JobView",
     "Observed",
     "Plan",
     "PodView",
@@ -29,7 +31,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobView:
+class ChildView:
     """What matters of a child batch/v1 Job."""
 
     name: str
@@ -43,9 +45,11 @@ class JobView:
     active: int = 0
     succeeded: int = 0
     failed: int = 0
+    """Pods whose failure counts against backoffLimit."""
     start_time: datetime | None = None
+    """None before its first pod is made, and while it is suspended."""
     completion_time: datetime | None = None
-    outcome: Literal["Complete", "Failed"] | None = None
+    ended: Literal["Complete", "Failed"] | None = None
     """From the Job's terminal conditions (Complete=True or Failed=True), not FailureTarget or SuccessCriteriaMet."""
     failed_reason: str | None = None
     """PodFailurePolicy, BackoffLimitExceeded or DeadlineExceeded."""
@@ -53,8 +57,15 @@ class JobView:
     finished_at: datetime | None = None
     ttl_seconds: int | None = None
     active_deadline_seconds: int | None = None
+    suspended: bool = False
+    """Its own ``spec.suspend``, which only others set: a queue, or a person."""
+    suspended_at: datetime | None = None
+    suspended_by: str | None = None
+    """Field manager of ``spec.suspend``."""
+    queue: str | None = None
+    """Kueue's LocalQueue that it waits in."""
     pod_create_error: str | None = None
-    """Newest FailedCreate message of the job controller (quota, admission), if it has no pod."""
+    """Newest FailedCreate message of the job controller (quota, admission) since it last had a pod."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,19 +78,31 @@ class PodView:
     created: datetime
     phase: Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
     deleting: bool = False
+    gone_by: datetime | None = None
+    """When a pod that is being deleted should be gone: its deletionTimestamp, which has the grace period in it."""
     node: str | None = None
+    reason: str | None = None
+    """``status.reason``: Evicted, NodeLost, UnexpectedAdmissionError, Preempting, Shutdown, ..."""
+    message: str | None = None
+    """``status.message``, which goes with it."""
+    disruption: str | None = None
+    """Reason of the DisruptionTarget condition: PreemptionByScheduler, EvictionByEvictionAPI, ..."""
     unschedulable: str | None = None
     """Message of PodScheduled=False."""
     waiting_reason: str | None = None
     """ImagePullBackOff, ErrImagePull, InvalidImageName, CreateContainerConfigError, ContainerCreating, ..."""
     waiting_message: str | None = None
-    mount_error: str | None = None
-    """Newest FailedMount event while the container has not started, e.g. a Secret that doesn't exist."""
+    start_error: str | None = None
+    """Message of the newest Event that tells why the container doesn't start, e.g. a Secret that doesn't exist."""
+    start_error_reason: str = "FailedMount"
+    """Reason of that Event."""
     exit_code: int | None = None
     terminated_reason: str | None = None
-    """Error, OOMKilled, Completed, ..."""
+    """Error, OOMKilled, ContainerStatusUnknown, Completed, ..."""
     termination_message: str | None = None
     finished_at: datetime | None = None
+    outlived: bool = False
+    """The trainer's container has ended and another one of the pod runs on, such as an injected proxy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,18 +119,20 @@ class Observed:
     """One job and everything around it at one moment.
 
     ``job`` is the raw FineTuneJob as the API server gave it; ``children`` and ``pods`` hold only objects labelled with
-    its uid plus any Job that stands under a child's name. ``live`` tells whether children and pods were read from the
-    API server just now (False: from the watch cache, which may be behind).
+    its uid plus any Job that stands under a child's name. ``now`` is the API server's time. ``live`` tells whether
+    children and pods were read from the API server just now (False: from the watch cache, which may be behind).
     """
 
     job: dict[str, Any]
     runtime: RuntimeView | None
-    children: tuple[JobView, ...]
+    children: tuple[ChildView, ...]
     pods: tuple[PodView, ...]
     now: datetime
     live: bool = False
     create_error: str | None = None
-    """Why the API server refused to create the next child (403 or 422: count quota, admission), until it succeeds."""
+    """Why the API server doesn't create the next child (quota, admission, a webhook that is down), until it does."""
+    gone: Mapping[str, datetime] = field(default_factory=dict)
+    """By uid, children that this operator has seen and that are gone: when it missed them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,13 +186,20 @@ class Plan:
     """What reconcile wants done, in this order: ``status`` first, then ``actions``, then ``events``.
 
     ``status`` is the whole wanted status (wire form), written only where it differs from what is stored; None writes
-    nothing. ``needs_live`` asks to observe again with live reads and to reconcile that instead. ``waiting`` is the
-    reason that holds the job up, for metrics and logs.
+    nothing. ``final`` marks what can't be taken back, so that it is decided on live reads only; ``needs_live`` asks to
+    observe again with live reads and to reconcile that instead. ``waiting`` is the reason that holds the job up, for
+    metrics and logs.
     """
 
     status: dict[str, Any] | None = None
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
+    final: bool = False
     needs_live: bool = False
-    waiting: Reason | None = field(default=None)
+    waiting: Reason | None = None
+
+    @property
+    def irrevocable(self) -> bool:
+        """Whether a cache that lags must not be what this rests on."""
+        return self.final or any(isinstance(action, CreateChild | DeleteChild) for action in self.actions)

@@ -1,7 +1,7 @@
 """Resolves a FineTuneRuntime against one job: what the job may do there, and the snapshot that it keeps.
 
-Pure. ``reconcile`` calls this once, before the first child; the snapshot then stands in ``status.runtime`` and later
-edits of the runtime have no effect on the job.
+Pure. The snapshot stands in ``status.runtime`` from the first child on. Until a pod of the job has started it follows
+the runtime, so that a wrong image is mended where it stands; from then on edits of the runtime have no effect.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from finetune_api.reasons import Reason
 from finetune_api.runtime import FineTuneRuntimeSpec, ResolvedRuntime, ResolvedStorage, Storage
 from finetune_api.stage import JobIdentity
 from finetune_api.uris import has_prefix, join_uri
+from finetune_operator.decide.manifests.job import MAX_STAGE_INPUT_BYTES, stage_input
 from finetune_operator.decide.plan import RuntimeView
 from finetune_operator.decide.text import explain, sanitise
 
-__all__ = ["MAX_URI_LENGTH", "Refusal", "deadline_seconds", "resolve_runtime"]
+__all__ = ["MAX_URI_LENGTH", "Refusal", "deadline_seconds", "resolve_runtime", "runtime_for"]
 
 MAX_URI_LENGTH = 1024
 
@@ -37,6 +38,45 @@ class _RefusedError(Exception):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.refusal = Refusal(reason=reason, message=sanitise(message))
+
+
+def runtime_for(
+    spec: FineTuneJobSpec,
+    job: JobIdentity,
+    *,
+    view: RuntimeView | None,
+    kept: ResolvedRuntime | None,
+    begun: bool,
+) -> ResolvedRuntime | Refusal:
+    """Return the job's snapshot: the one that it has ``kept``, if it has ``begun``, else that of the runtime as it is.
+
+    A runtime that has gone, or refuses the job by now, leaves a snapshot that was taken as it is.
+    """
+    if kept is not None and begun:
+        return kept
+    found = _found(spec, job, view)
+    if kept is None:
+        return found
+    if isinstance(found, Refusal) or found.model_copy(update={"generation": kept.generation}) == kept:
+        return kept
+    return found
+
+
+def _found(spec: FineTuneJobSpec, job: JobIdentity, view: RuntimeView | None) -> ResolvedRuntime | Refusal:
+    if view is None:
+        name = spec.runtime_ref.name
+        return Refusal(reason=Reason.RUNTIME_NOT_FOUND, message=f"FineTuneRuntime {name} does not exist")
+    resolved = resolve_runtime(view=view, spec=spec, job=job)
+    if isinstance(resolved, Refusal):
+        return resolved
+    size = len(stage_input(job=job, spec=spec, runtime=resolved, stage="train").encode())
+    if size <= MAX_STAGE_INPUT_BYTES:
+        return resolved
+    return Refusal(
+        reason=Reason.INVALID_SPEC,
+        message=f"the spec takes {size} bytes and {MAX_STAGE_INPUT_BYTES} fit into a pod's environment; shorten "
+        "dataset.template (choices or inline)",
+    )
 
 
 def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentity) -> ResolvedRuntime | Refusal:

@@ -14,14 +14,19 @@ from typing import Any
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import StageName
+from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.status import StageStatus
-from finetune_operator.decide.plan import JobView, PodView
+from finetune_operator.decide.plan import ChildView, PodView
 from finetune_operator.decide.text import parse_time, rfc3339
 
 __all__ = [
+    "counted_failures",
     "ended",
     "ended_by_deletion",
     "given_up",
+    "has_begun",
+    "has_started",
+    "next_stage",
     "replace_stage",
     "running",
     "seconds_of",
@@ -30,6 +35,7 @@ __all__ = [
     "stage_is_done",
     "stage_list",
     "stage_names",
+    "stood_still",
 ]
 
 
@@ -51,6 +57,22 @@ def stage_is_done(stage: StageStatus) -> bool:
     return stage.state == "Succeeded" and (stage.name == "train" or stage.digest is not None)
 
 
+def next_stage(stages: Iterable[StageStatus]) -> StageStatus | None:
+    """Return the first stage that isn't done."""
+    return next((stage for stage in stages if not stage_is_done(stage)), None)
+
+
+def has_begun(stages: Iterable[StageStatus]) -> bool:
+    """Tell whether a pod of any stage has ever started."""
+    return any(stage.attempts > 0 or stage.state not in ("Pending", "Skipped") for stage in stages)
+
+
+def has_started(stage: StageStatus, child: ChildView, pods: Iterable[PodView]) -> bool:
+    """Tell whether a pod of the stage's child has ever started."""
+    counted = stage.state == "Running" or child.failed > 0 or child.succeeded > 0
+    return counted or any(pod.phase != "Pending" for pod in pods)
+
+
 def replace_stage(stages: Iterable[StageStatus], changed: StageStatus) -> list[StageStatus]:
     """Return the stages with one of them replaced."""
     return [changed if stage.name == changed.name else stage for stage in stages]
@@ -61,33 +83,50 @@ def seconds_spent(stages: Iterable[StageStatus]) -> int:
     return sum(stage.run_seconds for stage in stages)
 
 
-def seconds_of(child: JobView, now: datetime) -> int:
-    """Running seconds of one child, by the API server's times; never negative, whatever the clocks say."""
+def seconds_of(child: ChildView, now: datetime) -> int:
+    """Running seconds of one child, by the API server's times.
+
+    Never negative, and never more than its deadline, at which it would have been ended: so clocks that disagree by
+    hours, and an operator that was away, change nothing that matters.
+    """
     if child.start_time is None:
         return 0
     end = child.completion_time or child.finished_at or now
-    return max(0, int((end - child.start_time).total_seconds()))
+    return _within((end - child.start_time).total_seconds(), child.active_deadline_seconds)
 
 
-def given_up(stage: StageStatus, child: JobView) -> bool:
+def _within(seconds: float, most: int | None) -> int:
+    return max(0, int(seconds) if most is None else min(int(seconds), most))
+
+
+def counted_failures(child: ChildView, pods: Iterable[PodView]) -> int:
+    """Failures of a child against backoffLimit; what its deletion ended does not count."""
+    if not child.deleting:
+        return child.failed
+    before = [pod for pod in pods if pod.phase == "Failed" and pod.exit_code not in (None, 0, EXIT_RESUMABLE)]
+    asked = child.deleted_at
+    return sum(1 for pod in before if asked and pod.finished_at and pod.finished_at < asked)
+
+
+def given_up(stage: StageStatus, child: ChildView) -> bool:
     """Tell whether this child was given up and its seconds are counted; the next one has another uid."""
     return stage.state == "Pending" and stage.job_uid == child.uid
 
 
-def ended_by_deletion(child: JobView) -> bool:
+def ended_by_deletion(child: ChildView) -> bool:
     """Tell whether a child failed because its pods were taken away; a child that is cleaned up had failed before."""
-    if child.outcome != "Failed" or not child.deleting:
+    if child.ended != "Failed" or not child.deleting:
         return False
     return child.deleted_at is not None and child.finished_at is not None and child.deleted_at <= child.finished_at
 
 
-def running(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> StageStatus:
+def running(stage: StageStatus, child: ChildView, pods: Iterable[PodView]) -> StageStatus:
     """Record that a pod of the child has started."""
     return stage.model_copy(update={"state": "Running", **_facts(stage, child, pods)})
 
 
 def ended(
-    stage: StageStatus, child: JobView, pods: Iterable[PodView], *, now: datetime, digest: str | None, succeeded: bool
+    stage: StageStatus, child: ChildView, pods: Iterable[PodView], *, now: datetime, digest: str | None, succeeded: bool
 ) -> StageStatus:
     """Record the end of a stage."""
     counted = given_up(stage, child)
@@ -103,26 +142,67 @@ def ended(
     )
 
 
-def set_back(stage: StageStatus, child: JobView | None, *, now: datetime, report_lost: bool = False) -> StageStatus:
-    """Record that the stage needs a new child; what the old one has used is kept.
+def set_back(
+    stage: StageStatus,
+    child: ChildView | None,
+    pods: Iterable[PodView] = (),
+    *,
+    now: datetime,
+    missed_at: datetime | None = None,
+    most: int | None = None,
+    report_lost: bool = False,
+    failed: bool = False,
+) -> StageStatus:
+    """Record that the stage needs a new child; the seconds and failures of the old one are kept.
 
-    ``child`` is the one to give up, or None when somebody deleted it and only our record is left.
+    Parameters
+    ----------
+    child
+        The one to give up, or None when it is gone and only our record is left.
+    missed_at
+        When this operator missed a child that is gone; None if it has never seen it. Then it counts until its newest
+        pod came, which is all that is known: an operator that was away for two days has not run a job for two days.
+    most
+        Seconds that a child that is gone can have run at most.
+    failed
+        Whether its end is a failure against backoffLimit that the Job did not see.
     """
     if child is not None:
-        used = seconds_of(child, now)
-        update: dict[str, Any] = {"job_name": child.name, "job_uid": child.uid}
+        update: dict[str, Any] = {
+            "job_name": child.name,
+            "job_uid": child.uid,
+            "run_seconds": stage.run_seconds + seconds_of(child, now),
+            "failures": stage.failures + counted_failures(child, pods) + int(failed),
+        }
         if report_lost:
             update["recreated"] = 1
     else:
-        start = parse_time(stage.start_time)
-        used = max(0, int((now - start).total_seconds())) if start else 0
-        update = {}
+        start, last = parse_time(stage.start_time), parse_time(stage.last_attempt_time)
+        end = missed_at or last or start
+        used = _within((end - start).total_seconds(), most) if start and end else 0
+        update = {"run_seconds": stage.run_seconds + used}
+    return stage.model_copy(update={**update, "state": "Pending", "start_time": None})
+
+
+def stood_still(stage: StageStatus, child: ChildView) -> StageStatus:
+    """Record that somebody else has suspended the child: it has run until then, and goes on as the same Job."""
+    start = parse_time(stage.start_time)
+    if stage.state != "Running" or start is None:
+        return stage
+    end = child.suspended_at or start
+    used = _within((end - start).total_seconds(), child.active_deadline_seconds)
+    # Without a uid it isn't given up: when it runs again, its pods are new ones of the same stage.
     return stage.model_copy(
-        update={**update, "state": "Pending", "start_time": None, "run_seconds": stage.run_seconds + used}
+        update={
+            "state": "Pending",
+            "start_time": None,
+            "job_uid": None,
+            "run_seconds": stage.run_seconds + used,
+        }
     )
 
 
-def _facts(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> dict[str, Any]:
+def _facts(stage: StageStatus, child: ChildView, pods: Iterable[PodView]) -> dict[str, Any]:
     created = sorted(pod.created for pod in pods)
     return {
         "job_name": child.name,
@@ -133,7 +213,7 @@ def _facts(stage: StageStatus, child: JobView, pods: Iterable[PodView]) -> dict[
     }
 
 
-def _attempts(stage: StageStatus, child: JobView, created: list[datetime]) -> int:
+def _attempts(stage: StageStatus, child: ChildView, created: list[datetime]) -> int:
     """Count the pods; one that saved its state and was deleted is in no list any more, nor in the Job's numbers."""
     counted = child.active + child.succeeded + child.failed
     if stage.job_uid is not None and stage.job_uid != child.uid:
@@ -144,4 +224,4 @@ def _attempts(stage: StageStatus, child: JobView, created: list[datetime]) -> in
         return max(1, stage.attempts, counted, len(created))
     fresh = sum(1 for moment in created if moment > last)
     # A pod that the Job counts and nobody has seen yet is counted when it is seen.
-    return max(stage.attempts + fresh, counted if child.outcome else 0)
+    return max(stage.attempts + fresh, counted if child.ended else 0)

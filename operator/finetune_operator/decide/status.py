@@ -87,13 +87,16 @@ def with_report(status: FineTuneJobStatus, report: StageReport, *, succeeded: bo
 
 
 def phase_of(status: FineTuneJobStatus, verdict: Verdict) -> Phase:
-    """Derive the phase from the stages that have started; but for Suspended, from which it comes back to where it was,
-    it never runs backwards.
+    """Derive the phase from the stages that have started.
+
+    But for Suspended and Queued, from which it comes back to where it was, it never runs backwards.
     """
     if verdict.succeeded is not None:
         return "Succeeded" if verdict.succeeded else "Failed"
-    if verdict.suspension == "SpecSuspended":
+    if verdict.suspension == "SpecSuspended" or verdict.reason == "ChildSuspended":
         return "Suspended"
+    if verdict.reason == "Queued":
+        return "Queued"
     idle = ("Pending", "Skipped")
     started = {stage.name for stage in status.stages or [] if stage.attempts > 0 or stage.state not in idle}
     return "Training" if "train" in started else "Preparing" if "prepare" in started else "Pending"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-__all__ = ["MAX_MESSAGE", "clean", "explain", "last_line", "parse_time", "rfc3339", "sanitise"]
+__all__ = ["MAX_MESSAGE", "bare", "clean", "explain", "last_line", "parse_time", "rfc3339", "sanitise"]
 
 MAX_MESSAGE: Final = 1024
 """Characters of a message in status (Failure.message)."""
@@ -19,6 +19,7 @@ MAX_MESSAGE: Final = 1024
 # ECMA-48 control sequences (colours, cursor) and operating system commands (titles, links).
 _ANSI: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]")
 _MAX_ERRORS: Final = 5
+_MAX_FOREIGN: Final = 600
 
 
 def sanitise(text: str, limit: int = MAX_MESSAGE) -> str:
@@ -27,6 +28,11 @@ def sanitise(text: str, limit: int = MAX_MESSAGE) -> str:
     words = "".join(char if char.isprintable() else " " for char in text).split()
     line = " ".join(words)
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def bare(text: str | None) -> str:
+    """Sanitise foreign text that a sentence of ours goes on after."""
+    return sanitise(text or "", _MAX_FOREIGN).rstrip(". ")
 
 
 def last_line(text: str, limit: int = 300) -> str:
@@ -64,12 +70,12 @@ def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def parse_time(text: str | None) -> datetime | None:
-    """Parse what :func:`rfc3339` printed; None if it is absent or no time."""
-    if not text:
+def parse_time(text: object) -> datetime | None:
+    """Parse a metav1.Time or MicroTime (RFC 3339) into an aware datetime in UTC; None if it is absent or no time."""
+    if not isinstance(text, str):
         return None
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

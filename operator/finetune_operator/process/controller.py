@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from finetune_operator.cluster.apply import Applier, Outcome
+from finetune_operator.cluster.apply import Applied, Applier
 from finetune_operator.cluster.observe import Observer
 from finetune_operator.cluster.protocol import (
     ClusterError,
@@ -25,8 +25,9 @@ from finetune_operator.cluster.protocol import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.cluster.views import as_dict, condition, is_finished, metadata, parse_time
-from finetune_operator.decide.plan import CreateChild, DeleteChild, Observed, Plan
+from finetune_operator.cluster.views import as_dict, condition, is_finished, metadata
+from finetune_operator.decide.plan import Observed, Plan
+from finetune_operator.decide.text import parse_time
 from finetune_operator.process.metrics import Metrics
 from finetune_operator.process.workqueue import WorkQueue
 
@@ -35,6 +36,9 @@ __all__ = ["Controller", "Reconcile"]
 log = logging.getLogger(__name__)
 
 Reconcile = Callable[[Observed], Plan]
+
+FAULTS_TO_TELL: Final = 3
+"""Times in a row that the control plane has to fail at a create before the status tells of it."""
 
 REFUSED_PAUSE: Final = 15.0
 """Seconds between two tries of a create that was refused, where the plan names none."""
@@ -78,6 +82,7 @@ class Controller:
         self._metrics = metrics
         self._wants_live: set[JobKey] = set()
         self._refused: dict[JobKey, str] = {}
+        self._faults: dict[JobKey, int] = {}
 
     async def process(self, key: JobKey) -> None:
         """Run one job once; never raises for anything that is wrong with the job or the API server."""
@@ -100,29 +105,32 @@ class Controller:
         refused = self._refused.get(key)
         observed = await self._observer.observe(key, live=key in self._wants_live, create_error=refused)
         plan = None if observed is None else self._reconcile(observed)
-        if observed is not None and plan is not None and not observed.live and _needs_live(plan):
+        if observed is not None and plan is not None and plan.needs_live:
             observed = await self._observer.observe(key, live=True, create_error=refused)
             plan = None if observed is None else self._reconcile(observed)
         if observed is None or plan is None:
             self._forget(key)
             return "gone"
-        outcome = await self._applier.apply(key, observed, plan)
-        self._tell(key, observed, outcome)
-        return self._again(key, plan, outcome)
+        applied = await self._applier.apply(key, observed, plan)
+        self._tell(key, observed, applied)
+        return self._again(key, plan, applied)
 
-    def _again(self, key: JobKey, plan: Plan, outcome: Outcome) -> str:
+    def _again(self, key: JobKey, plan: Plan, applied: Applied) -> str:
         """Decide when the key runs next; returns the result to count."""
-        if outcome.blocked is not None:
+        if applied.blocked is not None:
             self._wants_live.add(key)
             self._queue.add_failed(key)
-            log.info("A create is held back: %s", outcome.blocked, extra={"event": "CreateHeldBack", "job": str(key)})
+            log.info("A create is held back: %s", applied.blocked, extra={"event": "CreateHeldBack", "job": str(key)})
             return "blocked"
         self._wants_live.discard(key)
+        if applied.unavailable is not None and applied.create_error is not None:
+            return self._unavailable(key, applied.create_error, pause=applied.unavailable)
         self._queue.forgive(key)
+        self._faults.pop(key, None)
         before = self._refused.pop(key, None)
-        if outcome.create_error is not None:
-            self._refused[key] = outcome.create_error
-            if outcome.create_error != before:
+        if applied.create_error is not None:
+            self._refused[key] = applied.create_error
+            if before is None:
                 self._queue.add(key)  # at once, so that the status says why nothing happens
             else:
                 self._queue.add_after(key, plan.requeue_after or REFUSED_PAUSE)
@@ -130,6 +138,15 @@ class Controller:
         if plan.requeue_after is not None:
             self._queue.add_after(key, plan.requeue_after)
         return "ok"
+
+    def _unavailable(self, key: JobKey, error: str, *, pause: float) -> str:
+        """Try a create again that the control plane could not carry out; the job's owner is told when it goes on so."""
+        self._faults[key] = self._faults.get(key, 0) + 1
+        if self._faults[key] >= FAULTS_TO_TELL:
+            self._refused[key] = error
+        delay = self._queue.add_failed(key, at_least=pause)
+        log.warning("%s; trying again in %.1f s", error, delay, extra={"event": "ApiUnavailable", "job": str(key)})
+        return "unavailable"
 
     def _failed(self, key: JobKey, error: ClusterError) -> str:
         failure = next(
@@ -150,24 +167,20 @@ class Controller:
     def _forget(self, key: JobKey) -> None:
         self._wants_live.discard(key)
         self._refused.pop(key, None)
+        self._faults.pop(key, None)
         self._queue.forgive(key)
 
-    def _tell(self, key: JobKey, observed: Observed, outcome: Outcome) -> None:
-        if not outcome.wrote_status:
+    def _tell(self, key: JobKey, observed: Observed, applied: Applied) -> None:
+        if not applied.wrote_status:
             return
-        after = as_dict(outcome.job.get("status"))
+        after = as_dict(applied.job.get("status"))
         fields = {"phase": after.get("phase"), "reason": condition(after, "Succeeded").get("reason")}
         log.info(
             "Wrote the status",
             extra={"event": "StatusWritten", "job": str(key), "fields": {k: v for k, v in fields.items() if v}},
         )
-        if is_finished(outcome.job) and not is_finished(observed.job):
-            self._metrics.job_ended(result=str(after.get("phase")), seconds=_duration(outcome.job))
-
-
-def _needs_live(plan: Plan) -> bool:
-    """Tell whether a plan from the cache has to be made again from live reads before it is carried out."""
-    return plan.needs_live or any(isinstance(action, CreateChild | DeleteChild) for action in plan.actions)
+        if is_finished(applied.job) and not is_finished(observed.job):
+            self._metrics.job_ended(result=str(after.get("phase")), seconds=_duration(applied.job))
 
 
 def _duration(job: Raw) -> float | None:

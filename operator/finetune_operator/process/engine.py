@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from finetune_operator.cluster.apply import Applier
@@ -38,7 +38,7 @@ class Engine:
     Parameters
     ----------
     now
-        The current time, aware.
+        The current time, aware; by default the API server's.
     """
 
     def __init__(
@@ -48,11 +48,12 @@ class Engine:
         reconcile: Reconcile,
         settings: Settings,
         metrics: Metrics,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] | None = None,
     ) -> None:
+        now = now or gateway.now
         self._workers = settings.workers
         self._blind_after = settings.resync_seconds * MISSED_RESYNCS
-        self.cache = Cache()
+        self.cache = Cache(now)
         self.queue: WorkQueue[JobKey] = WorkQueue()
         self.metrics = metrics
         self.died = asyncio.Event()

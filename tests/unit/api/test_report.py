@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.reasons import Reason
-from finetune_api.report import MAX_REPORT_BYTES, ReportedFailure, StageReport, encode_report, parse_report
+from finetune_api.report import (
+    MAX_REPORT_BYTES,
+    SHORT_REPORT_BYTES,
+    ReportedFailure,
+    StageReport,
+    encode_report,
+    parse_report,
+)
 from finetune_api.status import (
     Artifact,
     Compute,
@@ -138,39 +144,88 @@ def _largest() -> StageReport:
     )
 
 
-def _without_secondary(results: Results | None) -> Results | None:
+def _counts(results: Results | None) -> list[object] | None:
+    """What no report may lose: the scores, and what they count."""
     if results is None:
         return None
-    bare = {name: getattr(results, name).model_copy(update={"secondary": None}) for name in ("baseline", "test")}
-    return results.model_copy(update=bare)
+    scores = [(score.score, score.correct, score.total) for score in (results.baseline, results.test)]
+    return [results.metric, *scores, results.gain, results.p_value, results.paired_test]
 
 
-def _without_details(summary: DatasetSummary | None) -> DatasetSummary | None:
-    return summary.model_copy(update=dict.fromkeys(DETAILS)) if summary else None
-
-
-def _keeps_what_counts(report: StageReport) -> None:
-    data = encode_report(report)
-    assert len(data) <= MAX_REPORT_BYTES
+def _keeps_what_counts(report: StageReport, limit: int) -> None:
+    data = encode_report(report, limit)
+    assert len(data) <= limit
     assert b"\n" not in data
     read = parse_report(data.decode())
     assert read is not None
     identity = ("stage", "spec_digest", "digest", "reused")
     assert [getattr(read, name) for name in identity] == [getattr(report, name) for name in identity]
-    assert _without_secondary(read.results) == _without_secondary(report.results)
-    assert read.artifacts == report.artifacts
-    assert _without_details(read.dataset) == _without_details(report.dataset)
+    assert _counts(read.results) == _counts(report.results)
     assert (read.failure and read.failure.reason) == (report.failure and report.failure.reason)
 
 
+@pytest.mark.parametrize("limit", [MAX_REPORT_BYTES, SHORT_REPORT_BYTES])
 @settings(max_examples=150, deadline=None)
-@given(REPORT)
-def test_every_report_fits_and_keeps_scores_artifacts_and_reason(report: StageReport) -> None:
-    _keeps_what_counts(report)
+@given(report=REPORT)
+def test_every_report_fits_and_keeps_scores_and_reason(report: StageReport, limit: int) -> None:
+    _keeps_what_counts(report, limit)
 
 
-def test_the_largest_report_fits_and_keeps_scores_artifacts_and_reason() -> None:
-    _keeps_what_counts(_largest())
+@pytest.mark.parametrize("limit", [MAX_REPORT_BYTES, SHORT_REPORT_BYTES])
+def test_the_largest_report_fits_and_keeps_scores_and_reason(limit: int) -> None:
+    _keeps_what_counts(_largest(), limit)
+
+
+def test_an_ordinary_report_loses_nothing_but_old_validation_points() -> None:
+    """As the demo's train stage has it, with ten epochs."""
+    score = Score(
+        score="0.8778",
+        correct=79,
+        total=90,
+        ci95=["0.7945", "0.9303"],
+        loss="0.4231",
+        secondary=[SecondaryScore(name="ExactMatch", score="0.8778")],
+    )
+    report = StageReport(
+        stage="train",
+        spec_digest=DIGEST,
+        digest=DIGEST,
+        dataset=DatasetSummary(rows=900, train=720, validation=90, test=90, tokens=31000, fingerprint=DIGEST),
+        resolved=Resolved(
+            method="Full",
+            batch_size=16,
+            learning_rate="5e-5",
+            precision="Float32",
+            metric="ChoiceAccuracy",
+            choices=9,
+            image="registry.example.com/finetune-trainer@" + DIGEST,
+            model_revision=DIGEST,
+        ),
+        validation=[ValidationPoint(epoch=n, step=45 * n, loss="0.6100", score="0.8102") for n in range(1, 11)],
+        results=Results(
+            metric="ChoiceAccuracy",
+            baseline=score,
+            test=score,
+            gain="+0.7334",
+            p_value="1e-18",
+            paired_test="McNemarExact",
+        ),
+        compute=Compute(
+            parameters=134515008,
+            trained_parameters=134515008,
+            train_tokens=93000,
+            flops="7.5e13",
+            train_seconds=365,
+            tokens_per_second=255,
+            peak_memory_bytes=3000000000,
+        ),
+        artifacts=[
+            Artifact(name=name, path=f"{name}/", digest=DIGEST, bytes=268000000) for name in ("model", "report")
+        ],
+    )
+    read = parse_report(encode_report(report).decode())
+    assert read is not None
+    assert read.model_copy(update={"validation": report.validation}) == report
 
 
 @settings(max_examples=50, deadline=None)
@@ -182,67 +237,57 @@ def test_a_report_that_fits_is_left_as_it_is(report: StageReport) -> None:
 
 
 def _dropped(before: StageReport, after: StageReport) -> tuple[bool, ...]:
-    """Whether validation points, secondary scores, compute, resolved and details of the data were dropped, in order."""
+    """Whether each part was dropped, the least important first."""
 
-    def secondary(report: StageReport) -> bool:
-        return report.results is not None and report.results.test.secondary is not None
+    def lost(of: Callable[[StageReport], object]) -> bool:
+        return of(before) is not None and of(after) is None
 
     return (
         len(after.validation or []) < len(before.validation or []),
-        secondary(before) and not secondary(after),
-        before.compute is not None and after.compute is None,
-        before.resolved is not None and after.resolved is None,
-        _detailed(before) and not _detailed(after),
+        lost(lambda r: r.results and r.results.test.secondary),
+        lost(lambda r: r.compute),
+        lost(lambda r: r.dataset and r.dataset.dropped_by),
+        lost(lambda r: r.resolved),
+        lost(lambda r: r.artifacts),
+        lost(lambda r: r.results and r.results.test.ci95),
+        lost(lambda r: r.dataset),
     )
 
 
-def _detailed(report: StageReport) -> bool:
-    return report.dataset is not None and any(getattr(report.dataset, name) is not None for name in DETAILS)
-
-
 def test_parts_are_dropped_in_the_order_of_their_worth() -> None:
-    seen = set()
-    whole = _largest()
-    data, failures = (whole.dataset, _without_details(whole.dataset)), (None, whole.failure)
-    for count, size, failure, dataset in itertools.product(range(9), range(0, 513, 64), failures, data):
-        report = whole.model_copy(
-            update={
-                "failure": failure,
-                "dataset": dataset,
-                "artifacts": (whole.artifacts or [])[:count],
-                "resolved": Resolved(image="😀" * size),
-            }
-        )
-        read = parse_report(encode_report(report).decode())
-        assert read is not None
-        seen.add(_dropped(report, read))
-    # Where there are no details, nothing of them is dropped.
-    assert seen == {(True,) * n + (False,) * (5 - n) for n in range(6)}
+    whole = len(_largest().model_dump_json(by_alias=True).encode())
+    seen = {
+        _dropped(_largest(), read)
+        for limit in range(SHORT_REPORT_BYTES, 2 * whole, 10)
+        if (read := parse_report(encode_report(_largest(), limit).decode()))
+    }
+    assert seen == {(True,) * n + (False,) * (8 - n) for n in range(9)}
 
 
 @settings(max_examples=150, deadline=None)
-@given(REPORT)
-def test_nothing_is_dropped_before_what_is_worth_less(report: StageReport) -> None:
-    read = parse_report(encode_report(report).decode())
+@given(REPORT, st.integers(SHORT_REPORT_BYTES, MAX_REPORT_BYTES))
+def test_nothing_is_dropped_before_what_is_worth_less(report: StageReport, limit: int) -> None:
+    read = parse_report(encode_report(report, limit).decode())
     assert read is not None
     dropped = _dropped(report, read)
     if any(dropped[1:]):
         assert not read.validation
     if any(dropped[2:]) and read.results:
         assert (read.results.baseline.secondary, read.results.test.secondary) == (None, None)
-    if dropped[3]:
+    if any(dropped[3:]):
         assert read.compute is None
-    if dropped[4]:
+    if any(dropped[5:]):
         assert read.resolved is None
+    if any(dropped[6:]):
+        assert read.artifacts is None
     if read.failure and report.failure and read.failure.message != report.failure.message:
-        assert not any((read.validation, read.compute, read.resolved))
-        assert not _detailed(read)
+        assert not any((read.validation, read.compute, read.resolved, read.artifacts, read.dataset))
 
 
 def test_the_newest_validation_points_stay() -> None:
     points = [ValidationPoint(epoch=n, step=BIG, loss="1" * 24, score="1" * 24) for n in range(10)]
-    cut = {"results": None, "artifacts": None, "validation": points, "failure": None, "resolved": None}
-    read = parse_report(encode_report(_largest().model_copy(update=cut)).decode())
+    cut = {"results": None, "artifacts": None, "validation": points, "failure": None, "resolved": None, "dataset": None}
+    read = parse_report(encode_report(_largest().model_copy(update=cut), 1000).decode())
     assert read is not None
     assert read.validation
     assert len(read.validation) < 10

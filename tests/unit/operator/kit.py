@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.names import StageName, child_labels, child_name
-from finetune_operator.cluster.apply import Applier, Outcome
+from finetune_operator.cluster.apply import Applied, Applier
 from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.observe import Observer
 from finetune_operator.cluster.protocol import JobKey, Raw
@@ -35,7 +35,7 @@ class Bench:
         cluster = MemoryCluster(now=virtual_now)
         meta = {"namespace": KEY.namespace, "name": KEY.name}
         cluster.create("jobs", {"metadata": meta, "spec": job_spec()})
-        gateway, cache = FaultyGateway(MemoryGateway(cluster)), Cache()
+        gateway, cache = FaultyGateway(MemoryGateway(cluster)), Cache(virtual_now)
         observer = Observer(gateway, cache, now=virtual_now)
         return cls(cluster, gateway, cache, observer, Applier(gateway, cache, now=virtual_now))
 
@@ -57,7 +57,7 @@ class Bench:
         assert seen is not None
         return seen
 
-    async def apply(self, *actions: Action, **plan: Any) -> Outcome:
+    async def apply(self, *actions: Action, **plan: Any) -> Applied:
         return await self.applier.apply(KEY, await self.observed(), Plan(actions=actions, **plan))
 
 

@@ -9,7 +9,13 @@ from typing import Final
 
 from finetune_api.digest import spec_digest
 from finetune_api.reasons import REASONS, Reason
-from finetune_api.report import ReportedFailure, StageReport, encode_report
+from finetune_api.report import (
+    MAX_REPORT_BYTES,
+    SHORT_REPORT_BYTES,
+    ReportedFailure,
+    StageReport,
+    encode_report,
+)
 from finetune_api.stage import StageInput
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
@@ -110,7 +116,7 @@ def _end_stalled(
     error = StageError(Reason.STALLED, f"no sign of progress for {stage_input.stall_seconds} s{where}")
     report = StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure_of(error, console))
     if environment.termination_log is not None:
-        write_report(report, environment.termination_log)
+        write_report(report, environment.termination_log, short=stage_input.short_report)
     interrupt.leave(exit_code(report))
 
 
@@ -148,6 +154,6 @@ def exit_code(report: StageReport) -> int:
     return REASONS[report.failure.reason].exit_code or 1
 
 
-def write_report(report: StageReport, path: Path) -> None:
-    """Write the termination message."""
-    path.write_bytes(encode_report(report))
+def write_report(report: StageReport, path: Path, *, short: bool = False) -> None:
+    """Write the termination message; ``short`` where an earlier one did not arrive whole."""
+    path.write_bytes(encode_report(report, SHORT_REPORT_BYTES if short else MAX_REPORT_BYTES))

@@ -30,17 +30,19 @@ from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime, StageResources
 from finetune_api.stage import JobIdentity, StageInput
 
-__all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "MIN_CHILD_TTL_SECONDS", "USER_ID", "build_job", "stage_input"]
+__all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "stage_input"]
 
 CONTAINER: Final = "trainer"
 USER_ID: Final = 65532
 """uid, gid and fsGroup of the trainer image's user ("nonroot" in distroless images)."""
 
-MIN_CHILD_TTL_SECONDS: Final = 3600
-"""A child outlives its end by at least this long, so that its report is read; lowered once the result is in status."""
-
 MAX_STAGE_INPUT_BYTES: Final = 120_000
 """Linux refuses to start a process with one environment string above 128 KiB (MAX_ARG_STRLEN in execve(2))."""
+
+
+_NOT_INJECTED_LABELS: Final = {"sidecar.istio.io/inject": "false"}
+_NOT_INJECTED_ANNOTATIONS: Final = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+"""No proxy of a service mesh: it would outlive the trainer, and stand between it and its storage."""
 
 
 def stage_input(
@@ -49,7 +51,9 @@ def stage_input(
     spec: FineTuneJobSpec,
     runtime: ResolvedRuntime,
     stage: StageName,
+    digest: str | None = None,
     prepared_digest: str | None = None,
+    short_report: bool = False,
 ) -> str:
     r"""Return the stage's input as JSON on one line.
 
@@ -61,10 +65,11 @@ def stage_input(
         includes_prepare=spec.resources.gpus_per_node == 0,
         job=job,
         spec=spec,
-        spec_digest=spec_digest(spec),
+        spec_digest=digest or spec_digest(spec),
         output_uri=runtime.output_uri,
         storage=runtime.storage,
         prepared_digest=prepared_digest,
+        short_report=short_report,
         grace_seconds=runtime.termination_grace_period_seconds,
         stall_seconds=runtime.stall_timeout_seconds,
         simulated_gpus=runtime.simulated_gpus,
@@ -81,9 +86,14 @@ def build_job(
     runtime: ResolvedRuntime,
     stage: StageName,
     deadline_seconds: int,
+    digest: str | None = None,
+    backoff_limit: int | None = None,
     prepared_digest: str | None = None,
+    short_report: bool = False,
 ) -> dict[str, Any]:
     """Return the child Job of a stage.
+
+    It has no ttlSecondsAfterFinished: its result must be in status first, however long the operator is away.
 
     Parameters
     ----------
@@ -95,9 +105,24 @@ def build_job(
         ``prepare`` or ``train``; with ``gpusPerNode: 0`` the one stage ``train`` prepares too.
     deadline_seconds
         What is left of the job's activeDeadlineSeconds, at least 1.
+    digest
+        Digest of the spec that the report must answer; by default the spec's own.
+    backoff_limit
+        Failures that the stage has left; by default all that the spec allows.
     prepared_digest
         Digest that prepare reported, for train to check.
+    short_report
+        Whether to report in a few hundred bytes, because an earlier report did not arrive whole.
     """
+    document = stage_input(
+        job=job,
+        spec=spec,
+        runtime=runtime,
+        stage=stage,
+        digest=digest,
+        prepared_digest=prepared_digest,
+        short_report=short_report,
+    )
     labels = child_labels(job.name, job.uid, stage)
     return {
         "apiVersion": "batch/v1",
@@ -120,25 +145,20 @@ def build_job(
         "spec": {
             "parallelism": 1,
             "completions": 1,
-            "backoffLimit": spec.backoff_limit,
+            "backoffLimit": spec.backoff_limit if backoff_limit is None else backoff_limit,
             "activeDeadlineSeconds": max(1, deadline_seconds),
-            "ttlSecondsAfterFinished": max(spec.ttl_seconds_after_finished, MIN_CHILD_TTL_SECONDS),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
                 "metadata": {
-                    "labels": dict(labels),
+                    "labels": {**labels, **_NOT_INJECTED_LABELS},
                     "annotations": {
                         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                         "karpenter.sh/do-not-disrupt": "true",
+                        **_NOT_INJECTED_ANNOTATIONS,
                     },
                 },
-                "spec": _pod_spec(
-                    spec,
-                    runtime,
-                    stage,
-                    stage_input(job=job, spec=spec, runtime=runtime, stage=stage, prepared_digest=prepared_digest),
-                ),
+                "spec": _pod_spec(spec, runtime, stage, document),
             },
         },
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_operator.cluster.apply import Outcome, event_manifest
+from finetune_operator.cluster.apply import Applied, event_manifest
 from finetune_operator.cluster.protocol import ConflictError, ForbiddenError, InvalidError, UnavailableError
 from finetune_operator.decide.plan import DeleteChild, Event, Plan, SetChildDeadline, SetChildTTL
 from tests.support.builders import T0, job
@@ -31,7 +31,7 @@ def test_the_status_is_written_before_anything_else_and_events_come_last() -> No
 
 
 def test_a_status_that_stands_there_already_is_not_written() -> None:
-    async def scenario() -> tuple[Outcome, int]:
+    async def scenario() -> tuple[Applied, int]:
         bench = Bench.new()
         outcome = await bench.apply(status={"observedGeneration": -1})
         return outcome, bench.gateway.writes
@@ -138,7 +138,7 @@ BLOCKED = {
 
 @pytest.mark.parametrize(("change", "reason"), BLOCKED.values(), ids=BLOCKED.keys())
 def test_no_child_is_created_while(change: Callable[[Bench], None], reason: str) -> None:
-    async def scenario() -> tuple[Outcome, int]:
+    async def scenario() -> tuple[Applied, int]:
         bench = Bench.new()
         action, seen = bench.create(), await bench.observed()
         change(bench)
@@ -152,7 +152,7 @@ def test_no_child_is_created_while(change: Callable[[Bench], None], reason: str)
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_has_ended_is_not_in_the_way(phase: str) -> None:
-    async def scenario() -> tuple[Outcome, list[str]]:
+    async def scenario() -> tuple[Applied, list[str]]:
         bench = Bench.new()
         _pod(phase)(bench)
         return await bench.apply(bench.create()), bench.children()
@@ -163,7 +163,7 @@ def test_a_pod_that_has_ended_is_not_in_the_way(phase: str) -> None:
 
 
 def test_a_pod_of_another_namespace_is_not_in_the_way() -> None:
-    async def scenario() -> Outcome:
+    async def scenario() -> Applied:
         bench = Bench.new()
         pod = pod_manifest(bench.uid, "theirs", "Running")
         pod["metadata"]["namespace"] = "team-b"
@@ -174,7 +174,7 @@ def test_a_pod_of_another_namespace_is_not_in_the_way() -> None:
 
 
 def test_a_child_that_appears_between_guard_and_create_is_taken_as_it_is() -> None:
-    async def scenario() -> tuple[Outcome, list[str]]:
+    async def scenario() -> tuple[Applied, list[str]]:
         bench = Bench.new()
 
         def appear(name: str) -> None:
@@ -190,7 +190,7 @@ def test_a_child_that_appears_between_guard_and_create_is_taken_as_it_is() -> No
 
 
 def test_a_blocked_create_holds_back_the_actions_behind_it() -> None:
-    async def scenario() -> tuple[Outcome, list[str]]:
+    async def scenario() -> tuple[Applied, list[str]]:
         bench = Bench.new()
         _pod("Running")(bench)
         return await bench.apply(bench.create("train"), bench.create("prepare")), bench.children()
@@ -212,7 +212,7 @@ def test_a_blocked_create_holds_back_the_actions_behind_it() -> None:
     ],
 )
 def test_a_refused_create_becomes_a_value(error: Any) -> None:
-    async def scenario() -> Outcome:
+    async def scenario() -> Applied:
         bench = Bench.new()
         bench.cluster.refusals = [error]
         return await bench.apply(bench.create())
@@ -231,10 +231,26 @@ def test_a_missing_right_of_the_operator_is_an_error() -> None:
         run_virtual(scenario())
 
 
-def test_an_unreachable_server_is_an_error() -> None:
+def test_a_fault_of_the_control_plane_becomes_a_value_with_the_pause_that_it_asks_for() -> None:
+    error = UnavailableError('failed calling webhook "w"', code=500, retry_after=7.0)
+
+    async def scenario() -> Applied:
+        bench = Bench.new()
+        bench.cluster.refusals = [error]
+        return await bench.apply(bench.create())
+
+    applied = run_virtual(scenario())
+    assert (applied.create_error, applied.unavailable) == (
+        'The API server answers 500: failed calling webhook "w"',
+        7.0,
+    )
+
+
+@pytest.mark.parametrize("code", [0, 401])
+def test_a_server_that_does_not_answer_or_knows_us_not_is_an_error(code: int) -> None:
     async def scenario() -> None:
         bench = Bench.new()
-        bench.gateway.broken = {"create_child"}
+        bench.cluster.refusals = [UnavailableError("no answer", code=code)]
         await bench.apply(bench.create())
 
     with pytest.raises(UnavailableError):
@@ -257,7 +273,7 @@ def test_a_child_is_deleted_in_the_foreground() -> None:
 @pytest.mark.parametrize("kind", [DeleteChild, SetChildTTL, SetChildDeadline])
 @pytest.mark.parametrize("there", [False, True], ids=["no child", "another child"])
 def test_a_child_that_is_no_longer_that_one_is_left_alone(kind: Any, there: bool) -> None:
-    async def scenario() -> tuple[Outcome, Any, Any]:
+    async def scenario() -> tuple[Applied, Any, Any]:
         bench = Bench.new()
         before = bench.cluster.create("children", child_manifest(bench.uid)) if there else None
         name = child_manifest(bench.uid)["metadata"]["name"]
@@ -310,8 +326,34 @@ def test_the_same_event_about_another_generation_is_recorded_again() -> None:
     assert len(run_virtual(scenario())) == 2
 
 
+def test_an_event_is_not_lost_by_an_action_that_fails() -> None:
+    async def scenario() -> list[Any]:
+        bench = Bench.new()
+        child = bench.cluster.create("children", child_manifest(bench.uid))["metadata"]
+        bench.gateway.broken = {"patch_child"}
+        with pytest.raises(UnavailableError):
+            await bench.apply(
+                SetChildTTL(name=child["name"], uid=child["uid"], seconds=5),
+                events=(Event(reason="Succeeded", message="x"),),
+            )
+        return bench.cluster.all("events")
+
+    assert [event["reason"] for event in run_virtual(scenario())] == ["Succeeded"]
+
+
+def test_what_follows_a_create_that_is_held_back_is_not_done() -> None:
+    async def scenario() -> tuple[Applied, int]:
+        bench = Bench.new()
+        bench.cluster.refusals = [ForbiddenError("exceeded quota: q", code=403)]
+        child = bench.cluster.create("children", child_manifest(bench.uid, "prepare"))["metadata"]
+        applied = await bench.apply(bench.create(), SetChildTTL(name=child["name"], uid=child["uid"], seconds=5))
+        return applied, bench.gateway.calls["patch_child"]
+
+    assert run_virtual(scenario())[1] == 0
+
+
 def test_an_event_that_can_not_be_recorded_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario() -> Outcome:
+    async def scenario() -> Applied:
         bench = Bench.new()
         bench.gateway.broken = {"create_event"}
         return await bench.apply(status={"phase": "Pending"}, events=(Event(reason="Started", message="x"),))

@@ -113,7 +113,7 @@ async def pending(age: float, **status: Any) -> tuple[Observed, int]:
 
 def test_a_pod_that_does_not_start_is_explained_by_its_newest_mount_error() -> None:
     seen, _ = run_virtual(pending(3.5))
-    assert seen.pods[0].mount_error == 'secret "s3" not found'
+    assert seen.pods[0].start_error == 'secret "s3" not found'
 
 
 def waiting(reason: str) -> Raw:
@@ -124,20 +124,88 @@ def waiting(reason: str) -> Raw:
     ("age", "fields"),
     [
         (2.5, {}),
-        (60, {"spec": {}}),
         (60, {"status": {"phase": "Running"}}),
         (60, {"status": waiting("ErrImagePull")}),
     ],
-    ids=["just made", "on no node", "runs", "kubelet says why"],
+    ids=["just made", "runs", "kubelet says why"],
 )
 def test_events_are_not_read_for_a_pod_that_needs_no_explanation(age: float, fields: Raw) -> None:
     seen, asked = run_virtual(pending(age, **fields))
-    assert (seen.pods[0].mount_error, asked) == (None, 0)
+    assert (seen.pods[0].start_error, asked) == (None, 0)
 
 
-def test_a_container_that_is_being_created_is_explained_too() -> None:
-    seen, _ = run_virtual(pending(60, status=waiting("ContainerCreating")))
-    assert seen.pods[0].mount_error is not None
+@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing"])
+def test_a_container_that_is_being_created_is_explained_too(reason: str) -> None:
+    seen, _ = run_virtual(pending(60, status=waiting(reason)))
+    assert seen.pods[0].start_error is not None
+
+
+@pytest.mark.parametrize("reason", ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedScheduling"])
+def test_every_event_that_keeps_a_pod_from_starting_is_read(reason: str) -> None:
+    async def scenario() -> Observed:
+        bench = Bench.new()
+        pod = pod_manifest(bench.uid, "p", "Pending", **({"spec": {}} if reason == "FailedScheduling" else {}))
+        event(bench, bench.cluster.create("pods", pod)["metadata"]["uid"], reason, "why")
+        await asyncio.sleep(5)
+        return await bench.observed()
+
+    (pod,) = run_virtual(scenario()).pods
+    assert (pod.start_error_reason, pod.start_error) == (reason, "why")
+
+
+def test_an_event_of_a_trouble_that_is_long_over_is_not_told_anew() -> None:
+    seen, asked = run_virtual(pending(300))
+    assert (seen.pods[0].start_error, asked) == (None, 1)
+
+
+def test_a_failed_pod_that_still_stands_does_not_hide_why_the_next_can_not_be_made() -> None:
+    async def scenario() -> tuple[Observed, Observed]:
+        bench = Bench.new()
+        start = virtual_now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        manifest = child_manifest(bench.uid) | {"status": {"startTime": start}}
+        uid = bench.cluster.create("children", manifest)["metadata"]["uid"]
+        event(bench, uid, "FailedCreate", "an earlier trouble")
+        await asyncio.sleep(60)
+        end = {"terminated": {"exitCode": 30, "finishedAt": virtual_now().strftime("%Y-%m-%dT%H:%M:%SZ")}}
+        status = {"phase": "Failed", "containerStatuses": [{"name": "trainer", "state": end}]}
+        bench.cluster.create("pods", pod_manifest(bench.uid, "p", "Failed", owner=uid, status=status))
+        await asyncio.sleep(10)
+        before = await bench.observed()
+        event(bench, uid, "FailedCreate", "exceeded quota: pods")
+        return before, await bench.observed()
+
+    before, after = run_virtual(scenario())
+    assert before.children[0].pod_create_error is None
+    assert after.children[0].pod_create_error == "exceeded quota: pods"
+
+
+def test_a_child_that_is_gone_is_known_with_when_it_was_missed() -> None:
+    async def scenario() -> tuple[Observed, Any, Any, str]:
+        bench = Bench.new()
+        child = bench.cluster.create("children", child_manifest(bench.uid))
+        await bench.observed()
+        await asyncio.sleep(50)
+        bench.cluster.delete("children", KEY.namespace, child["metadata"]["name"])
+        missed = virtual_now()
+        first = await bench.observed()
+        await asyncio.sleep(50)
+        again = await bench.observed()
+        return first, missed, again.gone, child["metadata"]["uid"]
+
+    first, missed, gone, uid = run_virtual(scenario())
+    assert first.gone == gone == {uid: missed}
+
+
+def test_a_child_that_has_ended_by_itself_is_not_missed() -> None:
+    async def scenario() -> Observed:
+        bench = Bench.new()
+        ended = {"status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+        child = bench.cluster.create("children", child_manifest(bench.uid) | ended)
+        await bench.observed()
+        bench.cluster.delete("children", KEY.namespace, child["metadata"]["name"])
+        return await bench.observed()
+
+    assert run_virtual(scenario()).gone == {}
 
 
 async def without_pod(age: float, status: Raw, *, pod: bool = False) -> tuple[Observed, int]:
@@ -180,5 +248,5 @@ def test_events_that_can_not_be_read_hold_nothing_up(caplog: pytest.LogCaptureFi
         await asyncio.sleep(10)
         return await bench.observed()
 
-    assert run_virtual(scenario()).pods[0].mount_error is None
+    assert run_virtual(scenario()).pods[0].start_error is None
     assert [record.event for record in caplog.records] == ["EventsUnreadable"]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from finetune_operator.cluster import views
 from finetune_operator.cluster.protocol import Raw
-from finetune_operator.cluster.views import child_view, newest_event, parse_time, pod_view, runtime_view
+from finetune_operator.cluster.views import child_view, newest_event, pod_view, runtime_view
+from finetune_operator.decide.text import parse_time
 from tests.unit.operator.kit import child_manifest, pod_manifest
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,7 +40,7 @@ def container(name: str = "trainer", **state: Any) -> Raw:
 def test_a_fresh_child_is_unfinished_and_ours() -> None:
     view = child_view(child({}), stage="train")
     assert view is not None
-    assert (view.owner_uid, view.outcome, view.active, view.start_time, view.deleting) == (
+    assert (view.owner_uid, view.ended, view.active, view.start_time, view.deleting) == (
         "uid-of-the-job",
         None,
         0,
@@ -52,14 +53,14 @@ def test_a_fresh_child_is_unfinished_and_ours() -> None:
 def test_conditions_on_the_way_to_the_end_are_not_the_end(kind: str) -> None:
     view = child_view(child({"conditions": [{"type": kind, "status": "True"}]}), stage="train")
     assert view is not None
-    assert view.outcome is None
+    assert view.ended is None
     assert view.finished_at is None
 
 
 def test_a_condition_that_is_not_true_is_not_the_end() -> None:
     view = child_view(child({"conditions": [{"type": "Failed", "status": "False"}]}), stage="train")
     assert view is not None
-    assert view.outcome is None
+    assert view.ended is None
 
 
 def test_a_complete_child_tells_when_it_ended() -> None:
@@ -74,7 +75,7 @@ def test_a_complete_child_tells_when_it_ended() -> None:
     }
     view = child_view(child(status), stage="train")
     assert view is not None
-    assert (view.outcome, view.completion_time, view.finished_at) == ("Complete", NOON, NOON)
+    assert (view.ended, view.completion_time, view.finished_at) == ("Complete", NOON, NOON)
     assert (view.start_time, view.failed_reason) == (NOON - timedelta(hours=1), None)
 
 
@@ -84,7 +85,7 @@ def test_a_failed_child_tells_why_and_when() -> None:
         child({"failed": 3, "conditions": [{**failed, "lastTransitionTime": "2026-03-01T12:00:00Z"}]}), stage="train"
     )
     assert view is not None
-    assert (view.outcome, view.failed, view.failed_reason, view.failed_message) == (
+    assert (view.ended, view.failed, view.failed_reason, view.failed_message) == (
         "Failed",
         3,
         "DeadlineExceeded",
@@ -179,6 +180,59 @@ def test_times_are_read_as_utc(text: Any, expected: datetime | None) -> None:
     assert parse_time(text) == expected
 
 
+def test_an_event_of_before_is_not_the_newest_one() -> None:
+    events: list[Raw] = [{"reason": "FailedMount", "message": "old", "lastTimestamp": "2026-03-01T11:59:59Z"}]
+    assert newest_event(events, ["FailedMount"], since=NOON) is None
+    events[0]["lastTimestamp"] = "2026-03-01T12:00:00Z"
+    assert newest_event(events, ["FailedMount"], since=NOON.replace(microsecond=900000)) == ("FailedMount", "old")
+
+
+def test_a_child_that_others_have_suspended_tells_who_since_when_and_in_which_queue() -> None:
+    raw = child({"conditions": [{"type": "Suspended", "status": "True", "lastTransitionTime": "2026-03-01T12:00:00Z"}]})
+    raw["spec"] = {"suspend": True}
+    raw["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team-a"}
+    raw["metadata"]["managedFields"] = [
+        {"manager": "finetune-operator", "time": "2026-03-01T11:00:00Z", "fieldsV1": {"f:spec": {"f:template": {}}}},
+        {"manager": "kueue", "time": "2026-03-01T11:00:00Z", "fieldsV1": {"f:spec": {"f:suspend": {}}}},
+        {"manager": "kubectl-patch", "time": "2026-03-01T12:00:00Z", "fieldsV1": {"f:spec": {"f:suspend": {}}}},
+    ]
+    view = child_view(raw, stage="train")
+    assert view is not None
+    assert (view.suspended, view.suspended_at, view.suspended_by, view.queue) == (True, NOON, "kubectl-patch", "team-a")
+    raw["spec"] = {"suspend": False}
+    running = child_view(raw, stage="train")
+    assert running is not None
+    assert (running.suspended, running.suspended_at, running.suspended_by, running.queue) == (False, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("others", "outlived"),
+    [
+        ([], False),
+        ([{"name": "proxy", "state": {"running": {}}}], True),
+        ([{"name": "proxy", "state": {"terminated": {"exitCode": 0}}}], False),
+    ],
+)
+def test_a_container_that_outlives_the_trainers_is_seen(others: list[Raw], outlived: bool) -> None:
+    ended = container(terminated={"exitCode": 0})
+    view = pod_view(pod("Running", statuses=[*others, ended]))
+    assert view is not None
+    assert (view.exit_code, view.outlived) == (0, outlived)
+    runs = pod_view(pod("Running", statuses=[*others, container(running={})]))
+    assert runs is not None
+    assert not runs.outlived
+
+
+def test_what_the_node_says_of_a_pod_is_kept() -> None:
+    raw = pod("Failed", conditions=[{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}])
+    raw["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory."}
+    raw["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
+    view = pod_view(raw)
+    assert view is not None
+    assert (view.reason, view.message) == ("Evicted", "The node was low on resource: memory.")
+    assert (view.disruption, view.deleting, view.gone_by) == ("PreemptionByScheduler", True, NOON)
+
+
 def test_the_newest_event_is_found_by_whichever_time_it_has() -> None:
     events: list[Raw] = [
         {"reason": "FailedMount", "message": "first", "lastTimestamp": "2026-03-01T12:00:00Z"},
@@ -188,8 +242,8 @@ def test_the_newest_event_is_found_by_whichever_time_it_has() -> None:
         {"reason": "FailedMount", "message": "timeless"},
         {"reason": "FailedMount", "lastTimestamp": "2026-03-01T13:00:00Z"},
     ]
-    assert newest_event(events, "FailedMount") == "series"
-    assert newest_event(events, "FailedCreate") is None
+    assert newest_event(events, ["FailedMount"]) == ("FailedMount", "series")
+    assert newest_event(events, ["FailedCreate"]) is None
 
 
 # --- malformed objects ------------------------------------------------------------------------------------------------
@@ -256,4 +310,4 @@ def test_no_object_makes_the_small_readers_raise(raw: Any) -> None:
 @settings(deadline=None)
 @given(st.lists(mangled(FULL_EVENT), max_size=3))
 def test_no_event_makes_the_search_raise(events: list[Any]) -> None:
-    newest_event(events, "FailedMount")
+    newest_event(events, ["FailedMount"])

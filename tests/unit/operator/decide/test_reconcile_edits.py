@@ -63,14 +63,14 @@ def test_the_deadline_of_a_child_that_is_going_is_left_alone() -> None:
 
 def test_a_ttl_that_is_edited_in_mid_run_takes_effect_at_the_end() -> None:
     life = running().edit(ttlSecondsAfterFinished=60).settle(1)
-    assert life.child("train").ttl_seconds == 86400
+    assert life.child("train").ttl_seconds is None
     life.completes("train", b.train_report(b.cpu_spec())).settle(1)
     assert life.child("train").ttl_seconds == 60
 
 
 def test_a_ttl_of_zero_removes_the_child_only_after_its_result_is_in_status() -> None:
     life = running(ttlSecondsAfterFinished=0)
-    assert life.child("train").ttl_seconds == 3600
+    assert life.child("train").ttl_seconds is None
     life.completes("train", b.train_report(b.cpu_spec())).settle(1)
     assert life.writes[-2:] == ["status", "patch"]
     assert life.child("train").ttl_seconds == 0

@@ -43,7 +43,7 @@ def test_a_crash_shows_the_last_line_of_the_log() -> None:
     ("code", "terminated", "report", "reason"),
     [
         (137, "OOMKilled", None, "OutOfMemory"),
-        (137, "Error", None, "OutOfMemory"),
+        (137, "Error", None, "BackoffLimitExceeded"),
         (1, "OOMKilled", None, "OutOfMemory"),
         (1, "OOMKilled", Reason.TRAINER_ERROR, "OutOfMemory"),
         (22, "OOMKilled", Reason.GPU_OUT_OF_MEMORY, "GPUOutOfMemory"),

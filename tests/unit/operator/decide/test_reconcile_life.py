@@ -51,21 +51,21 @@ def test_a_job_on_the_cpu_takes_one_stage_that_prepares_too() -> None:
     assert _stage_input(manifest)["includesPrepare"] is True
 
 
-def test_one_stage_costs_four_writes_and_two_events() -> None:
+def test_one_stage_costs_five_writes_and_two_events() -> None:
     life = play(one_stage())
-    assert life.writes == ["status", "create", "status", "status"]
+    assert life.writes == ["status", "create", "status", "status", "patch"]
     assert [event.reason for event in life.events] == ["Started", "Succeeded"]
 
 
-def test_two_stages_cost_seven_writes_and_two_events() -> None:
+def test_two_stages_cost_nine_writes_and_two_events() -> None:
     life = play(two_stages())
-    assert life.writes == ["status", "create", "status", "status", "create", "status", "status"]
+    assert life.writes == ["status", "create", "status", "status", "create", "status", "status", "patch", "patch"]
     assert [event.reason for event in life.events] == ["Started", "Succeeded"]
 
 
-def test_a_short_ttl_costs_one_more_write_for_each_child() -> None:
+def test_the_ttl_costs_one_write_for_each_child_when_the_result_is_in_status() -> None:
     life = play(two_stages(ttlSecondsAfterFinished=60))
-    assert life.writes[7:] == ["patch", "patch"]
+    assert life.writes[6:] == ["status", "patch", "patch"]
     assert {child.ttl_seconds for child in life.children.values()} == {60}
 
 
@@ -88,7 +88,7 @@ def test_the_runtime_stands_in_status_before_the_first_child_is_created() -> Non
 
 
 def test_a_runtime_edited_after_the_start_has_no_effect_on_the_next_child() -> None:
-    life = two_stages().settle()
+    life = two_stages().settle().pod_runs("prepare").settle(1)
     life.runtime = b.runtime(b.runtime_spec(image="registry.example.com/other@sha256:" + "2" * 64), generation=4)
     life.pod_runs("prepare").settle(5).completes("prepare", b.prepare_report()).settle(5)
     assert life.manifests[1]["spec"]["template"]["spec"]["containers"][0]["image"] == b.IMAGE

@@ -38,7 +38,7 @@ def test_the_stages_say_what_ran_and_what_did_not() -> None:
     life = reused()
     prepare, train = life.status["stages"]
     assert (prepare["state"], prepare["attempts"], prepare["runSeconds"]) == ("Succeeded", 1, 60)
-    assert train == {"name": "train", "state": "Skipped", "attempts": 0, "recreated": 0, "runSeconds": 0}
+    assert train == {"name": "train", "state": "Skipped", "attempts": 0, "failures": 0, "recreated": 0, "runSeconds": 0}
 
 
 def test_the_conditions_say_that_the_artifact_was_there() -> None:
@@ -89,9 +89,9 @@ def test_a_result_that_is_found_by_the_only_stage_ends_the_job_alike() -> None:
     assert life.condition("Succeeded")["message"].endswith(SCORES)
 
 
-def test_it_costs_four_writes_and_two_events() -> None:
+def test_it_costs_five_writes_and_two_events() -> None:
     life = reused()
-    assert life.writes == ["status", "create", "status", "status"]
+    assert life.writes == ["status", "create", "status", "status", "patch"]
     assert [event.reason for event in life.events] == ["Started", "Succeeded"]
 
 

@@ -84,9 +84,27 @@ def test_an_unreadable_spec_whose_child_has_ended_fails() -> None:
     assert ended_with(life)[0] == "InvalidSpec"
 
 
-def test_what_the_runtime_refuses_fails_at_once() -> None:
+@pytest.mark.parametrize(
+    ("refusing", "words"),
+    [
+        ({"allowedNamespaces": ["team-b"]}, "team-a"),
+        ({"allowedUriPrefixes": ["s3://elsewhere/"]}, "allowedUriPrefixes"),
+        ({"limits": {"gpusPerNode": 0}}, "resources.gpusPerNode"),
+    ],
+)
+def test_what_the_runtime_refuses_is_waited_for_since_gitops_may_apply_in_any_order(
+    refusing: dict[str, Any], words: str
+) -> None:
+    life = Simulation(b.job(), runtime=b.runtime(b.runtime_spec(**refusing))).settle()
+    assert life.reason == "NotPermitted"
+    assert words in life.condition("Succeeded")["message"]
+    life.runtime = b.runtime()
+    assert len(life.settle(500).children) == 1
+
+
+def test_what_the_runtime_refuses_for_too_long_fails() -> None:
     life = Simulation(b.job(), runtime=b.runtime(b.runtime_spec(allowedNamespaces=["team-b"]))).settle()
-    reason, message = ended_with(life)
+    reason, message = ended_with(life.settle(600))
     assert reason == "NotPermitted"
     assert "team-a" in message
     assert "startTime" not in life.status

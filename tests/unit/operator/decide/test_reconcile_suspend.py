@@ -29,17 +29,23 @@ def test_a_job_that_is_applied_suspended_needs_no_runtime_and_gets_no_child(runt
         "Suspended": ("True", "SpecSuspended"),
         "Prepared": ("Unknown", "Pending"),
         "ArtifactPublished": ("Unknown", "Pending"),
-        "Reconciling": ("True", "Suspended"),
+        "Reconciling": ("False", "Suspended"),
         "Stalled": ("False", "Suspended"),
     }
     assert "spec.suspend" in life.condition("Succeeded")["message"]
     assert [(event.reason, event.type) for event in life.events] == [("Suspended", "Normal")]
 
 
-def test_a_suspended_job_is_in_progress_for_tools_that_wait_for_it() -> None:
+def test_a_suspended_job_is_current_for_tools_that_wait_for_it_and_in_progress_until_it_is() -> None:
     life = Simulation(b.job(b.job_spec(suspend=True)), runtime=b.runtime()).settle(100000)
+    assert kstatus(life.job) == "Current"
+    assert kstatus(suspended().job) == "Current"
+    life = running().edit(suspend=True).settle()
     assert kstatus(life.job) == "InProgress"
-    assert kstatus(suspended().job) == "InProgress"
+    life.goes("train").settle()
+    assert kstatus(life.job) == "Current"
+    assert kstatus(life.edit(suspend=False).job) == "InProgress"
+    assert kstatus(life.settle().job) == "InProgress"
 
 
 def test_a_suspended_job_is_left_alone_while_time_passes() -> None:
@@ -214,7 +220,7 @@ def test_a_child_that_is_missing_when_the_job_is_suspended_is_noted_in_the_same_
 
 def test_a_job_of_somebody_else_under_our_name_is_a_conflict_only_when_the_stage_goes_on() -> None:
     life = Simulation(b.job(SPEC), runtime=b.runtime(), lingering=True).settle().remove("train")
-    foreign = b.child("train", uid="foreign", owner_uid=None, outcome="Complete")
+    foreign = b.child("train", uid="foreign", owner_uid=None, ended="Complete")
     life.children[foreign.name] = foreign
     life.edit(suspend=True).settle(1)
     assert life.status["phase"] == "Suspended"

@@ -73,9 +73,9 @@ def test_a_runtime_made_for_another_version_is_waited_for_with_its_fault_named()
         ({"waiting_reason": "ErrImagePull", "waiting_message": "not found"}, "ImagePullFailed", None, "not found"),
         ({"waiting_reason": "ImagePullBackOff"}, "ImagePullFailed", None, "ImagePullBackOff"),
         ({"waiting_reason": "InvalidImageName"}, "ImagePullFailed", None, "InvalidImageName"),
-        ({"mount_error": SECRET}, "CredentialsNotFound", "team-a-s3", 'Secret "team-a-s3" does not exist'),
+        ({"start_error": SECRET}, "CredentialsNotFound", "team-a-s3", 'Secret "team-a-s3" does not exist'),
         (
-            {"mount_error": 'MountVolume.SetUp failed for volume "c" : references non-existent secret key: HF_TOKEN'},
+            {"start_error": 'MountVolume.SetUp failed for volume "c" : references non-existent secret key: HF_TOKEN'},
             "CredentialsNotFound",
             None,
             "HF_TOKEN",
@@ -155,7 +155,7 @@ def test_a_job_refused_by_a_quota_is_tried_again_until_it_goes_through() -> None
 
 
 def test_a_secret_that_arrives_late_lets_the_job_go_on_and_stops_the_clock() -> None:
-    life = started().pod_waits("train", mount_error=SECRET).settle(5)
+    life = started().pod_waits("train", start_error=SECRET).settle(5)
     life.pod_runs("train").settle(500)
     assert life.reason == "Training"
     assert "waitingSince" not in life.status
@@ -163,16 +163,16 @@ def test_a_secret_that_arrives_late_lets_the_job_go_on_and_stops_the_clock() -> 
 
 
 def test_a_second_missing_secret_is_named_after_the_first_and_the_clock_goes_on() -> None:
-    life = started().pod_waits("train", mount_error=SECRET).settle(5)
+    life = started().pod_waits("train", start_error=SECRET).settle(5)
     since = life.status["waitingSince"]
-    life.pod_waits("train", mount_error=SECRET.replace("team-a-s3", "hf-token")).settle(5)
+    life.pod_waits("train", start_error=SECRET.replace("team-a-s3", "hf-token")).settle(5)
     assert life.status["waitingFor"] == "hf-token"
     assert "hf-token" in life.condition("Succeeded")["message"]
     assert life.status["waitingSince"] == since
 
 
 def test_a_thing_that_stays_missing_fails_the_job_and_removes_its_pod() -> None:
-    life = started().pod_waits("train", mount_error=SECRET).settle()
+    life = started().pod_waits("train", start_error=SECRET).settle()
     life.settle(600)
     assert life.status["failure"]["reason"] == "CredentialsNotFound"
     assert "team-a-s3" in life.status["failure"]["message"]
@@ -182,7 +182,7 @@ def test_a_thing_that_stays_missing_fails_the_job_and_removes_its_pod() -> None:
 
 
 def test_a_timeout_is_decided_on_live_reads_only() -> None:
-    life = started().pod_waits("train", mount_error=SECRET).settle().passes(601)
+    life = started().pod_waits("train", start_error=SECRET).settle().passes(601)
     assert reconcile(life.observe(live=False)).needs_live
     life.pod_runs("train")
     assert reconcile(life.observe(live=True)).actions == ()
@@ -190,13 +190,13 @@ def test_a_timeout_is_decided_on_live_reads_only() -> None:
 
 def test_the_runtime_says_how_long_to_wait() -> None:
     runtime = b.runtime(b.runtime_spec(limits={"pendingTimeoutSeconds": 60}))
-    life = Simulation(b.job(b.cpu_spec()), runtime=runtime).settle().pod_waits("train", mount_error=SECRET).settle()
+    life = Simulation(b.job(b.cpu_spec()), runtime=runtime).settle().pod_waits("train", start_error=SECRET).settle()
     assert life.settle(59).status["phase"] == "Pending"
     assert life.settle(1).status["phase"] == "Failed"
 
 
 def test_a_clock_that_was_set_back_never_fails_a_job_early() -> None:
-    life = started().pod_waits("train", mount_error=SECRET).settle()
+    life = started().pod_waits("train", start_error=SECRET).settle()
     life.settle(-3600)
     assert life.status["phase"] == "Pending"
 
@@ -228,7 +228,7 @@ def test_a_node_found_late_is_told_before_the_pod_runs() -> None:
 
 
 def test_a_mount_that_fails_for_another_cause_is_shown_and_not_timed() -> None:
-    life = started().pod_waits("train", mount_error="MountVolume.SetUp failed: timed out").settle(15)
+    life = started().pod_waits("train", start_error="MountVolume.SetUp failed: no such device").settle(15)
     assert life.reason == "MountFailed"
     assert life.settle(3000).status["phase"] == "Pending"
 
@@ -241,8 +241,19 @@ def test_a_pod_on_a_lost_node_is_named_with_its_node() -> None:
     assert life.status["phase"] == "Training"
 
 
+def test_a_pod_that_does_not_go_is_told_with_since_when_and_what_an_administrator_does() -> None:
+    life = started().pod_runs("train").settle(5)
+    life.change_pod("train", phase="Running", node="node-7", deleting=True, gone_by=b.at(180)).settle(204)
+    assert "should have gone" not in life.condition("Succeeded")["message"]
+    assert life.plan.requeue_after == 30, "no event comes of a node that is lost"
+    life.settle(1)
+    message = life.condition("Succeeded")["message"]
+    assert "on node node-7 should have gone by 2026-03-01T08:03:00Z" in message
+    assert "out-of-service" in message
+
+
 def test_a_timeout_that_was_cut_off_before_the_delete_is_finished_later() -> None:
-    life = started().pod_waits("train", mount_error=SECRET).settle().passes(601)
+    life = started().pod_waits("train", start_error=SECRET).settle().passes(601)
     plan = reconcile(life.observe(live=True))
     assert plan.status is not None
     life.job = {**life.job, "status": plan.status}  # the operator dies between status and delete

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from finetune_api.names import StageName
 from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import StageReport
-from finetune_operator.decide.plan import JobView
+from finetune_operator.decide.plan import ChildView
 from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.decide.status import is_terminal
 from tests.support import builders as b
@@ -118,13 +118,13 @@ class Walk:
 
     # --- the cluster --------------------------------------------------------------------------------------------------
 
-    def _newest(self, *, deleting: bool | None = None) -> JobView | None:
+    def _newest(self, *, deleting: bool | None = None) -> ChildView | None:
         children = [c for c in self.life.children.values() if deleting is None or c.deleting is deleting]
         return max(children, key=lambda child: child.uid, default=None)
 
     def _active(self, *, deleting: bool | None = None) -> StageName | None:
         child = self._newest(deleting=deleting)
-        return child.stage if child and child.outcome is None else None
+        return child.stage if child and child.ended is None else None
 
     def _running(self) -> StageName | None:
         return self._active() if any(pod.phase == "Running" for pod in self.life.live_pods) else None

@@ -179,6 +179,34 @@ def test_the_seconds_of_a_child_that_was_given_up_are_counted_once() -> None:
 @pytest.mark.parametrize(
     ("start", "used"), [("2026-03-01T08:00:00Z", 60), ("2026-03-01T09:00:00Z", 0), ("junk", 0), (None, 0)]
 )
-def test_a_child_that_vanished_has_used_the_time_since_its_start(start: str | None, used: int) -> None:
-    stage = set_back(TRAIN.model_copy(update={"start_time": start, "state": "Running"}), None, now=b.at(60))
+def test_a_child_that_vanished_has_used_the_time_until_it_was_missed(start: str | None, used: int) -> None:
+    record = TRAIN.model_copy(update={"start_time": start, "state": "Running"})
+    stage = set_back(record, None, now=b.at(1000), missed_at=b.at(60))
     assert (stage.state, stage.run_seconds, stage.recreated, stage.start_time) == ("Pending", used, 0, None)
+
+
+def test_a_child_that_nobody_has_seen_go_has_used_the_time_until_its_newest_pod_came() -> None:
+    record = TRAIN.model_copy(
+        update={"start_time": rfc3339(b.T0), "last_attempt_time": rfc3339(b.at(40)), "state": "Running"}
+    )
+    assert set_back(record, None, now=b.at(172800)).run_seconds == 40
+
+
+def test_no_child_has_used_more_than_its_deadline_whatever_the_clocks_say() -> None:
+    assert seconds_of(b.child(active_deadline_seconds=500), b.at(36000)) == 500
+    record = TRAIN.model_copy(update={"start_time": rfc3339(b.T0), "state": "Running"})
+    assert set_back(record, None, now=b.at(36000), missed_at=b.at(36000), most=500).run_seconds == 500
+
+
+def test_failures_are_kept_from_child_to_child() -> None:
+    first = set_back(TRAIN, b.child(failed=2), now=b.at(60))
+    assert first.failures == 2
+    assert set_back(first, b.child(failed=1), now=b.at(60), failed=True).failures == 4
+
+
+def test_what_a_deletion_ended_is_no_failure() -> None:
+    child = b.child(failed=2, deleting=True, deleted_at=b.at(50))
+    before = b.ended_pod(exit_code=1, finished_at=b.at(40), name="a")
+    killed = b.ended_pod(exit_code=137, finished_at=b.at(51), name="b")
+    saved = b.ended_pod(exit_code=75, finished_at=b.at(45), name="c")
+    assert set_back(TRAIN, child, (before, killed, saved), now=b.at(60)).failures == 1

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from finetune_operator.cluster.protocol import ForbiddenError, InvalidError, JobKey, Raw
+from finetune_operator.cluster.protocol import ForbiddenError, InvalidError, JobKey, Raw, UnavailableError
 from finetune_operator.decide.plan import Observed, Plan
 from finetune_operator.decide.reconcile import reconcile
 from tests.support.builders import cpu_spec
@@ -121,6 +121,57 @@ def test_a_full_quota_is_told_and_waited_out() -> None:
     assert "count/jobs.batch=1" in condition(waiting)["message"]
     assert writes == 2, "one write to start, one to tell; the retries write nothing"
     assert ended["phase"] == "Succeeded"
+
+
+def test_a_refusal_whose_words_vary_makes_no_hot_loop() -> None:
+    async def scenario() -> tuple[int, Raw]:
+        world = World()
+        world.add_runtime()
+        words = [f"admission webhook denied the request {number}: not now" for number in range(1000)]
+        world.cluster.refusals = [ForbiddenError(text, code=403) for text in words]
+        async with world.operator() as engine:
+            key = world.submit(cpu_spec())
+            await world.until(lambda: "NotPermitted" in str(world.status(key)), engine)
+            for _ in range(120):
+                await world.second()
+            return world.calls()["create_child"], world.status(key)
+
+    creates, status = run_virtual(scenario())
+    assert creates <= 8, "two tries at once, then one every half a minute"
+    assert condition(status)["reason"] == "NotPermitted"
+
+
+def test_a_create_that_fails_again_and_again_is_told_with_the_webhooks_name() -> None:
+    async def scenario() -> tuple[Raw, list[Raw], int, Raw]:
+        world = World()
+        world.add_runtime()
+        text = 'Internal error occurred: failed calling webhook "policy.example.com": no endpoints available'
+        world.cluster.refusals = [UnavailableError(text, code=500) for _ in range(8)]
+        async with world.operator() as engine:
+            key = world.submit(cpu_spec())
+            await world.until(lambda: "ControlPlaneFault" in str(world.status(key)), engine, within=60)
+            told, writes = world.status(key), world.calls()["patch_job_status"]
+            await world.until_finished(key, engine)
+            return told, world.cluster.all("events"), writes, world.status(key)
+
+    told, events, writes, ended = run_virtual(scenario())
+    assert "policy.example.com" in condition(told)["message"]
+    assert [event["reason"] for event in events].count("ControlPlaneFault") == 1
+    assert writes == 2, "one write to start, one to tell"
+    assert ended["phase"] == "Succeeded"
+
+
+def test_a_create_that_fails_once_is_not_told() -> None:
+    async def scenario() -> list[Raw]:
+        world = World()
+        world.add_runtime()
+        world.cluster.refusals = [UnavailableError("etcdserver: leader changed", code=500)]
+        async with world.operator() as engine:
+            key = world.submit(cpu_spec())
+            await world.until_finished(key, engine)
+            return world.cluster.all("events")
+
+    assert {event["reason"] for event in run_virtual(scenario())} == {"Started", "Succeeded"}
 
 
 def test_an_admission_policy_that_refuses_the_child_is_told() -> None:

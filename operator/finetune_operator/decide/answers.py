@@ -1,0 +1,181 @@
+"""The plans that an arm of ``reconcile`` answers with: go on, wait, fail, succeed.
+
+Pure. Status, events and follow-up actions are written here, so that every arm does it alike: status is left out where
+nothing changed, waiting has one clock, every end sets observedGeneration and completionTime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from finetune_api.status import Failure, FineTuneJobStatus, Results
+from finetune_operator.decide.conditions import Suspension, Verdict
+from finetune_operator.decide.holds import CONTROL_PLANE_FAULT, Hold
+from finetune_operator.decide.plan import Action, ChildView, DeleteChild, Event, Plan, SetChildTTL
+from finetune_operator.decide.situation import Situation
+from finetune_operator.decide.status import to_stored
+from finetune_operator.decide.text import parse_time, rfc3339, sanitise
+
+__all__ = ["DEFAULT_PENDING_TIMEOUT_SECONDS", "delete", "fail", "go_on", "hold_up", "succeed", "ttls"]
+
+DEFAULT_PENDING_TIMEOUT_SECONDS: Final = 600
+"""How long a job waits while there is no runtime that says otherwise."""
+
+DEFAULT_TTL_SECONDS: Final = 86400
+MENDABLE: Final = frozenset(
+    {"RuntimeNotFound", "NotPermitted", "CredentialsNotFound", "ImagePullFailed", "TrainerError"}
+)
+"""Reasons for which ``holds`` says that somebody must mend them; their clock is not that of a want of nodes."""
+
+_MAX_EVENT: Final = 512
+_MAX_PLACE: Final = 300
+
+
+def go_on(
+    s: Situation,
+    status: FineTuneJobStatus,
+    *,
+    reason: str,
+    message: str,
+    actions: Iterable[Action] = (),
+    events: Iterable[Event] = (),
+    requeue_after: float | None = None,
+    suspension: Suspension | None = None,
+    final: bool = False,
+) -> Plan:
+    """Not ended and nothing missing: the waiting clock stops."""
+    status = status.model_copy(update={"waiting_for": None, "waiting_since": None})
+    return Plan(
+        status=s.changed(_ongoing(s, status, reason, message, suspension)),
+        actions=tuple(actions),
+        events=tuple(events),
+        requeue_after=requeue_after,
+        final=final,
+    )
+
+
+def hold_up(
+    s: Situation,
+    status: FineTuneJobStatus,
+    hold: Hold,
+    *,
+    actions: Iterable[Action] = (),
+    poll: float | None = None,
+) -> Plan:
+    """Something is missing, or the cluster has no room or a fault: wait and tell, with since when.
+
+    Before the job has begun, what somebody must mend is waited for at most the runtime's pendingTimeoutSeconds. That
+    clock runs through changes of the missing thing and stops when nothing is missing. Everything else, and all of it
+    once the job has begun, waits for as long as the deadline lets it.
+    """
+    timed = hold.mendable and not s.begun
+    current = parse_time(s.status.waiting_since) if hold.mendable == (s.reason in MENDABLE) else None
+    since = current or s.now
+    timeout = s.snapshot.pending_timeout_seconds if s.snapshot else DEFAULT_PENDING_TIMEOUT_SECONDS
+    left = timeout - max(0.0, (s.now - since).total_seconds()) if timed else None
+    if left is not None and left <= 0:
+        failure = Failure(
+            reason=hold.reason,
+            message=sanitise(f"Waited {timeout} s (pendingTimeoutSeconds of the runtime). {hold.message}"),
+        )
+        return fail(s, status, failure, actions=[delete(s.child)] if s.child else [])
+    status = status.model_copy(update={"waiting_for": hold.waiting_for, "waiting_since": rfc3339(since)})
+    event = Event(reason=hold.reason, message=sanitise(hold.message, _MAX_EVENT), type="Warning")
+    pauses = [seconds for seconds in (left, poll) if seconds is not None]
+    return Plan(
+        status=s.changed(_ongoing(s, status, hold.reason, _steady(s, hold))),
+        actions=tuple(actions),
+        events=(event,) if _is_news(s, hold) else (),
+        requeue_after=max(1.0, min(pauses)) if pauses else None,
+        waiting=hold.known,
+    )
+
+
+def fail(s: Situation, status: FineTuneJobStatus, failure: Failure, *, actions: Iterable[Action] = ()) -> Plan:
+    """End the job as failed."""
+    status = status.model_copy(update={"failure": failure})
+    verdict = Verdict(succeeded=False, reason=failure.reason, message=failure.message, prepared=_prepared(status))
+    event = Event(reason="Failed", message=sanitise(f"{failure.reason}: {failure.message}", _MAX_EVENT), type="Warning")
+    return _end(s, status, verdict, event, tuple(actions), final=True)
+
+
+def succeed(s: Situation, status: FineTuneJobStatus, results: Results, *, reused: bool = False) -> Plan:
+    """End the job with its results, or with those of an earlier job that it found below its output.uri."""
+    message = (
+        f"{results.metric} {results.baseline.score} before, {results.test.score} after ({results.gain}) on "
+        f"{results.test.total} sealed rows"
+    )
+    if reused:
+        place = sanitise(status.output_uri or "output.uri", _MAX_PLACE)
+        message = f"The result of an earlier job with the same spec, model and rows, found at {place}: {message}"
+    reason = "ReusedExistingArtifact" if reused else "Completed"
+    verdict = Verdict(succeeded=True, reason=reason, message=message, prepared=True)
+    event = Event(reason="Succeeded", message=sanitise(message, _MAX_EVENT))
+    return _end(s, status, verdict, event, (), final=False)
+
+
+def ttls(s: Situation) -> list[Action]:
+    """Children that have ended go when ttlSecondsAfterFinished says; they have none before the result is in status."""
+    seconds = _ttl(s.observed.job.get("spec"))
+    return [
+        SetChildTTL(name=child.name, uid=child.uid, seconds=seconds)
+        for child in s.children
+        if child.ended is not None and not child.deleting and child.ttl_seconds != seconds
+    ]
+
+
+def delete(child: ChildView) -> DeleteChild:
+    """Take a child away, this one and no other of its name."""
+    return DeleteChild(name=child.name, uid=child.uid)
+
+
+def _end(
+    s: Situation,
+    status: FineTuneJobStatus,
+    verdict: Verdict,
+    event: Event,
+    actions: tuple[Action, ...],
+    *,
+    final: bool,
+) -> Plan:
+    status = status.model_copy(update={"waiting_for": None, "waiting_since": None, "completion_time": rfc3339(s.now)})
+    # A child that seems to run still is deleted by the next look, on live reads.
+    return Plan(
+        status=s.changed(to_stored(status, verdict, generation=s.generation, now=s.now)),
+        actions=(*actions, *ttls(s)),
+        events=(event,),
+        final=final,
+    )
+
+
+def _ongoing(
+    s: Situation, status: FineTuneJobStatus, reason: str, message: str, suspension: Suspension | None = None
+) -> dict[str, Any]:
+    verdict = Verdict(succeeded=None, reason=reason, message=message, prepared=_prepared(status), suspension=suspension)
+    return to_stored(status, verdict, generation=s.generation, now=s.now)
+
+
+def _prepared(status: FineTuneJobStatus) -> bool:
+    """The rows are prepared once a stage has said what they are, even if it failed later."""
+    return status.dataset is not None or any(stage.state == "Succeeded" for stage in status.stages or [])
+
+
+def _is_news(s: Situation, hold: Hold) -> bool:
+    """Tell whether an Event shall tell of it: not each change of what is missing, and not the daily want of nodes."""
+    if hold.reason == CONTROL_PLANE_FAULT:
+        return s.reason != hold.reason
+    return hold.known is not None and s.reason in (None, "Pending")
+
+
+def _steady(s: Situation, hold: Hold) -> str:
+    """Keep the message while nothing but the wording can have changed; messages with a name in them are our own."""
+    if hold.varies and s.reason == hold.reason and hold.waiting_for is None and s.status.waiting_for is None:
+        return s.told
+    return hold.message
+
+
+def _ttl(spec: object) -> int:
+    """Read the one field that matters after the end, even of a spec that can't be read as a whole."""
+    value = spec.get("ttlSecondsAfterFinished") if isinstance(spec, dict) else None
+    return value if isinstance(value, int) and 0 <= value <= 31536000 else DEFAULT_TTL_SECONDS

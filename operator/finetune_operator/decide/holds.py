@@ -1,0 +1,210 @@
+"""Why a job doesn't get on, as kubelet, the scheduler, the job controller and the API server tell it.
+
+Pure. A ``Hold`` that somebody must mend (a missing Secret, a wrong image) has a reason of the table, and before the
+job has begun a clock runs for it. Whatever the cluster has to give or suffers itself (room, a node, a webhook that is
+down) is waited for, and no clock runs but the deadline. Foreign wording is matched loosely; a text that isn't known is
+shown as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from finetune_api.reasons import REASONS, Reason
+from finetune_operator.decide.plan import ChildView, PodView
+from finetune_operator.decide.runtimes import Refusal
+from finetune_operator.decide.text import bare, rfc3339
+
+__all__ = [
+    "CONTROL_PLANE_FAULT",
+    "OVERDUE_SECONDS",
+    "SCHEDULING_GRACE_SECONDS",
+    "Hold",
+    "hold_of",
+    "hold_of_refusal",
+    "hold_of_runtime",
+    "stuck",
+]
+
+SCHEDULING_GRACE_SECONDS: Final = 10
+"""A pod that finds no node this soon may only wait for the one before it to go; saying so would cost two writes."""
+
+CONTROL_PLANE_FAULT: Final = "ControlPlaneFault"
+"""Reason of a hold that the API server, or a webhook that it calls, is to blame for."""
+
+OVERDUE_SECONDS: Final = 30
+"""How long after the end of its grace period a pod that doesn't go is told with its node."""
+
+_IMAGE_REASONS: Final = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    }
+)
+_CONTAINER_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_EVENT_HOLDS: Final = {
+    "FailedMount": "MountFailed",
+    "FailedAttachVolume": "MountFailed",
+    "FailedCreatePodSandBox": "SandboxFailed",
+    "FailedScheduling": "Unschedulable",
+}
+"""By the reason of an Event about a pod that doesn't start, the reason of the hold."""
+_NAME: Final = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?"
+_SECRET_MISSING: Final = re.compile(rf'secrets? "(?P<name>{_NAME})" not found', re.IGNORECASE)
+_KEY_MISSING: Final = re.compile(
+    rf"couldn't find key (?P<key>[-._A-Za-z0-9]+) in Secret (?:{_NAME}/)?(?P<name>{_NAME})"
+    r"|references non-existent secret key:? (?P<bare>[-._A-Za-z0-9]+)",
+    re.IGNORECASE,
+)
+_ACCOUNT_MISSING: Final = re.compile(rf'serviceaccounts? "(?P<name>{_NAME})" not found', re.IGNORECASE)
+_WEBHOOK: Final = re.compile(r'failed calling webhook "(?P<name>[^"]{1,253})"', re.IGNORECASE)
+_CONTROL_PLANE: Final = re.compile(
+    r"failed calling webhook|internal error|etcdserver|timed? ?out|deadline exceeded|connection refused"
+    r"|no endpoints available|too many requests|the api server (?:answers|does not answer)|unable to be processed",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """What holds a job up.
+
+    ``reason`` is the condition's reason; ``known`` the same out of the reason table, or None where there is no such;
+    ``mendable`` tells whether somebody must mend it, so that a clock runs before the job has begun; ``waiting_for``
+    names the missing object; ``varies`` tells whether the wording is foreign and may change while the cause stays.
+    """
+
+    reason: str
+    message: str
+    known: Reason | None = None
+    mendable: bool = False
+    waiting_for: str | None = None
+    varies: bool = True
+
+
+def hold_of_runtime(refusal: Refusal, name: str) -> Hold:
+    """Explain a runtime that is missing, or that does not take the job yet: GitOps may apply in any order."""
+    mend = REASONS[refusal.reason].mend
+    return _known(refusal.reason, f"{refusal.message}. {mend}", waiting_for=name)
+
+
+def hold_of_refusal(message: str) -> Hold:
+    """Explain why the API server does not create a Job or a pod: a quota, a policy, a webhook, a missing account."""
+    text = bare(message)
+    if "exceeded quota" in text.lower():
+        quota = Reason.QUOTA_EXCEEDED
+        return Hold(reason=quota.value, known=quota, message=f"{text}. {REASONS[quota].mend}")
+    if found := _ACCOUNT_MISSING.search(text):
+        return _known(
+            Reason.CREDENTIALS_NOT_FOUND,
+            f'ServiceAccount "{found["name"]}" does not exist in the namespace of the job. Create it, or leave '
+            "serviceAccountName out.",
+            waiting_for=found["name"],
+        )
+    if _CONTROL_PLANE.search(text):
+        webhook = _WEBHOOK.search(text)
+        who = f'Webhook "{webhook["name"]}" fails' if webhook else "The control plane has a fault"
+        return Hold(
+            reason=CONTROL_PLANE_FAULT, message=f"{who}; the job goes on by itself when that works again: {text}"
+        )
+    return _known(Reason.NOT_PERMITTED, f"The cluster refuses it: {text}")
+
+
+def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime) -> Hold | None:
+    """Tell what keeps an unfinished child from running; None while it runs or is just starting."""
+    if any(pod.phase == "Running" and not pod.deleting for pod in pods):
+        return None
+    if child.suspended:
+        return _hold_of_suspension(child)
+    waiting = [pod for pod in pods if pod.phase == "Pending" and not pod.deleting]
+    if waiting:
+        return _hold_of_pod(_newest(waiting), now)
+    standing = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
+    if standing:
+        pod = _newest(standing)
+        place = f" on node {pod.node}" if pod.node else ""
+        late = stuck(standing, now) or f"A new pod starts when pod {pod.name}{place} has ended."
+        return Hold(reason="PodTerminating", message=late, varies=False)
+    if child.pod_create_error and child.active == 0:
+        return hold_of_refusal(child.pod_create_error)
+    return None
+
+
+def stuck(pods: Iterable[PodView], now: datetime) -> str | None:
+    """Tell of a pod that should have gone and has not, and what an administrator does; None if there is none."""
+    for pod in pods:
+        if pod.phase in ("Succeeded", "Failed") or pod.gone_by is None:
+            continue
+        if (now - pod.gone_by).total_seconds() < OVERDUE_SECONDS:
+            continue
+        place = f" on node {pod.node}" if pod.node else ""
+        return (
+            f"Pod {pod.name}{place} should have gone by {rfc3339(pod.gone_by)} and has not. If the node is lost, "
+            "delete the Node, or taint it node.kubernetes.io/out-of-service; force-delete the pod only when nothing "
+            "can run there any more."
+        )
+    return None
+
+
+def _hold_of_suspension(child: ChildView) -> Hold:
+    since = f" since {rfc3339(child.suspended_at)}" if child.suspended_at else ""
+    if child.queue is not None:
+        return Hold(
+            reason="Queued",
+            message=f"Job {child.name} waits in Kueue's LocalQueue {bare(child.queue)}{since}.",
+            varies=False,
+        )
+    who = f" by {bare(child.suspended_by)}" if child.suspended_by else ""
+    return Hold(
+        reason="ChildSuspended",
+        message=f"Job {child.name} is suspended{who}{since}. It goes on when the Job's own spec.suspend is false.",
+        varies=False,
+    )
+
+
+def _hold_of_pod(pod: PodView, now: datetime) -> Hold | None:
+    reason, text = pod.waiting_reason or "", bare(pod.waiting_message)
+    event = bare(pod.start_error)
+    if reason in _IMAGE_REASONS:
+        return _known(Reason.IMAGE_PULL_FAILED, f"{text or reason}. {REASONS[Reason.IMAGE_PULL_FAILED].mend}")
+    if hold := _hold_of_secret(event) or (_hold_of_secret(text) if reason in _CONTAINER_REASONS else None):
+        return hold
+    if reason in _CONTAINER_REASONS:
+        return _known(Reason.TRAINER_ERROR, f"The container can't be created ({reason}): {text}")
+    if pod.unschedulable and (now - pod.created).total_seconds() >= SCHEDULING_GRACE_SECONDS:
+        return Hold(reason="Unschedulable", message=f"No node takes the pod: {bare(pod.unschedulable)}")
+    if event and not pod.unschedulable:
+        return Hold(reason=_EVENT_HOLDS.get(pod.start_error_reason, "MountFailed"), message=event)
+    return None
+
+
+def _hold_of_secret(text: str) -> Hold | None:
+    """Name the Secret, or the key in it, that kubelet misses."""
+    if found := _SECRET_MISSING.search(text):
+        message = (
+            f'Secret "{found["name"]}" does not exist in the namespace of the job. Create it with the keys that its '
+            "role needs."
+        )
+        return _known(Reason.CREDENTIALS_NOT_FOUND, message, waiting_for=found["name"])
+    if found := _KEY_MISSING.search(text):
+        secret = f'Secret "{found["name"]}"' if found["name"] else "A Secret of the job"
+        message = f"{secret} has no key {found['key'] or found['bare']}. Add the key."
+        return _known(Reason.CREDENTIALS_NOT_FOUND, message, waiting_for=found["name"])
+    return None
+
+
+def _known(reason: Reason, message: str, *, waiting_for: str | None = None) -> Hold:
+    return Hold(reason=reason.value, known=reason, message=message, mendable=True, waiting_for=waiting_for)
+
+
+def _newest(pods: Iterable[PodView]) -> PodView:
+    return max(pods, key=lambda pod: (pod.created, pod.name))

@@ -1,0 +1,115 @@
+"""Arms of ``reconcile`` about a stage whose child stands and has not ended: it runs, starts or is held up.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from finetune_api.names import StageName
+from finetune_api.status import FineTuneJobStatus
+from finetune_operator.decide.answers import go_on, hold_up
+from finetune_operator.decide.holds import Hold, hold_of
+from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
+from finetune_operator.decide.situation import Situation
+from finetune_operator.decide.stages import has_started, running, seconds_spent, stood_still
+from finetune_operator.decide.start import before_pod
+
+__all__ = ["POLL_SECONDS", "SLOW_POLL_SECONDS", "held_up", "is_between_pods", "stays_told", "what_holds", "works"]
+
+POLL_SECONDS: Final = 10.0
+"""How soon to look again at a pod that doesn't start: mount errors are events, which nobody watches."""
+
+SLOW_POLL_SECONDS: Final = 30.0
+_POLL_SLOWER_AFTER: Final = 120.0
+
+_STARTED: Final[dict[StageName, tuple[str, str]]] = {
+    "prepare": ("Preparing", "The rows are read, split and tokenised."),
+    "train": ("Training", "The model is scored, tuned and scored again."),
+}
+
+
+def is_between_pods(s: Situation) -> bool:
+    """Tell whether a job that found no node has no pod at the moment.
+
+    Either the Job is ended by its deadline, which then can say why, or another pod comes in a moment. The pod goes
+    before the Job says so, and is counted as failed, which looks like a start.
+    """
+    child = s.child
+    if s.reason != "Unschedulable" or child is None or child.pod_create_error or child.suspended:
+        return False
+    return not any(not pod.deleting or pod.node is not None for pod in s.pods)
+
+
+def stays_told(s: Situation) -> Plan:
+    """Leave what is told as it is."""
+    child = s.current_child
+    return Plan(actions=tuple(_edited_deadline(s, child)), requeue_after=_poll(s, child))
+
+
+def what_holds(s: Situation) -> Hold | None:
+    """Tell what keeps the child from running."""
+    return hold_of(s.current_child, s.pods, now=s.now)
+
+
+def held_up(s: Situation) -> Plan:
+    """Tell what keeps the child from running, and wait for it."""
+    child, hold = s.current_child, what_holds(s)
+    assert hold is not None  # noqa: S101 - the choice says so
+    # The scheduler's verdict is part of the watched pod, a suspension of the watched Job; no Event is to be looked for.
+    poll = None if hold.reason == "Unschedulable" or child.suspended else _poll(s, child)
+    return hold_up(s, _seen(s, child), hold, actions=_edited_deadline(s, child), poll=poll)
+
+
+def works(s: Situation) -> Plan:
+    """The child runs, or is about to."""
+    child = s.current_child
+    started = has_started(s.current_stage, child, s.pods)
+    reason, message = before_pod(s, s.current_stage.name)
+    if started:
+        reason, message = _STARTED[s.current_stage.name]
+        message += _note_about_the_deadline(s)
+    return go_on(
+        s,
+        _seen(s, child),
+        reason=reason,
+        message=message,
+        actions=_edited_deadline(s, child),
+        requeue_after=_poll(s, child),
+    )
+
+
+def _seen(s: Situation, child: ChildView) -> FineTuneJobStatus:
+    """Return the status with what is seen of the stage: that it runs, or that somebody else has stopped it."""
+    stage = s.current_stage
+    if child.suspended:
+        return s.having(stood_still(stage, child))
+    return s.having(running(stage, child, s.pods)) if has_started(stage, child, s.pods) else s.status
+
+
+def _note_about_the_deadline(s: Situation) -> str:
+    """A deadline may be raised above what the runtime allows; the runtime's holds, and the user is told."""
+    wanted = s.spec.active_deadline_seconds if s.spec else None
+    if wanted is None or wanted <= s.limit:
+        return ""
+    return f" activeDeadlineSeconds is {wanted}; the FineTuneRuntime allows {s.limit}, which holds."
+
+
+def _poll(s: Situation, child: ChildView) -> float | None:
+    """When to look again at a child that doesn't run yet; never at one that runs."""
+    if any(pod.phase == "Running" and not pod.deleting for pod in s.pods):
+        return None
+    begins: list[datetime] = [pod.created for pod in s.pods if pod.phase == "Pending"]
+    begins += [child.start_time] if child.start_time and not begins else []
+    waited = max((s.now - begin).total_seconds() for begin in begins) if begins else 0.0
+    return POLL_SECONDS if waited < _POLL_SLOWER_AFTER else SLOW_POLL_SECONDS
+
+
+def _edited_deadline(s: Situation, child: ChildView) -> list[Action]:
+    after = _seen(s, child).stages or []
+    wanted = max(1, s.limit - seconds_spent(after))
+    if child.active_deadline_seconds in (None, wanted):
+        return []
+    return [SetChildDeadline(name=child.name, uid=child.uid, seconds=wanted)]

@@ -1,0 +1,94 @@
+"""Arms of ``reconcile`` about a stage that has no child: none can be made yet, none any more, or this one.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from finetune_api.names import StageName
+from finetune_api.reasons import REASONS, Reason
+from finetune_api.runtime import ResolvedRuntime
+from finetune_api.status import Failure
+from finetune_operator.decide.answers import fail, go_on, hold_up
+from finetune_operator.decide.holds import hold_of_refusal, hold_of_runtime
+from finetune_operator.decide.manifests.job import build_job
+from finetune_operator.decide.plan import CreateChild, Event, Plan
+from finetune_operator.decide.runtimes import Refusal
+from finetune_operator.decide.situation import Situation
+from finetune_operator.decide.text import rfc3339, sanitise
+
+__all__ = ["RETRY_SECONDS", "before_pod", "create", "no_time_left", "without_runtime"]
+
+RETRY_SECONDS: Final = 30.0
+"""How soon a create that was refused is tried again."""
+
+STANDING_STILL: Final = ("Suspending", "Suspended", "Resuming")
+"""Reasons of a job that spec.suspend had stopped."""
+
+_REFUSED: Final = ("QuotaExceeded", "CredentialsNotFound", "NotPermitted", "ControlPlaneFault")
+"""Reasons that a refused create may have given."""
+
+
+def without_runtime(s: Situation) -> Plan:
+    """Wait for a FineTuneRuntime that is missing or does not take the job; GitOps may apply in any order."""
+    assert s.spec is not None  # noqa: S101 - the choice says so
+    assert isinstance(s.runtime, Refusal)  # noqa: S101 - the choice says so
+    if not REASONS[s.runtime.reason].waits:
+        return fail(s, s.status, Failure(reason=s.runtime.reason.value, message=s.runtime.message))
+    return hold_up(s, s.status, hold_of_runtime(s.runtime, s.spec.runtime_ref.name))
+
+
+def no_time_left(s: Situation) -> Plan:
+    """End a job whose stage can't begin because the seconds are used up."""
+    failure = Failure(
+        reason=Reason.DEADLINE_EXCEEDED.value,
+        message=f"The job's {s.limit} s (activeDeadlineSeconds) are used up before stage {s.current_stage.name}. "
+        f"{REASONS[Reason.DEADLINE_EXCEEDED].mend}",
+        stage=s.current_stage.name,
+    )
+    return fail(s, s.status, failure)
+
+
+def create(s: Situation) -> Plan:
+    """Create the stage's child, for the first time or anew; where that was refused, say why and try again."""
+    runtime = s.snapshot
+    assert runtime is not None  # noqa: S101 - the choice says so
+    status, events = s.status, []
+    if status.start_time is None:
+        status = status.model_copy(update={"start_time": rfc3339(s.now)})
+        events = [Event(reason="Started", message=f"Results go to {sanitise(runtime.output_uri, 400)}")]
+    action = CreateChild(stage=s.current_stage.name, manifest=_manifest(s, runtime, s.current_stage.name))
+    if s.observed.create_error:
+        return hold_up(s, status, hold_of_refusal(s.observed.create_error), actions=[action], poll=RETRY_SECONDS)
+    if s.reason in _REFUSED and s.kept == runtime and status.start_time == s.status.start_time:
+        # An operator that has just started does not know yet whether it is refused still; the clock goes on.
+        return Plan(actions=(action,), requeue_after=RETRY_SECONDS)
+    reason, message = before_pod(s, s.current_stage.name)
+    return go_on(s, status, reason=reason, message=message, actions=[action], events=events)
+
+
+def before_pod(s: Situation, stage: StageName) -> tuple[str, str]:
+    """Tell of a stage that has no pod yet; Starting follows on something that held it up."""
+    if s.reason == "Restarting":
+        return "Restarting", s.told
+    if s.reason in (None, "Pending", "Preparing", *STANDING_STILL):
+        return "Pending", f"Stage {stage} waits for its pod to start."
+    return "Starting", f"The pod of stage {stage} starts."
+
+
+def _manifest(s: Situation, runtime: ResolvedRuntime, stage: StageName) -> dict[str, Any]:
+    assert s.spec is not None  # noqa: S101 - the choice says so
+    prepared = next((one.digest for one in s.stages if one.name == "prepare"), None)
+    return build_job(
+        job=s.identity,
+        spec=s.spec,
+        digest=s.digest,
+        runtime=runtime,
+        stage=stage,
+        deadline_seconds=s.seconds_left,
+        backoff_limit=max(0, s.spec.backoff_limit - s.current_stage.failures),
+        prepared_digest=prepared if stage == "train" else None,
+        short_report=s.current_stage.recreated > 0,
+    )

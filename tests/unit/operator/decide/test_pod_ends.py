@@ -1,0 +1,67 @@
+"""Pods that did not end by themselves are told as what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import REASONS, Reason
+from tests.support.simulation import Simulation
+from tests.unit.operator.decide.kit import ended_with, running
+
+EMPTY_DIR = 'Usage of EmptyDir volume "workspace" exceeds the limit "10Gi". '
+CONTAINER = 'Container trainer exceeded its local ephemeral storage limit "20Gi". '
+WHOLE = "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi. "
+
+
+def ends(exit_code: int | None, **pod: Any) -> Simulation:
+    """The last pod of a job ends so, and the Job gives up."""
+    life = running().change_pod("train", phase="Failed", exit_code=exit_code, node="node-1", **pod)
+    return life.fails("train", "BackoffLimitExceeded").settle(1)
+
+
+@pytest.mark.parametrize(
+    ("message", "amount"), [(EMPTY_DIR, "10Gi"), (CONTAINER, "20Gi"), (WHOLE, "20Gi")], ids=["volume", "one", "all"]
+)
+@pytest.mark.parametrize("code", [137, None])
+def test_a_full_disk_is_told_with_its_amount_and_its_mend(message: str, amount: str, code: int | None) -> None:
+    reason, words = ended_with(ends(code, reason="Evicted", message=message))
+    assert reason == "DiskFull"
+    assert amount in words
+    assert REASONS[Reason.DISK_FULL].mend in words
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        ({"reason": "Evicted", "message": "The node was low on resource: memory."}, "The node was low on resource"),
+        ({"reason": "NodeLost"}, "its node was lost (NodeLost)"),
+        ({"reason": "UnexpectedAdmissionError", "message": "Allocate failed"}, "Allocate failed"),
+        ({"reason": "Preempting"}, "made room"),
+        ({"terminated_reason": "ContainerStatusUnknown"}, "does not know how the trainer ended"),
+        ({"disruption": "PreemptionByScheduler"}, "PreemptionByScheduler"),
+    ],
+)
+def test_an_end_by_the_node_is_not_told_as_the_trainers(pod: dict[str, Any], words: str) -> None:
+    reason, message = ended_with(ends(137, **pod))
+    assert reason == "BackoffLimitExceeded"
+    assert words in message
+    assert "memory" not in message or "low on resource" in message
+
+
+def test_a_kill_without_a_word_of_the_kernel_is_not_told_as_a_want_of_memory() -> None:
+    assert ended_with(ends(137, terminated_reason="Error"))[0] == "BackoffLimitExceeded"
+    assert ended_with(ends(137, terminated_reason="OOMKilled"))[0] == "OutOfMemory"
+
+
+def test_what_the_trainer_said_itself_goes_before_what_the_node_says() -> None:
+    assert ended_with(ends(16, reason="NodeLost"))[0] == "TemplateInvalid"
+
+
+def test_an_eviction_before_the_deadline_is_told_beside_it() -> None:
+    life = running().change_pod("train", phase="Failed", exit_code=137, reason="Evicted", message=EMPTY_DIR)
+    life.fails("train", "DeadlineExceeded").settle(1)
+    reason, words = ended_with(life)
+    assert reason == "DeadlineExceeded"
+    assert "EmptyDir" in words
