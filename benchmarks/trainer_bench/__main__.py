@@ -121,7 +121,7 @@ class Bench:
         rows = self.rows[dataset]
 
         def measure(library: str, settings: Settings) -> dict[str, Any] | None:
-            kind = str(settings.get("precision", settings.get("layout")))
+            kind = ways.slow_kind(settings)
             if kind in hopeless:
                 return None
             result = self.run(dataset, library, settings, warm=TUNING[0], timed=TUNING[1], most=MOST_SECONDS)
@@ -191,7 +191,7 @@ def tuned(bench: Bench, *, anew: bool) -> dict[str, Any]:
         "versions": versions("torch", "transformers") | {"trl": trl_version()},
         "tried": {},
     }
-    hopeless: set[str] = set()
+    hopeless = ways.hopeless(kind)
     for dataset in bench.rows:
         if dataset not in kept["tried"]:
             tried = bench.tune(dataset, hopeless)

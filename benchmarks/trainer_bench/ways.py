@@ -14,7 +14,21 @@ from typing import Any, Final
 
 from benchmarks.trainer_bench.worker import Settings
 
-__all__ = ["TUNED", "Step", "Tried", "Way", "axes", "best", "load", "save", "search", "start", "ways"]
+__all__ = [
+    "TUNED",
+    "Step",
+    "Tried",
+    "Way",
+    "axes",
+    "best",
+    "hopeless",
+    "load",
+    "save",
+    "search",
+    "slow_kind",
+    "start",
+    "ways",
+]
 
 TUNED: Final = Path(__file__).with_name("tuned.json")
 Measure = Callable[[str, Settings], Mapping[str, Any] | None]
@@ -151,6 +165,29 @@ def ways(tried: Mapping[str, Sequence[Tried]], *, beginning: bool) -> list[Way]:
         Way(name="ours, once more", library="ours", settings={}),
     ]
     return rows
+
+
+def hopeless(kind: str, path: Path = TUNED) -> set[str]:
+    """Return what took too long in all that is kept for this kind of processor: a precision, or TRL as it comes.
+
+    A method with fewer trained parameters is no help to arithmetic that the processor has to emulate.
+    """
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    tries = [
+        one
+        for key, found in kept.items()
+        if key.endswith(f", {kind}")
+        for of_dataset in found["tried"].values()
+        for of_library in of_dataset.values()
+        for one in of_library
+    ]
+    kinds = {slow_kind(one["settings"]) for one in tries if one["tokens_per_second"] is None}
+    return kinds - {slow_kind(one["settings"]) for one in tries if one["tokens_per_second"] is not None}
+
+
+def slow_kind(settings: Settings) -> str:
+    """Name what of some settings makes them slow everywhere: the precision, or the layout that brings its own."""
+    return str(settings.get("precision", settings.get("layout")))
 
 
 def load(kind: str, method: str, batch: int, path: Path = TUNED) -> dict[str, Any] | None:

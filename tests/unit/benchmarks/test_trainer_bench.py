@@ -173,6 +173,19 @@ def test_what_was_tried_is_kept_for_a_kind_of_processor_a_method_and_a_batch(tmp
     assert [ways.load(*key, path) for key in (("other", "Full", 4), ("k", "Full", 8))] == [None, None]
 
 
+def test_a_precision_that_took_too_long_for_one_method_is_not_tried_for_another(tmp_path: Path) -> None:
+    path, kind = tmp_path / "tuned.json", "AVX2, 2 threads"
+    tries = [("float32", 88.0), ("float32", None), ("bfloat16", None), ("autocast", None)]
+    found = [
+        {"settings": {"precision": p, "layout": "padded"}, "tokens_per_second": t, "peak_mib": t} for p, t in tries
+    ]
+    found.append({"settings": {"layout": "default"}, "tokens_per_second": None, "peak_mib": None})
+    ways.save(kind, "Full", 4, {"tried": {"topics": {"trl": found, "ours": []}}}, path)
+    assert ways.hopeless(kind, path) == {"bfloat16", "autocast", "default"}
+    assert ways.hopeless("AVX512, 2 threads", path) == set()
+    assert ways.hopeless(kind, tmp_path / "none.json") == set()
+
+
 def test_a_try_reads_back_as_it_was_kept() -> None:
     kept = ways.Tried(settings={"micro": 4}, tokens_per_second=12.34, peak_mib=99.6).to_json()
     assert ways.Tried(**kept) == ways.Tried(settings={"micro": 4}, tokens_per_second=12.3, peak_mib=100)
