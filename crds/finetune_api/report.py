@@ -56,7 +56,8 @@ class StageReport(ApiModel):
 
 
 def _bytes(report: StageReport) -> bytes:
-    return json.dumps(report.to_wire(), ensure_ascii=False, separators=(",", ":")).encode()
+    wire = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    return json.dumps({"v": report.v, **wire}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def encode_report(report: StageReport, limit: int = MAX_REPORT_BYTES) -> bytes:
@@ -79,6 +80,14 @@ def encode_report(report: StageReport, limit: int = MAX_REPORT_BYTES) -> bytes:
 def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     """Yield the report, and then the same with less and less of it."""
     yield report
+    # The operator knows the image, and the manifest has the digests.
+    if report.resolved:
+        report = report.model_copy(update={"resolved": report.resolved.model_copy(update={"image": None})})
+        yield report
+    if report.artifacts:
+        bare = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts]
+        report = report.model_copy(update={"artifacts": bare})
+        yield report
     for points in range(len(report.validation or []) - 1, -1, -1):
         newest = report.validation[-points:] if report.validation and points else None
         report = report.model_copy(update={"validation": newest})

@@ -223,7 +223,9 @@ class Artifact(ApiModel):
         max_length=32, pattern=r"^[a-z][a-z0-9-]*$", description="model, adapter, report or prepared, for example."
     )
     path: str = Field(max_length=64, pattern=r"^[A-Za-z0-9._/-]+$", description="Path below outputUri.")
-    digest: Digest = Field(description="Digest over the digests of its files.")
+    digest: Digest | None = Field(
+        None, description="Digest over the digests of its files; absent where there was no room, see manifest.json."
+    )
     bytes: int = Field(ge=0, description="Size of all its files.")
 
 

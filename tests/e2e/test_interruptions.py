@@ -282,7 +282,9 @@ def test_a_job_that_is_created_anew_takes_its_result_over_without_training_and_w
     assert status["phase"] == "Succeeded", status
     assert {stage["name"]: stage["state"] for stage in status["stages"]} == {"prepare": "Succeeded", "train": "Skipped"}
     assert status["results"] == before["results"]
-    assert status["artifacts"] == before["artifacts"]
+    # A report has no room for all digests; those are in the manifest, whose own is compared.
+    named = [[(a["name"], a["path"], a["bytes"]) for a in one["artifacts"]] for one in (status, before)]
+    assert named[0] == named[1]
     assert status["manifestDigest"] == before["manifestDigest"]
     assert tenant.read(UNDISTURBED, "manifest.json") == written
     until("its children are gone", lambda: not tenant.jobs(UNDISTURBED), timeout=60, pause=1)

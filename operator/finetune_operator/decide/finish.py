@@ -35,6 +35,8 @@ def stage_done(s: Situation) -> Situation:
         status = status.model_copy(update={"manifest_digest": report.digest})
     if report.reused:
         status = _rest_skipped(status)
+    elif status.resolved and status.resolved.image is None and s.snapshot:
+        status = status.model_copy(update={"resolved": status.resolved.model_copy(update={"image": s.snapshot.image})})
     return s.with_status(status, reused=bool(report.reused))
 
 

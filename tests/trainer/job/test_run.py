@@ -77,7 +77,10 @@ def test_a_report_says_where_answers_end_and_what_the_epoch_is_the_best_by(finis
 def test_the_report_fits_and_parses_and_answers_its_spec(finished: Finished) -> None:
     data = encode_report(finished.report)
     assert len(data) <= MAX_REPORT_BYTES
-    assert parse_report(data.decode()) == finished.report
+    read = parse_report(data.decode())
+    assert read is not None
+    kept = ("results", "validation", "compute", "dataset", "digest")  # the image and artifacts' digests may go
+    assert [getattr(read, name) for name in kept] == [getattr(finished.report, name) for name in kept]
     assert finished.report.spec_digest == spec_digest(make_stage_input("train", finished.spec).spec)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.names import ENV_STAGE_INPUT, StageName
 from finetune_api.report import StageReport
+from finetune_api.status import Resolved
 from tests.support import builders as b
 from tests.support.simulation import Simulation
 
@@ -213,6 +214,13 @@ def test_what_prepare_and_train_chose_stands_side_by_side() -> None:
         "choices": 27,
         "image": b.IMAGE,
     }
+
+
+def test_the_image_stands_in_status_though_a_report_had_no_room_for_it() -> None:
+    life = one_stage().settle().pod_runs("train").settle(5)
+    spec = life.job["spec"]
+    life.completes("train", b.train_report(spec, resolved=Resolved(method="LoRA"))).settle(1)
+    assert life.status["resolved"]["image"] == b.IMAGE
 
 
 def test_artifacts_and_the_manifests_digest_stand_in_status_at_the_end() -> None:
