@@ -129,7 +129,9 @@ class Template(SpecModel):
         | None
     ) = Field(None, description="A template of the library.")
     inline: InlineTemplate | None = Field(None, description="A template of your own.")
-    promptsource: str | None = Field(None, max_length=253, description="A PromptSource template. Not supported yet.")
+    promptsource: str | None = Field(
+        None, max_length=253, description="A PromptSource template. Refused by this version."
+    )
     columns: dict[str, Column] | None = Field(
         None,
         max_length=16,
@@ -241,7 +243,9 @@ class Dataset(SpecModel):
     uri: Uri | None = Field(None, description="One file with all rows, for example s3://bucket/rows.jsonl.")
     files: DatasetFiles | None = Field(None, description="Files for data that is split already.")
     format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] = Field(
-        "Auto", description="Auto goes by the ending of the URI: .jsonl, .csv, .tsv."
+        "Auto",
+        description="Auto goes by the ending of the URI: .jsonl, .csv, .tsv. Json, Parquet and Arrow are refused by "
+        "this version.",
     )
     credentials_ref: SecretRef | None = Field(
         None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for reading the rows."

@@ -134,7 +134,7 @@ class Training(SpecModel):
     )
 
     method: Literal["Full", "LoRA", "QLoRA"] = Field(
-        "LoRA", description="Full changes all weights, LoRA adds adapters."
+        "LoRA", description="Full changes all weights, LoRA adds adapters. QLoRA is refused by this version."
     )
     lora: LoRA | None = Field(None, description="Adapter settings; only with LoRA.")
     epochs: int = Field(3, ge=1, le=1000, description="Passes over the training rows.")
@@ -173,7 +173,9 @@ class Evaluation(SpecModel):
     metric: Literal["Auto", "ChoiceAccuracy", "ExactMatch"] = Field(
         "Auto", description="Auto is ChoiceAccuracy where choices are known, else ExactMatch."
     )
-    few_shot: int | None = Field(None, ge=1, le=64, description="Examples in a second baseline. Not supported yet.")
+    few_shot: int | None = Field(
+        None, ge=1, le=64, description="Examples in a second baseline. Refused by this version."
+    )
     max_new_tokens: int | None = Field(
         None,
         ge=1,
@@ -231,8 +233,10 @@ class Resources(SpecModel):
         ),
     )
 
-    gpus_per_node: int = Field(1, ge=0, le=64, description="0 runs on the CPU.")
-    nodes: int = Field(1, ge=1, le=1024, description="Pods that train together.")
+    gpus_per_node: int = Field(1, ge=0, le=64, description="0 runs on the CPU. More than 1 is refused by this version.")
+    nodes: int = Field(
+        1, ge=1, le=1024, description="Pods that train together. More than 1 is refused by this version."
+    )
 
 
 class FineTuneJobSpec(SpecModel):
@@ -286,7 +290,7 @@ class FineTuneJobSpec(SpecModel):
     suspend: bool = Field(
         False, description="Stops the job: its pods save their state and go. Set to false, it goes on from there."
     )
-    queue_name: str | None = Field(None, max_length=63, description="A Kueue LocalQueue. Not supported yet.")
+    queue_name: str | None = Field(None, max_length=63, description="A Kueue LocalQueue. Refused by this version.")
     model: Model = Field(description="The model to start from.")
     dataset: Dataset = Field(description="The rows, how they are cut and how they become prompts.")
     training: Training = Field(Training(), description="How the model is tuned.")

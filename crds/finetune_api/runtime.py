@@ -209,7 +209,7 @@ class FineTuneRuntimeSpec(SpecModel):
     simulated_gpus: bool = Field(
         False, description="For test clusters: nothing backs gpuResourceName, and the CPU computes in its place."
     )
-    prepare_queue_name: str | None = Field(None, max_length=63, description="Not supported yet.")
+    prepare_queue_name: str | None = Field(None, max_length=63, description="Refused by this version.")
 
 
 class ResolvedStorage(ApiModel):

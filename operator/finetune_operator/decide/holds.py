@@ -93,8 +93,9 @@ class Hold:
 
 def hold_of_runtime(refusal: Refusal, name: str) -> Hold:
     """Explain a runtime that is missing, or that does not take the job yet: GitOps may apply in any order."""
-    mend = REASONS[refusal.reason].mend
-    return _known(refusal.reason, f"{refusal.message}. {mend}", waiting_for=name)
+    tells_mend = refusal.reason is Reason.NOT_PERMITTED
+    message = refusal.message if tells_mend else f"{refusal.message}. {REASONS[refusal.reason].mend}"
+    return _known(refusal.reason, message, waiting_for=name)
 
 
 def hold_of_refusal(message: str) -> Hold:

@@ -136,3 +136,22 @@ def test_a_union_of_two_types_is_no_schema() -> None:
 def test_a_rule_without_a_field_has_no_field_path() -> None:
     rule = Rule(cel="true", message="m", check=lambda _: True)
     assert crd._validation(rule) == {"rule": "true", "message": "m"}
+
+
+REFUSED = [
+    (path, model, rule)
+    for kind in SPECS
+    for path, model in _places(kind)
+    for rule in model.rules
+    if "not supported by this version" in rule.message
+]
+
+
+def test_there_are_refused_values() -> None:
+    assert REFUSED
+
+
+@pytest.mark.parametrize(("path", "model", "rule"), REFUSED, ids=lambda value: str(getattr(value, "field", ""))[:40])
+def test_kubectl_explain_says_of_what_is_refused_that_it_is(path: str, model: type[ApiModel], rule: Rule) -> None:
+    described = {field.alias: field.description or "" for field in model.model_fields.values()}
+    assert "efused by this version" in described[rule.field], f"{path}.{rule.field}"
