@@ -192,7 +192,6 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.DISK_FULL: ReasonInfo(
         meaning="The pod used more local disk than its ephemeral storage; kubelet evicted it.",
         mend="Raise ephemeralStorage of the stage in the FineTuneRuntime above the named amount.",
-        retried=True,
         found_by=_OPERATOR,
     ),
     Reason.RUNTIME_NOT_FOUND: ReasonInfo(

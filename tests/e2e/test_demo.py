@@ -35,7 +35,7 @@ def test_the_demo_ends_with_a_table_of_both_scores(demo: str, world: World) -> N
     assert job is not None
     results = job["status"]["results"]
     row = next(line for line in demo.splitlines() if line.startswith(NAME + " "))
-    assert row.split()[1:5] == ["Succeeded", "100", results["baseline"]["score"], results["test"]["score"]]
+    assert row.split()[1:6] == ["Succeeded", "Completed", "100", results["baseline"]["score"], results["test"]["score"]]
 
 
 def test_the_tuned_score_lies_beyond_the_interval_of_the_baseline(demo: str, world: World) -> None:

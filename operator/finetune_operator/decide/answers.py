@@ -72,7 +72,7 @@ def hold_up(
     timed = hold.mendable and not s.begun
     current = parse_time(s.status.waiting_since) if hold.mendable == (s.reason in MENDABLE) else None
     since = current or s.now
-    timeout = s.snapshot.pending_timeout_seconds if s.snapshot else DEFAULT_PENDING_TIMEOUT_SECONDS
+    timeout = s.pending_timeout_seconds or DEFAULT_PENDING_TIMEOUT_SECONDS
     left = timeout - max(0.0, (s.now - since).total_seconds()) if timed else None
     if left is not None and left <= 0:
         failure = Failure(

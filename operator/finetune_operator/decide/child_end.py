@@ -107,6 +107,10 @@ def how_it_ended(
         return None if child.deleting or given_up(stage, child) else EndedSilently()
     if child.ended == "Failed" and not ended_by_deletion(child):
         return _badly(child, pods, stage=stage.name, spec_digest=spec_digest, limit=limit)
+    full = _newest([pod for pod in pods if _filled_its_disk(pod)])
+    if full is not None and not child.deleting and not given_up(stage, child):
+        # The trainer saves its state when kubelet evicts it, so the Job would try for ever and count no failure.
+        return _badly(child, (full,), stage=stage.name, spec_digest=spec_digest, limit=limit)
     pod = _newest([pod for pod in pods if pod.outlived and not pod.deleting])
     if pod is None or child.ended is not None or child.deleting or given_up(stage, child):
         return None
@@ -172,7 +176,7 @@ def _badly(child: ChildView, pods: Iterable[PodView], *, stage: StageName, spec_
 
 def _cause(pod: PodView | None, report: StageReport | None, code: int | None) -> tuple[Reason | None, str]:
     """What one pod's end says: a reason of the table, if it is known, and a sentence."""
-    if pod is not None and pod.reason == "Evicted" and _DISK.search(pod.message or ""):
+    if pod is not None and _filled_its_disk(pod):
         mend = REASONS[Reason.DISK_FULL].mend
         return Reason.DISK_FULL, f"The pod was evicted: {bare(pod.message)}. {mend}"
     reported = report.failure if report else None
@@ -190,6 +194,11 @@ def _cause(pod: PodView | None, report: StageReport | None, code: int | None) ->
     said = _last_words(pod) if pod else ""
     words = f"The trainer ended with exit code {code}" + (f": {said}." if said else ".")
     return known, f"{words} {REASONS[known].mend}" if known is not None else words
+
+
+def _filled_its_disk(pod: PodView) -> bool:
+    """Tell whether kubelet evicted a pod for its own local disk; a node that is low on disk says otherwise."""
+    return pod.reason == "Evicted" and pod.disruption is None and _DISK.search(pod.message or "") is not None
 
 
 def _end_of_pod(pod: PodView) -> str:

@@ -6,7 +6,7 @@ the runtime, so that a wrong image is mended where it stands; from then on edits
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -30,6 +30,8 @@ class Refusal:
 
     reason: Reason
     message: str
+    pending_timeout_seconds: int | None = None
+    """How long the runtime lets a job wait; None where there is no runtime that says so."""
 
 
 class _RefusedError(Exception):
@@ -117,7 +119,7 @@ def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentit
             stall_timeout_seconds=runtime.limits.stall_timeout_seconds,
         )
     except _RefusedError as error:
-        return error.refusal
+        return replace(error.refusal, pending_timeout_seconds=runtime.limits.pending_timeout_seconds)
 
 
 def deadline_seconds(spec: FineTuneJobSpec, runtime: ResolvedRuntime) -> int:

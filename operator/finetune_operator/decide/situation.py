@@ -144,6 +144,11 @@ class Situation:
         return self.runtime if isinstance(self.runtime, ResolvedRuntime) else None
 
     @property
+    def pending_timeout_seconds(self) -> int | None:
+        """How long the job may wait for what somebody must mend; None where no runtime says so."""
+        return self.runtime.pending_timeout_seconds if self.runtime is not None else None
+
+    @property
     def renewed(self) -> bool:
         """Whether the runtime was edited after the job took it, and before the job began."""
         return self.kept is not None and self.snapshot is not None and self.kept != self.snapshot

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.reasons import REASONS, Reason
+from finetune_api.reasons import EXIT_RESUMABLE, REASONS, Reason
+from finetune_operator.decide.reconcile import reconcile
 from tests.support.simulation import Simulation
 from tests.unit.operator.decide.kit import ended_with, running
 
@@ -30,6 +31,27 @@ def test_a_full_disk_is_told_with_its_amount_and_its_mend(message: str, amount: 
     assert reason == "DiskFull"
     assert amount in words
     assert REASONS[Reason.DISK_FULL].mend in words
+
+
+@pytest.mark.parametrize("code", [EXIT_RESUMABLE, 137, None])
+def test_a_full_disk_ends_the_job_though_the_trainer_saved_its_state_and_the_job_would_try_for_ever(
+    code: int | None,
+) -> None:
+    """As kubelet does it: SIGTERM first, so that the trainer ends with 75, which podFailurePolicy ignores."""
+    life = running().change_pod("train", phase="Failed", exit_code=code, reason="Evicted", message=WHOLE)
+    life.change_child("train", active=1)
+    assert reconcile(life.observe(live=False)).needs_live
+    assert ended_with(life.settle(1))[0] == "DiskFull"
+    assert life.settle().children == {}
+
+
+def test_a_node_that_is_low_on_disk_is_no_fault_of_the_job() -> None:
+    life = running()
+    words = "The node was low on resource: ephemeral-storage."
+    life.change_pod(
+        "train", phase="Failed", exit_code=75, reason="Evicted", message=words, disruption="TerminationByKubelet"
+    )
+    assert life.pod_waits("train").settle(1).condition("Succeeded")["status"] == "Unknown"
 
 
 @pytest.mark.parametrize(

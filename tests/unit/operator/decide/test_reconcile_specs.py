@@ -102,6 +102,13 @@ def test_what_the_runtime_refuses_is_waited_for_since_gitops_may_apply_in_any_or
     assert len(life.settle(500).children) == 1
 
 
+def test_a_runtime_that_refuses_says_how_long_the_job_may_wait() -> None:
+    refusing = b.runtime_spec(allowedNamespaces=["team-b"], limits={"pendingTimeoutSeconds": 20})
+    life = Simulation(b.job(), runtime=b.runtime(refusing)).settle()
+    assert life.settle(19).condition("Succeeded")["status"] == "Unknown"
+    assert "Waited 20 s" in ended_with(life.settle(1))[1]
+
+
 def test_what_the_runtime_refuses_for_too_long_fails() -> None:
     life = Simulation(b.job(), runtime=b.runtime(b.runtime_spec(allowedNamespaces=["team-b"]))).settle()
     reason, message = ended_with(life.settle(600))
