@@ -69,8 +69,10 @@ _HEAD: Final = """# When a job waits or fails
 `kubectl get ftj NAME -o wide` shows the reason. While a job waits, `status.conditions[Succeeded]` is `Unknown` with the
 reason and a message; once it has failed, `Succeeded` is `False`, `Stalled` is `True`, and `status.failure` names the
 reason, a message with the mend, the stage, the exit code and the pod. A job that has failed is never started again:
-mend the cause and create the FineTuneJob anew, with `output.ifExists: Overwrite` if the failed one had begun to write
-there. There is no half success: status has all results or none, and a folder without `manifest.json` is no result.
+mend the cause, delete it, and apply the same manifest anew. It goes on from what the failed one had stored at
+`output.uri`: checkpoints and the score of the untouched model, if the rows are still the same. With another spec choose
+another `output.uri`, or set `output.ifExists: Overwrite`. There is no half success: status has all results or none, and
+a folder without `manifest.json` is no result.
 
 ```console
 $ kubectl get ftj support-intent -o jsonpath='{.status.failure.reason}: {.status.failure.message}'

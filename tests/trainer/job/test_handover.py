@@ -69,8 +69,9 @@ def half_done(cheap: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyP
     cheap["dataset"]["uri"] = f"file://{tmp_path}/rows.jsonl"
     stage_input = make_stage_input("train", cheap, includes_prepare=True)
 
-    def go(*, fresh: bool = False) -> tuple[StageReport, Log]:
-        return run(stage_input, tmp_path, fresh=fresh)
+    def go(*, fresh: bool = False, uid: str = "uid-1") -> tuple[StageReport, Log]:
+        job = stage_input.job.model_copy(update={"uid": uid})
+        return run(stage_input.model_copy(update={"job": job}), tmp_path, fresh=fresh)
 
     with monkeypatch.context() as patch:
         stopped(patch)
@@ -87,6 +88,28 @@ def test_a_restarted_stage_goes_on_with_the_rows_that_it_had(half_done: Stage, t
     assert "fetch_prepared" in steps(log)
     assert not {"fetch_tokenizer", "fetch_rows", "encode_rows"} & steps(log)
     assert snapshot(tmp_path / "out") == before
+
+
+def test_a_failed_job_that_is_applied_again_keeps_what_was_computed_of_the_same_rows(
+    half_done: Stage, tmp_path: Path
+) -> None:
+    before = snapshot(tmp_path / "out")
+    report, log = half_done(uid="applied-again")
+    assert "encode_rows" in steps(log)  # the rows are looked at as they are today
+    assert "prepared_inherited" in {line["event"] for line in log}
+    after = snapshot(tmp_path / "out")
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert changed == {"owner.json", "prepared/manifest.json"}
+    assert json.loads((tmp_path / "out/prepared/manifest.json").read_bytes())["jobUid"] == "applied-again"
+    assert report.failure is not None
+    assert "stopped" in report.failure.message
+
+
+def test_a_failed_job_that_is_applied_again_with_other_rows_begins_anew(half_done: Stage, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", topic_rows(60))
+    _, log = half_done(uid="applied-again")
+    assert "prepared_inherited" not in {line["event"] for line in log}
+    assert "checkpoints/other" not in snapshot(tmp_path / "out")
 
 
 def test_a_run_by_hand_goes_on_with_what_is_stored_if_the_rows_are_the_same(half_done: Stage, tmp_path: Path) -> None:

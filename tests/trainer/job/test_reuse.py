@@ -243,6 +243,11 @@ def test_of_two_jobs_that_begin_at_once_one_trains_and_a_third_gets_its_result(
     def begin(uid: str) -> subprocess.Popen[bytes]:
         (tmp_path / uid).mkdir()
         stage_input = make_stage_input("prepare", spec, storage=storage, uid=uid)
+        stage_input = stage_input.model_copy(
+            update={
+                "job": stage_input.job.model_copy(update={"name": f"tiny-{uid}"})
+            }  # else it would be the same again
+        )
         return subprocess.Popen(
             [sys.executable, "-m", "finetune_trainer", "stage", "prepare"],
             env={
@@ -264,7 +269,7 @@ def test_of_two_jobs_that_begin_at_once_one_trains_and_a_third_gets_its_result(
     won, lost = reports[winner], reports[loser]
     assert won is not None
     assert lost is not None
-    assert f"team-a/tiny, {winner}" in refused(lost)
+    assert f"team-a/tiny-{winner}, {winner}" in refused(lost)
 
     def stage(name: Any, uid: str, **options: Any) -> StageReport:
         return run(

@@ -16,7 +16,14 @@ from finetune_api.stage import JobIdentity
 from finetune_api.status import Results, Score
 from finetune_trainer.errors import StageError
 from finetune_trainer.output.folder import MANIFEST, OWNER
-from finetune_trainer.output.ownership import EarlierResult, check_owner, claim, describe_job, publish_manifest
+from finetune_trainer.output.ownership import (
+    EarlierResult,
+    check_owner,
+    claim,
+    describe_job,
+    predecessors,
+    publish_manifest,
+)
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.store import Store
 
@@ -39,14 +46,23 @@ def store(request: pytest.FixtureRequest, access: Access, tmp_path: Path) -> Sto
     return access.open("output", f"file://{tmp_path}/out/")
 
 
+NAMES = {"uid-1": "mine", "applied-again": "mine"}
+"""Every other job has its uid for a name."""
+
+
 def job(uid: str = "uid-1") -> JobIdentity:
-    return JobIdentity(namespace="team-a", name="mine", uid=uid)
+    return JobIdentity(namespace="team-a", name=NAMES.get(uid, uid), uid=uid)
 
 
 def take(
-    store: Store, uid: str = "uid-1", if_exists: IfExists = "Reuse", *, again: bool = False
+    store: Store,
+    uid: str = "uid-1",
+    if_exists: IfExists = "Reuse",
+    *,
+    again: bool = False,
+    spec_digest: str = DIGEST,
 ) -> EarlierResult | None:
-    return claim(store, job(uid), spec_digest=DIGEST, if_exists=if_exists, again=again)
+    return claim(store, job(uid), spec_digest=spec_digest, if_exists=if_exists, again=again)
 
 
 def refusal(store: Store, uid: str = "uid-2", if_exists: IfExists = "Reuse") -> str:
@@ -211,7 +227,7 @@ def test_a_job_does_not_take_back_what_was_overwritten(store: Store) -> None:
     take(store, "uid-2", "Overwrite")
     take(store, "uid-3", "Overwrite")
     for uid in ("uid-1", "uid-2"):
-        assert "was taken over by another job (team-a/mine, uid-3)" in refusal(store, uid, "Overwrite")
+        assert "was taken over by another job (team-a/uid-3, uid-3)" in refusal(store, uid, "Overwrite")
 
 
 def test_a_person_who_starts_a_job_again_can_take_it_back(store: Store) -> None:
@@ -238,7 +254,7 @@ def test_a_job_that_lost_its_folder_is_told_who_took_it(store: Store) -> None:
     with pytest.raises(StageError) as caught:
         check_owner(store, job())
     assert caught.value.reason is Reason.OUTPUT_EXISTS
-    assert caught.value.message == f"output.uri: {store.uri} was taken over by another job (team-a/mine, uid-2)"
+    assert caught.value.message == f"output.uri: {store.uri} was taken over by another job (team-a/uid-2, uid-2)"
 
 
 def test_a_folder_without_its_owner_file_fails_the_check(store: Store) -> None:
@@ -299,3 +315,54 @@ def test_a_manifest_that_reads_back_otherwise_is_not_published(store: Store, mon
 def test_of_somebody_elses_names_only_plain_words_are_repeated() -> None:
     assert describe_job(JobIdentity(namespace="a", name="b", uid="\x1b[31m")) == "a/b"
     assert describe_job(JobIdentity(namespace="", name="\n", uid="<x>")) == "unknown owner"
+
+
+# --- a failed job that is applied again -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("if_exists", ["Reuse", "Fail"])
+def test_a_failed_job_that_is_applied_again_goes_on_with_its_files(if_exists: IfExists, store: Store) -> None:
+    take(store)
+    store.put_bytes("checkpoints/1", b"state")
+    assert take(store, "applied-again", if_exists) is None
+    assert owner(store) == {
+        "jobUid": "applied-again",
+        "job": "team-a/mine",
+        "specDigest": DIGEST,
+        "replaced": ["uid-1"],
+        "continues": ["uid-1"],
+    }
+    assert store.get_bytes("checkpoints/1") == b"state"
+    assert predecessors(store) == ("uid-1",)
+    assert take(store, "applied-again", if_exists) is None  # a later pod of it
+
+
+def test_the_job_before_finds_out_that_its_work_is_gone_on_with(store: Store) -> None:
+    take(store)
+    take(store, "applied-again")
+    with pytest.raises(StageError, match="was taken over by another job"):
+        check_owner(store, job())
+    assert "was taken over" in refusal(store, "uid-1")
+
+
+def test_one_of_another_spec_or_another_name_does_not_go_on_with_it(store: Store) -> None:
+    take(store)
+    with pytest.raises(StageError, match="no complete result"):
+        take(store, "applied-again", spec_digest="sha256:" + "6" * 64)
+    refusal(store, "uid-2")
+    assert predecessors(store) == ()
+
+
+def test_one_that_overwrites_begins_anew(store: Store) -> None:
+    take(store)
+    store.put_bytes("checkpoints/1", b"state")
+    assert take(store, "applied-again", "Overwrite") is None
+    assert set(listing(store)) == {OWNER}
+    assert predecessors(store) == ()
+
+
+def test_a_complete_result_is_looked_at_and_not_gone_on_with(store: Store) -> None:
+    take(store)
+    store.put_bytes(MANIFEST, manifest())
+    assert take(store, "applied-again") is not None
+    assert owner(store)["jobUid"] == "uid-1"

@@ -1,7 +1,8 @@
 """The prepared rows below output.uri: written once for a job, whatever number of attempts it takes.
 
 Who prepares stores them, their manifest last. Train receives them by the digest that prepare reported, and a later
-attempt of the preparing stage finds them by the job's uid, so the rows of a job can't change under it.
+attempt of the preparing stage finds them by the job's uid, so the rows of a job can't change under it. A job that goes
+on with a failed one's work prepares its rows anew: if they are the same, all that was computed of them is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.dataset import fetch_tokenizer, prepare_rows, resolved_of
 from finetune_trainer.output.folder import artifact_of, clear
-from finetune_trainer.output.ownership import check_owner
+from finetune_trainer.output.ownership import check_owner, predecessors
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.prepare.prepare import load_prepared
 from finetune_trainer.prepare.prepared import Prepared
@@ -84,9 +85,13 @@ def prepare_once(work: Work) -> Handover:
         "report": report.to_wire(),
         "files": [entry.to_wire() for entry in entries_of(files)],
     }
-    data = (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+    data = _document_bytes(document)
     if stored is not None and stored.stored.digest == sha256_digest(data):
         return stored
+    if (entries := _inherited(work, document)) is not None:
+        work.output.put_bytes(PREPARED_MANIFEST, data)
+        work.console.event("prepared_inherited", "the rows are those of the failed job before")
+        return _handover(prepared, document, data, entries)
     with work.console.step("upload_prepared", "store the prepared rows") as progress:
         # State of other rows must not be continued, nor files of theirs be taken for this job's.
         check_owner(work.output, work.stage_input.job)
@@ -117,14 +122,28 @@ def receive_prepared(work: Work) -> Handover:
     return _fetch(work, json.loads(data), data)
 
 
-def _stored_rows(work: Work) -> Handover | None:
-    """Return what an earlier attempt of this very job stored, None if it isn't all there."""
+def _inherited(work: Work, document: dict[str, Any]) -> list[FileEntry] | None:
+    """Return the files that a job before this one stored, if they and all that is told of them are the same as ours."""
+    for uid in reversed(predecessors(work.output)):
+        earlier = _stored_rows(work, uid)
+        if earlier is not None:
+            same = earlier.stored.digest == sha256_digest(_document_bytes({**document, "jobUid": uid}))
+            return [entry for entry in earlier.stored.entries if entry.path != PREPARED_MANIFEST] if same else None
+    return None
+
+
+def _document_bytes(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _stored_rows(work: Work, uid: str | None = None) -> Handover | None:
+    """Return what an earlier attempt of this very job (or of another one) stored, None if it isn't all there."""
     if work.output.size(PREPARED_MANIFEST) is None:
         return None
     data = work.output.get_bytes(PREPARED_MANIFEST)
     try:
         document: dict[str, Any] = json.loads(data)
-        if (document["jobUid"], document["specDigest"]) != (work.stage_input.job.uid, work.spec_digest):
+        if (document["jobUid"], document["specDigest"]) != (uid or work.stage_input.job.uid, work.spec_digest):
             return None
         return _fetch(work, document, data)
     except (ValueError, KeyError, TypeError, ValidationError):

@@ -5,6 +5,10 @@ folder. Taking it over is not conditional, since not every store can replace a f
 read; of two jobs that overwrite at once, the later write wins, and the loser finds out at its next check: before train
 begins, before each checkpoint and each upload of results, before and after ``manifest.json`` is written.
 
+A job that is applied again after it failed has another uid, and the same namespace, name and spec. It goes on with
+what the failed one left: ``owner.json`` then names whose work it continues. In one cluster the two are never there at
+once; of two clusters that share a folder and a name the later one goes on, and the other finds out at its next check.
+
 What remains open: an upload that is under way when the folder is taken can't be called back, so for as long as it lasts
 it may replace a file of the new owner. Whoever takes a result is safe all the same, by the digests in manifest and
 status. And a job that loses the folder after its last check has succeeded: its result was complete before it was
@@ -26,7 +30,7 @@ from finetune_trainer.output.folder import MANIFEST, OWNER, clear
 from finetune_trainer.output.manifest import Manifest, read_manifest
 from finetune_trainer.storage.store import Store
 
-__all__ = ["EarlierResult", "check_owner", "claim", "describe_job", "publish_manifest"]
+__all__ = ["EarlierResult", "check_owner", "claim", "describe_job", "predecessors", "publish_manifest"]
 
 IfExists = Literal["Reuse", "Fail", "Overwrite"]
 
@@ -42,7 +46,9 @@ class _Owner:
 
     uid: str
     job: str
+    spec_digest: str = ""
     replaced: tuple[str, ...] = ()
+    continues: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return _words(self.job, self.uid)
@@ -65,7 +71,8 @@ def claim(
     """Take the folder for this job, or find that it has it already.
 
     A folder of the same job is its own whatever ``if_exists`` says. Of others, Overwrite takes every folder, the rest
-    an empty one only: files without an owner may be somebody's model.
+    an empty one, and one that a job of the same name and spec left without a result: files without an owner may be
+    somebody's model.
 
     Parameters
     ----------
@@ -107,6 +114,11 @@ def claim(
             raise _lost(store, owner)
         _take(store, job, spec_digest, owner)
         return None
+    if not ours and _is_the_same_again(owner, job, spec_digest) and store.size(MANIFEST) is None:
+        if job.uid in owner.replaced:
+            raise _lost(store, owner)
+        _go_on(store, job, spec_digest, owner)
+        return None
     return _earlier(store, owner, if_exists, whose="an earlier run of this job" if ours else f"another job ({owner})")
 
 
@@ -137,6 +149,25 @@ def _take(store: Store, job: JobIdentity, spec_digest: str, owner: _Owner | None
     store.put_bytes(OWNER, _document(job, spec_digest, replaced), if_none_match=owner is None)
     check_owner(store, job)
     clear(store)
+
+
+def _is_the_same_again(owner: _Owner, job: JobIdentity, spec_digest: str) -> bool:
+    """Tell whether the owner was applied as this job is: by namespace, name and spec."""
+    return bool(job.namespace) and (owner.job, owner.spec_digest) == (f"{job.namespace}/{job.name}", spec_digest)
+
+
+def _go_on(store: Store, job: JobIdentity, spec_digest: str, owner: _Owner) -> None:
+    """Make the folder ours with all that lies there."""
+    replaced = (*owner.replaced, owner.uid)[-_REMEMBERED:]
+    continues = (*owner.continues, owner.uid)[-_REMEMBERED:]
+    store.put_bytes(OWNER, _document(job, spec_digest, replaced, continues))
+    check_owner(store, job)
+
+
+def predecessors(store: Store) -> tuple[str, ...]:
+    """Return the uids of the jobs whose work the owner of a folder goes on with."""
+    owner = _read(store)
+    return owner.continues if owner is not None else ()
 
 
 def check_owner(store: Store, job: JobIdentity) -> None:
@@ -182,10 +213,13 @@ def _words(*values: str) -> str:
     return ", ".join(value for value in values if _PLAIN.fullmatch(value)) or "unknown owner"
 
 
-def _document(job: JobIdentity, spec_digest: str, replaced: tuple[str, ...] = ()) -> bytes:
+def _document(
+    job: JobIdentity, spec_digest: str, replaced: tuple[str, ...] = (), continues: tuple[str, ...] = ()
+) -> bytes:
     name = f"{job.namespace}/{job.name}".strip("/")
     owner: dict[str, Any] = {"jobUid": job.uid, "job": name, "specDigest": spec_digest}
-    return canonical_json({**owner, "replaced": replaced} if replaced else owner)
+    lists = {"replaced": replaced, "continues": continues}
+    return canonical_json(owner | {key: uids for key, uids in lists.items() if uids})
 
 
 def _read(store: Store) -> _Owner | None:
@@ -199,12 +233,17 @@ def _parse(data: bytes) -> _Owner:
     except ValueError:
         value = None
     document: dict[str, Any] = value if isinstance(value, dict) else {}
-    replaced = document.get("replaced")
     return _Owner(
         uid=str(document.get("jobUid", "")),
         job=str(document.get("job", "")),
-        replaced=tuple(str(one) for one in replaced[-_REMEMBERED:]) if isinstance(replaced, list) else (),
+        spec_digest=str(document.get("specDigest", "")),
+        replaced=_uids(document.get("replaced")),
+        continues=_uids(document.get("continues")),
     )
+
+
+def _uids(value: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in value[-_REMEMBERED:]) if isinstance(value, list) else ()
 
 
 def _exists(text: str) -> StageError:
