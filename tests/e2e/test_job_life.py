@@ -96,8 +96,9 @@ def test_kubectl_wait_returns_and_the_columns_show_both_scores(lives: Tenant, wo
     kube.kubectl("wait", "--for=condition=Finished", f"ftj/{ONE}", "-n", lives.namespace, "--timeout=300s")
     results = lives.status(ONE)["results"]
     header, row = kube.kubectl("get", "ftj", ONE, "-n", lives.namespace).splitlines()
-    assert header.split() == ["NAME", "PHASE", "%", "BASE", "TEST", "AGE"]
-    assert row.split()[:5] == [ONE, "Succeeded", "100", results["baseline"]["score"], results["test"]["score"]]
+    assert header.split() == ["NAME", "PHASE", "REASON", "%", "BASE", "TEST", "AGE"]
+    scores = [results["baseline"]["score"], results["test"]["score"]]
+    assert row.split()[:6] == [ONE, "Succeeded", "Completed", "100", *scores]
 
 
 @pytest.mark.parametrize("command", [line for page in PAGES for line in commands(page, "kubectl")])
