@@ -148,6 +148,9 @@ def test_a_raised_deadline_ends_at_the_runtimes_limit() -> None:
     )
     life.edit(activeDeadlineSeconds=20000).settle(1)
     assert life.child("train").active_deadline_seconds == 1500
+    told = "activeDeadlineSeconds is 20000; the FineTuneRuntime allows 1500, which holds."
+    assert life.condition("Succeeded")["message"].endswith(told)
+    assert life.settle(100).condition("Succeeded")["message"].count(told) == 1
 
 
 @pytest.mark.parametrize(
