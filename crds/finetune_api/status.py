@@ -290,4 +290,4 @@ class FineTuneJobStatus(ApiModel):
         None, description="Succeeded, Finished, Suspended, Prepared, ArtifactPublished, Reconciling, Stalled."
     )
     waiting_for: LocalName | None = Field(None, description="Name of the object that the job waits for.")
-    waiting_since: Timestamp | None = Field(None, description="Since when the job waits for it.")
+    waiting_since: Timestamp | None = Field(None, description="Since when the job waits for what its reason names.")

@@ -58,7 +58,7 @@ class Applied:
     create_error
         Why the API server did not create a child (quota, admission, a webhook that is down).
     unavailable
-        Whether that is a fault of the control plane, with the pause that it asks for in seconds.
+        Seconds that the control plane asks to wait, where it is what failed (0 if it asks for none); else None.
     """
 
     job: Raw

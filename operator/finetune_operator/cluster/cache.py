@@ -95,13 +95,17 @@ class _Store(Generic[Value]):
         if known is not None:
             if known.uid == entry.uid and _older(entry.version, known.version):
                 return known
-            self.drop(name)
+            (self._remove if known.uid == entry.uid else self.drop)(name)
         self.entries[name] = entry
         if entry.group is not None:
             self.groups[entry.group].add(name)
         return entry
 
     def drop(self, name: Group) -> None:
+        """Forget an object that has gone."""
+        self._remove(name)
+
+    def _remove(self, name: Group) -> None:
         entry = self.entries.pop(name, None)
         if entry is not None and entry.group is not None:
             members = self.groups[entry.group]
@@ -142,14 +146,6 @@ class _Children(_Store[ChildView]):
         super().drop(name)
         if entry is not None and entry.group is not None and entry.value.ended is None:
             self.gone[entry.group].setdefault(entry.uid, self.now())
-
-    def put(self, raw: Raw) -> _Entry[ChildView] | None:
-        entry = super().put(raw)
-        if entry is not None and entry.group in self.gone:
-            self.gone[entry.group].pop(entry.uid, None)
-            if not self.gone[entry.group]:
-                del self.gone[entry.group]
-        return entry
 
     def view(self, raw: Raw) -> _Entry[ChildView] | None:
         owner, uid = owner_key(raw), owner_uid(raw)

@@ -9,25 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, FineTuneJobStatus, Results
 from finetune_operator.decide.conditions import Suspension, Verdict
-from finetune_operator.decide.holds import CONTROL_PLANE_FAULT, Hold
+from finetune_operator.decide.holds import CONTROL_PLANE_FAULT, MENDABLE, Hold
 from finetune_operator.decide.plan import Action, ChildView, DeleteChild, Event, Plan, SetChildTTL
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.status import to_stored
 from finetune_operator.decide.text import parse_time, rfc3339, sanitise
 
-__all__ = ["DEFAULT_PENDING_TIMEOUT_SECONDS", "delete", "fail", "go_on", "hold_up", "succeed", "ttls"]
+__all__ = ["DEFAULT_PENDING_TIMEOUT_SECONDS", "delete", "fail", "go_on", "hold_up", "out_of_time", "succeed", "ttls"]
 
 DEFAULT_PENDING_TIMEOUT_SECONDS: Final = 600
 """How long a job waits while there is no runtime that says otherwise."""
 
 DEFAULT_TTL_SECONDS: Final = 86400
-MENDABLE: Final = frozenset(
-    {"RuntimeNotFound", "NotPermitted", "CredentialsNotFound", "ImagePullFailed", "TrainerError"}
-)
-"""Reasons for which ``holds`` says that somebody must mend them; their clock is not that of a want of nodes."""
-
 _MAX_EVENT: Final = 512
 _MAX_PLACE: Final = 300
 
@@ -98,6 +94,17 @@ def fail(s: Situation, status: FineTuneJobStatus, failure: Failure, *, actions: 
     verdict = Verdict(succeeded=False, reason=failure.reason, message=failure.message, prepared=_prepared(status))
     event = Event(reason="Failed", message=sanitise(f"{failure.reason}: {failure.message}", _MAX_EVENT), type="Warning")
     return _end(s, status, verdict, event, tuple(actions), final=True)
+
+
+def out_of_time(s: Situation) -> Plan:
+    """End a job whose stage can't begin because the seconds are used up."""
+    failure = Failure(
+        reason=Reason.DEADLINE_EXCEEDED.value,
+        message=f"The job's {s.limit} s (activeDeadlineSeconds) are used up before stage {s.current_stage.name}. "
+        f"{REASONS[Reason.DEADLINE_EXCEEDED].mend}",
+        stage=s.current_stage.name,
+    )
+    return fail(s, s.status, failure)
 
 
 def succeed(s: Situation, status: FineTuneJobStatus, results: Results, *, reused: bool = False) -> Plan:

@@ -103,24 +103,33 @@ def how_it_ended(
     report = _success_report(pods, stage=stage.name, spec_digest=spec_digest)
     if report is not None and (child.ended is not None or any(pod.outlived for pod in pods)):
         return EndedWell(report=report)
+    going = child.deleting or given_up(stage, child)
     if child.ended == "Complete":
-        return None if child.deleting or given_up(stage, child) else EndedSilently()
+        return None if going else EndedSilently()
     if child.ended == "Failed" and not ended_by_deletion(child):
         return _badly(child, pods, stage=stage.name, spec_digest=spec_digest, limit=limit)
-    full = _newest([pod for pod in pods if _filled_its_disk(pod)])
-    if full is not None and not child.deleting and not given_up(stage, child):
-        # The trainer saves its state when kubelet evicts it, so the Job would try for ever and count no failure.
-        return _badly(child, (full,), stage=stage.name, spec_digest=spec_digest, limit=limit)
-    pod = _newest([pod for pod in pods if pod.outlived and not pod.deleting])
-    if pod is None or child.ended is not None or child.deleting or given_up(stage, child):
+    pod = None if going else _ended_unseen(pods)
+    if pod is None:
         return None
     tries_left = backoff_limit - stage.failures - counted_failures(child, pods)
-    unseen = _end_unseen(pod, tries_left=tries_left)
-    return unseen or _badly(child, (pod,), stage=stage.name, spec_digest=spec_digest, limit=limit)
+    again = _as_the_job_would(pod, tries_left=tries_left)
+    return again or _badly(child, (pod,), stage=stage.name, spec_digest=spec_digest, limit=limit)
 
 
-def _end_unseen(pod: PodView, *, tries_left: int) -> EndedSilently | Interrupted | None:
-    """Tell what the Job would make of a container's end, could it see it; None if the Job would fail."""
+def _ended_unseen(pods: Iterable[PodView]) -> PodView | None:
+    """Return the pod of whose end the Job draws no conclusion, if there is one.
+
+    One that filled its disk: the trainer saves its state when kubelet evicts it, so the Job would try for ever. And one
+    that another container keeps.
+    """
+    full = _newest([pod for pod in pods if _filled_its_disk(pod)])
+    return full or _newest([pod for pod in pods if pod.outlived and not pod.deleting])
+
+
+def _as_the_job_would(pod: PodView, *, tries_left: int) -> EndedSilently | Interrupted | None:
+    """Tell what the Job would make of the end, could it see it; None if the Job would fail."""
+    if _filled_its_disk(pod):
+        return None
     if pod.exit_code == 0:
         return EndedSilently()
     if pod.exit_code == EXIT_RESUMABLE:

@@ -21,7 +21,9 @@ from finetune_operator.decide.text import bare, rfc3339
 
 __all__ = [
     "CONTROL_PLANE_FAULT",
+    "MENDABLE",
     "OVERDUE_SECONDS",
+    "REFUSALS",
     "SCHEDULING_GRACE_SECONDS",
     "Hold",
     "hold_of",
@@ -35,6 +37,22 @@ SCHEDULING_GRACE_SECONDS: Final = 10
 
 CONTROL_PLANE_FAULT: Final = "ControlPlaneFault"
 """Reason of a hold that the API server, or a webhook that it calls, is to blame for."""
+
+MENDABLE: Final = frozenset(
+    {
+        Reason.RUNTIME_NOT_FOUND,
+        Reason.NOT_PERMITTED,
+        Reason.CREDENTIALS_NOT_FOUND,
+        Reason.IMAGE_PULL_FAILED,
+        Reason.TRAINER_ERROR,
+    }
+)
+"""Reasons of holds that somebody must mend; their clock is not that of a want of nodes."""
+
+REFUSALS: Final = frozenset(
+    {Reason.QUOTA_EXCEEDED, Reason.CREDENTIALS_NOT_FOUND, Reason.NOT_PERMITTED, CONTROL_PLANE_FAULT}
+)
+"""Reasons that :func:`hold_of_refusal` gives."""
 
 OVERDUE_SECONDS: Final = 30
 """How long after the end of its grace period a pod that doesn't go is told with its node."""
@@ -79,16 +97,20 @@ class Hold:
     """What holds a job up.
 
     ``reason`` is the condition's reason; ``known`` the same out of the reason table, or None where there is no such;
-    ``mendable`` tells whether somebody must mend it, so that a clock runs before the job has begun; ``waiting_for``
-    names the missing object; ``varies`` tells whether the wording is foreign and may change while the cause stays.
+    ``waiting_for`` names the missing object; ``varies`` tells whether the wording is foreign and may change while the
+    cause stays.
     """
 
     reason: str
     message: str
     known: Reason | None = None
-    mendable: bool = False
     waiting_for: str | None = None
     varies: bool = True
+
+    @property
+    def mendable(self) -> bool:
+        """Whether somebody must mend it, so that a clock runs before the job has begun."""
+        return self.known in MENDABLE
 
 
 def hold_of_runtime(refusal: Refusal, name: str) -> Hold:
@@ -102,8 +124,7 @@ def hold_of_refusal(message: str) -> Hold:
     """Explain why the API server does not create a Job or a pod: a quota, a policy, a webhook, a missing account."""
     text = bare(message)
     if "exceeded quota" in text.lower():
-        quota = Reason.QUOTA_EXCEEDED
-        return Hold(reason=quota.value, known=quota, message=f"{text}. {REASONS[quota].mend}")
+        return _known(Reason.QUOTA_EXCEEDED, f"{text}. {REASONS[Reason.QUOTA_EXCEEDED].mend}")
     if found := _ACCOUNT_MISSING.search(text):
         return _known(
             Reason.CREDENTIALS_NOT_FOUND,
@@ -131,9 +152,7 @@ def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime) -> Ho
         return _hold_of_pod(_newest(waiting), now)
     standing = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
     if standing:
-        pod = _newest(standing)
-        place = f" on node {pod.node}" if pod.node else ""
-        late = stuck(standing, now) or f"A new pod starts when pod {pod.name}{place} has ended."
+        late = stuck(standing, now) or f"A new pod starts when {_placed(_newest(standing))} has ended."
         return Hold(reason="PodTerminating", message=late, varies=False)
     if child.pod_create_error and child.active == 0:
         return hold_of_refusal(child.pod_create_error)
@@ -147,13 +166,16 @@ def stuck(pods: Iterable[PodView], now: datetime) -> str | None:
             continue
         if (now - pod.gone_by).total_seconds() < OVERDUE_SECONDS:
             continue
-        place = f" on node {pod.node}" if pod.node else ""
         return (
-            f"Pod {pod.name}{place} should have gone by {rfc3339(pod.gone_by)} and has not. If the node is lost, "
+            f"The {_placed(pod)} should have gone by {rfc3339(pod.gone_by)} and has not. If the node is lost, "
             "delete the Node, or taint it node.kubernetes.io/out-of-service; force-delete the pod only when nothing "
             "can run there any more."
         )
     return None
+
+
+def _placed(pod: PodView) -> str:
+    return f"pod {pod.name}" + (f" on node {pod.node}" if pod.node else "")
 
 
 def _hold_of_suspension(child: ChildView) -> Hold:
@@ -204,7 +226,7 @@ def _hold_of_secret(text: str) -> Hold | None:
 
 
 def _known(reason: Reason, message: str, *, waiting_for: str | None = None) -> Hold:
-    return Hold(reason=reason.value, known=reason, message=message, mendable=True, waiting_for=waiting_for)
+    return Hold(reason=reason.value, known=reason, message=message, waiting_for=waiting_for)
 
 
 def _newest(pods: Iterable[PodView]) -> PodView:

@@ -46,7 +46,7 @@ def is_between_pods(s: Situation) -> bool:
 def stays_told(s: Situation) -> Plan:
     """Leave what is told as it is."""
     child = s.current_child
-    return Plan(actions=tuple(_edited_deadline(s, child)), requeue_after=_poll(s, child))
+    return Plan(actions=tuple(_edited_deadline(s, child, s.status)), requeue_after=_poll(s, child))
 
 
 def what_holds(s: Situation) -> Hold | None:
@@ -60,23 +60,25 @@ def held_up(s: Situation) -> Plan:
     assert hold is not None  # noqa: S101 - the choice says so
     # The scheduler's verdict is part of the watched pod, a suspension of the watched Job; no Event is to be looked for.
     poll = None if hold.reason == "Unschedulable" or child.suspended else _poll(s, child)
-    return hold_up(s, _seen(s, child), hold, actions=_edited_deadline(s, child), poll=poll)
+    status = _seen(s, child)
+    return hold_up(s, status, hold, actions=_edited_deadline(s, child, status), poll=poll)
 
 
 def works(s: Situation) -> Plan:
     """The child runs, or is about to."""
     child = s.current_child
-    started = has_started(s.current_stage, child, s.pods)
-    reason, message = before_pod(s, s.current_stage.name)
-    if started:
+    if has_started(s.current_stage, child, s.pods):
         reason, message = _STARTED[s.current_stage.name]
         message += _note_about_the_deadline(s)
+    else:
+        reason, message = before_pod(s, s.current_stage.name)
+    status = _seen(s, child)
     return go_on(
         s,
-        _seen(s, child),
+        status,
         reason=reason,
         message=message,
-        actions=_edited_deadline(s, child),
+        actions=_edited_deadline(s, child, status),
         requeue_after=_poll(s, child),
     )
 
@@ -107,9 +109,8 @@ def _poll(s: Situation, child: ChildView) -> float | None:
     return POLL_SECONDS if waited < _POLL_SLOWER_AFTER else SLOW_POLL_SECONDS
 
 
-def _edited_deadline(s: Situation, child: ChildView) -> list[Action]:
-    after = _seen(s, child).stages or []
-    wanted = max(1, s.limit - seconds_spent(after))
+def _edited_deadline(s: Situation, child: ChildView, status: FineTuneJobStatus) -> list[Action]:
+    wanted = max(1, s.limit - seconds_spent(status.stages or []))
     if child.active_deadline_seconds in (None, wanted):
         return []
     return [SetChildDeadline(name=child.name, uid=child.uid, seconds=wanted)]

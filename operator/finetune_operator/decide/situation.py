@@ -175,13 +175,13 @@ class Situation:
     @property
     def current_stage(self) -> StageStatus:
         """The stage, where the choice has made sure that there is one."""
-        assert self.stage is not None  # noqa: S101
+        assert self.stage is not None  # noqa: S101 - the choice says so
         return self.stage
 
     @property
     def current_child(self) -> ChildView:
         """The stage's child, where the choice has made sure that there is one."""
-        assert self.child is not None  # noqa: S101
+        assert self.child is not None  # noqa: S101 - the choice says so
         return self.child
 
     @property

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from finetune_api.names import StageName
-from finetune_api.reasons import REASONS, Reason
+from finetune_api.reasons import REASONS
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.status import Failure
-from finetune_operator.decide.answers import fail, go_on, hold_up
-from finetune_operator.decide.holds import hold_of_refusal, hold_of_runtime
+from finetune_operator.decide.answers import fail, go_on, hold_up, out_of_time
+from finetune_operator.decide.holds import REFUSALS, hold_of_refusal, hold_of_runtime
 from finetune_operator.decide.manifests.job import build_job
 from finetune_operator.decide.plan import CreateChild, Event, Plan
 from finetune_operator.decide.runtimes import Refusal
@@ -27,9 +27,6 @@ RETRY_SECONDS: Final = 30.0
 STANDING_STILL: Final = ("Suspending", "Suspended", "Resuming")
 """Reasons of a job that spec.suspend had stopped."""
 
-_REFUSED: Final = ("QuotaExceeded", "CredentialsNotFound", "NotPermitted", "ControlPlaneFault")
-"""Reasons that a refused create may have given."""
-
 
 def without_runtime(s: Situation) -> Plan:
     """Wait for a FineTuneRuntime that is missing or does not take the job; GitOps may apply in any order."""
@@ -41,14 +38,8 @@ def without_runtime(s: Situation) -> Plan:
 
 
 def no_time_left(s: Situation) -> Plan:
-    """End a job whose stage can't begin because the seconds are used up."""
-    failure = Failure(
-        reason=Reason.DEADLINE_EXCEEDED.value,
-        message=f"The job's {s.limit} s (activeDeadlineSeconds) are used up before stage {s.current_stage.name}. "
-        f"{REASONS[Reason.DEADLINE_EXCEEDED].mend}",
-        stage=s.current_stage.name,
-    )
-    return fail(s, s.status, failure)
+    """Create no further child: the seconds are used up."""
+    return out_of_time(s)
 
 
 def create(s: Situation) -> Plan:
@@ -62,7 +53,7 @@ def create(s: Situation) -> Plan:
     action = CreateChild(stage=s.current_stage.name, manifest=_manifest(s, runtime, s.current_stage.name))
     if s.observed.create_error:
         return hold_up(s, status, hold_of_refusal(s.observed.create_error), actions=[action], poll=RETRY_SECONDS)
-    if s.reason in _REFUSED and s.kept == runtime and status.start_time == s.status.start_time:
+    if s.reason in REFUSALS and s.kept == runtime and status.start_time == s.status.start_time:
         # An operator that has just started does not know yet whether it is refused still; the clock goes on.
         return Plan(actions=(action,), requeue_after=RETRY_SECONDS)
     reason, message = before_pod(s, s.current_stage.name)

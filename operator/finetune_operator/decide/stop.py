@@ -12,13 +12,13 @@ from typing import Final
 
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, StageStatus
-from finetune_operator.decide.answers import delete, fail, go_on
+from finetune_operator.decide.answers import delete, fail, go_on, out_of_time
 from finetune_operator.decide.child_end import Interrupted
 from finetune_operator.decide.holds import stuck
 from finetune_operator.decide.plan import ChildView, Event, Plan
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import given_up, has_started, running, seconds_spent, set_back
-from finetune_operator.decide.start import STANDING_STILL, no_time_left
+from finetune_operator.decide.start import STANDING_STILL
 
 __all__ = [
     "LOOK_AGAIN_SECONDS",
@@ -127,7 +127,7 @@ def vanished(s: Situation) -> Plan:
     stage = _missed(s, s.current_stage)
     after = s.with_status(s.having(stage))
     if after.seconds_left <= 0:
-        return no_time_left(after)
+        return out_of_time(after)
     return _anew(s, stage, stage.job_name or stage.name, requeue_after=1.0)
 
 

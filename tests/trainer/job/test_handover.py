@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_api.report import StageReport
+from finetune_trainer.job.dataset import prepare_rows
 from tests.support.result_copy import Log, ResultCopy, flip, snapshot, steps
 from tests.support.stage_run import Finished, run
 from tests.support.tiny_job import make_stage_input, topic_rows, write_rows
@@ -103,6 +104,23 @@ def test_a_failed_job_that_is_applied_again_keeps_what_was_computed_of_the_same_
     assert json.loads((tmp_path / "out/prepared/manifest.json").read_bytes())["jobUid"] == "applied-again"
     assert report.failure is not None
     assert "stopped" in report.failure.message
+
+
+def test_a_job_that_loses_the_folder_while_it_looks_at_the_rows_leaves_what_it_inherited(
+    half_done: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (tmp_path / "out/prepared/manifest.json").read_bytes()
+
+    def lose(*arguments: Any, **options: Any) -> Any:
+        owner = {"jobUid": "uid-9", "job": "team-a/tiny", "continues": ["uid-1"]}
+        (tmp_path / "out/owner.json").write_text(json.dumps(owner))
+        return prepare_rows(*arguments, **options)
+
+    monkeypatch.setattr("finetune_trainer.job.handover.prepare_rows", lose)
+    report, _ = half_done(uid="applied-again")
+    assert report.failure is not None
+    assert "was taken over by another job" in report.failure.message
+    assert (tmp_path / "out/prepared/manifest.json").read_bytes() == before
 
 
 def test_a_failed_job_that_is_applied_again_with_other_rows_begins_anew(half_done: Stage, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,7 +64,7 @@ def prepare_once(work: Work) -> Handover:
     StageError
         Any reason of reading, templating and storing.
     """
-    stored = _stored_rows(work)
+    stored = _stored_rows(work, (work.stage_input.job.uid,))
     if stored is not None and not work.fresh:
         work.console.event("already_prepared", "the rows were prepared and stored before")
         return stored
@@ -89,6 +90,7 @@ def prepare_once(work: Work) -> Handover:
     if stored is not None and stored.stored.digest == sha256_digest(data):
         return stored
     if (entries := _inherited(work, document)) is not None:
+        check_owner(work.output, work.stage_input.job)
         work.output.put_bytes(PREPARED_MANIFEST, data)
         work.console.event("prepared_inherited", "the rows are those of the failed job before")
         return _handover(prepared, document, data, entries)
@@ -124,26 +126,28 @@ def receive_prepared(work: Work) -> Handover:
 
 def _inherited(work: Work, document: dict[str, Any]) -> list[FileEntry] | None:
     """Return the files that a job before this one stored, if they and all that is told of them are the same as ours."""
-    for uid in reversed(predecessors(work.output)):
-        earlier = _stored_rows(work, uid)
-        if earlier is not None:
-            same = earlier.stored.digest == sha256_digest(_document_bytes({**document, "jobUid": uid}))
-            return [entry for entry in earlier.stored.entries if entry.path != PREPARED_MANIFEST] if same else None
-    return None
+    uids = predecessors(work.output)
+    earlier = _stored_rows(work, uids) if uids else None
+    if earlier is None:
+        return None
+    same = {sha256_digest(_document_bytes({**document, "jobUid": uid})) for uid in uids}
+    if earlier.stored.digest not in same:
+        return None
+    return [entry for entry in earlier.stored.entries if entry.path != PREPARED_MANIFEST]
 
 
 def _document_bytes(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _stored_rows(work: Work, uid: str | None = None) -> Handover | None:
-    """Return what an earlier attempt of this very job (or of another one) stored, None if it isn't all there."""
+def _stored_rows(work: Work, uids: Collection[str]) -> Handover | None:
+    """Return what an attempt of one of these jobs stored for the same spec, None if it isn't all there."""
     if work.output.size(PREPARED_MANIFEST) is None:
         return None
     data = work.output.get_bytes(PREPARED_MANIFEST)
     try:
         document: dict[str, Any] = json.loads(data)
-        if (document["jobUid"], document["specDigest"]) != (uid or work.stage_input.job.uid, work.spec_digest):
+        if document["jobUid"] not in uids or document["specDigest"] != work.spec_digest:
             return None
         return _fetch(work, document, data)
     except (ValueError, KeyError, TypeError, ValidationError):
