@@ -39,9 +39,15 @@ def lives(world: World, pair: str, shared_tenant: Tenant) -> Tenant:
             tenant.job(TWO, resources={"gpusPerNode": 1}, runtimeRef={"name": fleeting}, training=LEARNING),
             tenant.job(ONE, resources={"gpusPerNode": 0}, runtimeRef={"name": pair}),
         )
-        until("the first stage has a pod", lambda: tenant.pods(TWO), timeout=60)
+        # An edit before a pod has started is taken over: a job that waits for a better image shall get it.
+        until("a pod of the first stage has started", lambda: any(map(has_started, tenant.pods(TWO))), timeout=120)
         world.add_runtime(fleeting, image="registry.invalid/none@sha256:" + "0" * 64)
     return tenant
+
+
+def has_started(pod: dict[str, Any]) -> bool:
+    """Whether the kubelet has started the pod's containers."""
+    return pod["status"]["phase"] not in ("Pending", "Unknown")
 
 
 def done(lives: Tenant, name: str) -> dict[str, Any]:
