@@ -176,9 +176,6 @@ def install_chart(
         *("--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--values", "-", "--wait", "--timeout", "180s"),
     )
     kube.helm(*command, stdin=values)
-    if kube.get("finetuneruntime", "default") is None:
-        # Helm looks every kind up before it creates the first object: the runtime comes once its CRD is there.
-        kube.helm(*command, stdin=values)
 
 
 def tenant_objects(namespace: str, s3: S3Access, *, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:

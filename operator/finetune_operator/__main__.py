@@ -11,11 +11,13 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 import kopf
 
 from finetune_api import __version__
 from finetune_operator.cluster.gateway import KubernetesGateway, load_configuration
+from finetune_operator.decide.installation import InstalledRuntime, read_manifest
 from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.process.endpoints import serving
 from finetune_operator.process.engine import Engine
@@ -29,7 +31,23 @@ __all__ = ["main", "operate"]
 log = logging.getLogger("finetune_operator")
 
 
-async def operate(settings: Settings) -> None:
+def installed_runtime(settings: Settings) -> InstalledRuntime | None:
+    """Return the FineTuneRuntime that the installation brings, if it brings one.
+
+    Raises
+    ------
+    SettingsError
+        Its file can't be read or holds something else.
+    """
+    if not settings.runtime_file:
+        return None
+    try:
+        return read_manifest(Path(settings.runtime_file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"FINETUNE_RUNTIME_FILE: {settings.runtime_file}: {error}") from error
+
+
+async def operate(settings: Settings, *, installed: InstalledRuntime | None = None) -> None:
     """Run the operator until it is told to stop, or until something of it has ended by an error.
 
     Raises
@@ -39,7 +57,7 @@ async def operate(settings: Settings) -> None:
     """
     metrics = Metrics()
     gateway = KubernetesGateway(await load_configuration(), on_request=metrics.requested)
-    engine = Engine(gateway=gateway, reconcile=reconcile, settings=settings, metrics=metrics)
+    engine = Engine(gateway=gateway, reconcile=reconcile, settings=settings, metrics=metrics, installed=installed)
     try:
         # Servers and workers are there before Kopf, which takes every task begun after it for its own and cancels it.
         async with (
@@ -70,9 +88,9 @@ async def _watch_until_stopped(engine: Engine) -> None:
         await kopf_task  # raises what ended it
 
 
-async def _until_told(settings: Settings) -> None:
+async def _until_told(settings: Settings, installed: InstalledRuntime | None) -> None:
     """Run the operator; SIGTERM and SIGINT cancel it until Kopf installs handlers of its own."""
-    work = asyncio.create_task(operate(settings), name="operate")
+    work = asyncio.create_task(operate(settings, installed=installed), name="operate")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)
@@ -86,13 +104,14 @@ def main() -> int:
     """Run the operator; returns the exit code of the process."""
     try:
         settings = Settings.from_environment(os.environ)
+        installed = installed_runtime(settings)
     except SettingsError as error:
         configure_logging("INFO")
         log.error("%s", error, extra={"event": "SettingsInvalid"})  # noqa: TRY400 - the message says it all
         return 2
     configure_logging(settings.log_level)
     try:
-        asyncio.run(_until_told(settings))
+        asyncio.run(_until_told(settings, installed))
     except Exception:
         log.critical("The operator has to end", exc_info=True, extra={"event": "OperatorFailed"})
         return 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from tests.support.apiserver import ApiServer, run_kubectl
 from tests.support.casekit import MINIMAL
 from tests.support.helm import CHART, NAMESPACE, RELEASE, RUNTIME_VALUES, helm, render
+from tests.support.operator_process import OperatorProcess, eventually
 
 INSTALL = ("upgrade", "--install", RELEASE, str(CHART), "--namespace", NAMESPACE, "--create-namespace")
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
@@ -23,34 +26,41 @@ def cluster() -> Iterator[ApiServer]:
 
 
 @pytest.fixture(scope="module")
-def first(cluster: ApiServer) -> str:
-    """What helm said at the first install, on a cluster that doesn't know our kinds."""
+def said(cluster: ApiServer) -> str:
+    """What helm said at the one install, on a cluster that doesn't know our kinds."""
     return helm(*INSTALL, values=RUNTIME_VALUES, kubeconfig=cluster.kubeconfig)
 
 
-@pytest.fixture(scope="module")
-def second(cluster: ApiServer, first: str) -> str:
-    """What helm said when the same command was run again."""
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/finetuneruntimes.finetune.dev")
-    return helm(*INSTALL, values=RUNTIME_VALUES, kubeconfig=cluster.kubeconfig)
+@contextmanager
+def operator(cluster: ApiServer, *, wait: bool = True) -> Iterator[OperatorProcess]:
+    """The operator with the rights and the file that the release gives it; there is no kubelet here to start it."""
+    config = json.loads(cluster.kubectl("-n", NAMESPACE, "get", "configmap", f"{RELEASE}-runtime", "-o", "json"))
+    file = cluster.folder / "runtime.json"
+    file.write_text(config["data"]["runtime.json"])
+    kubeconfig = cluster.kubeconfig_for_token("release", cluster.token(RELEASE, namespace=NAMESPACE))
+    with OperatorProcess.started(kubeconfig, wait=wait, FINETUNE_RUNTIME_FILE=str(file)) as process:
+        yield process
 
 
-def test_the_first_install_makes_everything_but_the_runtime_and_says_so(cluster: ApiServer, first: str) -> None:
-    assert 'The FineTuneRuntime "default" is still missing' in first
-    assert "run the same command again" in first
+def runtime(cluster: ApiServer) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(cluster.kubectl("get", "ftr", "default", "-o", "json"))
+    return found
+
+
+def upgrade(cluster: ApiServer, **changes: Any) -> None:
+    values = {"runtime": {**RUNTIME_VALUES["runtime"], **changes}}
+    helm(*INSTALL, values=values, kubeconfig=cluster.kubeconfig)
+
+
+def test_one_install_makes_everything_and_says_what_comes_next(cluster: ApiServer, said: str) -> None:
+    assert "kubectl get ftj --watch" in said
     names = cluster.kubectl("-n", NAMESPACE, "get", "deployment,service,serviceaccount", "-o", "name").split()
     assert names == [f"deployment.apps/{RELEASE}", f"service/{RELEASE}-metrics", f"serviceaccount/{RELEASE}"]
 
 
-def test_the_second_run_makes_the_runtime_and_says_what_comes_next(cluster: ApiServer, second: str) -> None:
-    assert "kubectl get ftj --watch" in second
-    runtime = json.loads(cluster.kubectl("get", "ftr", "default", "-o", "json"))
-    assert runtime["spec"]["resources"]["train"] == {"cpu": "2", "memory": "16Gi", "ephemeralStorage": "20Gi"}
-
-
-def test_a_third_run_changes_nothing(cluster: ApiServer, second: str) -> None:
+def test_a_second_run_changes_nothing(cluster: ApiServer, said: str) -> None:
     def state() -> str:
-        kinds = "deployment,service,serviceaccount,finetuneruntime,clusterrole,clusterrolebinding,crd"
+        kinds = "deployment,service,serviceaccount,configmap,clusterrole,clusterrolebinding,crd"
         path = "{range .items[*]}{.kind}/{.metadata.name} {.metadata.resourceVersion}{'\\n'}{end}"
         return cluster.kubectl("-n", NAMESPACE, "get", kinds, "-o", f"jsonpath={path}")
 
@@ -59,7 +69,56 @@ def test_a_third_run_changes_nothing(cluster: ApiServer, second: str) -> None:
     assert state() == before
 
 
-def test_every_object_of_a_full_render_is_accepted(cluster: ApiServer, second: str) -> None:
+def test_the_operator_is_ready_once_the_runtime_of_the_values_stands(cluster: ApiServer, said: str) -> None:
+    with operator(cluster) as process:
+        found = runtime(cluster)
+        assert found["spec"]["outputPrefix"] == "s3://results/"
+        assert found["spec"]["storage"][0]["endpoint"] == "https://s3.example"
+        assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "finetune-operator"
+        assert process.unexpected() == []
+
+
+def test_a_runtime_that_somebody_deletes_comes_back(cluster: ApiServer, said: str) -> None:
+    with operator(cluster) as process:
+        uid = runtime(cluster)["metadata"]["uid"]
+        cluster.kubectl("delete", "ftr", "default", "--wait=false")
+        eventually(lambda: cluster.kubectl("get", "ftr", "default", "--ignore-not-found", "-o", "name"))
+        assert runtime(cluster)["metadata"]["uid"] != uid
+        assert process.unexpected() == []
+
+
+def test_an_edit_by_hand_stays_until_the_values_change(cluster: ApiServer, said: str) -> None:
+    def edited() -> tuple[Any, Any]:
+        spec = runtime(cluster)["spec"]
+        return spec["terminationGracePeriodSeconds"], spec["outputPrefix"]
+
+    upgrade(cluster, terminationGracePeriodSeconds=61)
+    with operator(cluster):
+        pass
+    patch = '{"spec": {"terminationGracePeriodSeconds": 62, "outputPrefix": "s3://mended/"}}'
+    cluster.kubectl("patch", "ftr", "default", "--type=merge", "-p", patch)
+    with operator(cluster):
+        assert edited() == (62, "s3://mended/")
+    upgrade(cluster)
+    with operator(cluster):
+        assert runtime(cluster)["spec"]["outputPrefix"] == "s3://results/"
+
+
+def test_a_runtime_that_the_api_server_refuses_keeps_the_operator_from_being_ready(
+    cluster: ApiServer, said: str
+) -> None:
+    storage = [{"prefix": "s3://"}, {"prefix": "s3://"}]
+    upgrade(cluster, storage=storage)
+    with operator(cluster, wait=False) as process:
+        eventually(lambda: process.records("RuntimeRefused"))
+        status, body = process.get("/readyz")
+        assert status == 503
+        assert "storage has two entries with the same prefix; remove one" in body
+        assert process.get("/healthz")[0] == 200
+    upgrade(cluster)
+
+
+def test_every_object_of_a_full_render_is_accepted(cluster: ApiServer, said: str) -> None:
     values = {
         **RUNTIME_VALUES,
         "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
@@ -77,7 +136,7 @@ def test_every_object_of_a_full_render_is_accepted(cluster: ApiServer, second: s
     assert len(done.stdout.splitlines()) == len(render(values))
 
 
-def test_the_pod_is_admitted_where_pod_security_restricted_is_enforced(cluster: ApiServer, second: str) -> None:
+def test_the_pod_is_admitted_where_pod_security_restricted_is_enforced(cluster: ApiServer, said: str) -> None:
     cluster.apply(
         {
             "apiVersion": "v1",
@@ -114,10 +173,10 @@ NOTHING = [
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 
 
-@pytest.mark.parametrize("resource", [*MAY, *NOTHING])
-def test_the_operators_account_may_do_exactly_this(cluster: ApiServer, second: str, resource: str) -> None:
+def may(cluster: ApiServer, resource: str, *, name: str = "") -> set[str]:
+    """Verbs that the operator's account may use on a resource, or on one object of it."""
     kind, _, subresource = resource.partition("/")
-    name, _, group = kind.partition(".")
+    plural, _, group = kind.partition(".")
     allowed = set()
     for verb in VERBS:
         review = {
@@ -129,18 +188,31 @@ def test_the_operators_account_may_do_exactly_this(cluster: ApiServer, second: s
                     "namespace": "team-a",
                     "verb": verb,
                     "group": group,
-                    "resource": name,
+                    "resource": plural,
                     "subresource": subresource,
+                    "name": name,
                 },
             },
         }
         body = cluster.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)[1]
         if body["status"]["allowed"]:
             allowed.add(verb)
-    assert allowed == MAY.get(resource, set())
+    return allowed
 
 
-def test_uninstalling_keeps_the_definitions_and_the_jobs(cluster: ApiServer, second: str) -> None:
+@pytest.mark.parametrize("resource", [*MAY, *NOTHING])
+def test_the_operators_account_may_do_exactly_this(cluster: ApiServer, said: str, resource: str) -> None:
+    assert may(cluster, resource) == MAY.get(resource, set())
+
+
+@pytest.mark.parametrize(("name", "verbs"), [("default", {"create", "patch"}), ("other", set())])
+def test_the_operators_account_may_write_the_runtime_of_the_values_and_no_other(
+    cluster: ApiServer, said: str, name: str, verbs: set[str]
+) -> None:
+    assert may(cluster, "finetuneruntimes.finetune.dev", name=name) == {"get", "list", "watch"} | verbs
+
+
+def test_uninstalling_keeps_the_definitions_the_jobs_and_the_runtime(cluster: ApiServer, said: str) -> None:
     cluster.apply(
         {
             "apiVersion": "finetune.dev/v1alpha1",
@@ -152,4 +224,4 @@ def test_uninstalling_keeps_the_definitions_and_the_jobs(cluster: ApiServer, sec
     helm("uninstall", RELEASE, "--namespace", NAMESPACE, kubeconfig=cluster.kubeconfig)
     assert cluster.kubectl("get", "ftj", "-o", "name").split() == ["finetunejob.finetune.dev/kept"]
     assert cluster.kubectl("-n", NAMESPACE, "get", "deployment", "-o", "name") == ""
-    assert cluster.kubectl("get", "ftr", "-o", "name") == ""
+    assert cluster.kubectl("get", "ftr", "-o", "name").split() == ["finetuneruntime.finetune.dev/default"]

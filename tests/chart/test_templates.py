@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from finetune_api.runtime import FineTuneRuntimeSpec
+from finetune_operator.decide.installation import read_manifest
 from tests.support.apiserver import CRD_FILES
 from tests.support.helm import CHART, DIGEST, RUNTIME_VALUES, helm, refusal, render, render_anew
 
@@ -345,8 +347,13 @@ def test_a_network_policy_lets_in_probes_and_metrics_and_out_to_the_api_server_a
 # --- the runtime -----------------------------------------------------------------------------------------------------
 
 
-def test_the_runtime_is_made_where_its_image_is_named() -> None:
-    runtime = _one("FineTuneRuntime", {"runtime": {**RUNTIME, "annotations": {"a": "b"}}})
+def _runtime(values: Values) -> dict[str, Any]:
+    """The FineTuneRuntime that the operator is handed."""
+    return dict(json.loads(_one("ConfigMap", values)["data"]["runtime.json"]))
+
+
+def test_the_operator_gets_a_runtime_where_its_image_is_named() -> None:
+    runtime = _runtime({"runtime": {**RUNTIME, "annotations": {"a": "b"}}})
     assert (runtime["metadata"]["name"], runtime["metadata"]["annotations"]) == ("default", {"a": "b"})
     assert runtime["spec"] == {
         "image": f"registry.example/trainer@{DIGEST}",
@@ -355,11 +362,45 @@ def test_the_runtime_is_made_where_its_image_is_named() -> None:
         "resources": {"train": {"memory": "16Gi"}},
     }
     FineTuneRuntimeSpec.model_validate(runtime["spec"], extra="forbid")
+    assert read_manifest(json.dumps(runtime)).name == "default"
 
 
 @pytest.mark.parametrize("values", [{}, {"runtime": {**RUNTIME, "create": False}}], ids=["no image", "switched off"])
-def test_no_runtime_is_made_otherwise(values: Values) -> None:
-    assert "FineTuneRuntime" not in _kinds(render(values))
+def test_it_gets_none_otherwise_and_no_right_to_write_one(values: Values) -> None:
+    assert "ConfigMap" not in _kinds(render(values))
+    assert "FINETUNE_RUNTIME_FILE" not in [e["name"] for e in _container(values)["env"]]
+    assert _one("ClusterRole", values, name="finetune-operator")["rules"] == OPERATOR_RULES
+
+
+def test_the_operator_may_write_the_runtime_of_the_values_and_no_other() -> None:
+    rules = _one("ClusterRole", {"runtime": {**RUNTIME, "name": "big"}}, name="finetune-operator")["rules"]
+    (added,) = [rule for rule in rules if rule not in OPERATOR_RULES]
+    assert added == {
+        "apiGroups": ["finetune.dev"],
+        "resources": ["finetuneruntimes"],
+        "resourceNames": ["big"],
+        "verbs": ["create", "patch"],
+    }
+
+
+def test_the_operator_reads_the_file_that_is_mounted() -> None:
+    container = _container(RUNTIME_VALUES)
+    (path,) = [e["value"] for e in container["env"] if e["name"] == "FINETUNE_RUNTIME_FILE"]
+    (mount,) = [m for m in container["volumeMounts"] if path == f"{m['mountPath']}/runtime.json"]
+    volumes = _one("Deployment", RUNTIME_VALUES)["spec"]["template"]["spec"]["volumes"]
+    (source,) = [v["configMap"]["name"] for v in volumes if v["name"] == mount["name"]]
+    assert source == _one("ConfigMap", RUNTIME_VALUES)["metadata"]["name"]
+
+
+def test_another_runtime_is_another_pod() -> None:
+    def mark(**changes: Any) -> Any:
+        values = {"runtime": {**RUNTIME, **changes}, "podAnnotations": {"a": "b"}}
+        annotations = _one("Deployment", values)["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["a"] == "b"
+        return annotations["finetune.dev/runtime-manifest"]
+
+    assert mark() == mark()
+    assert mark() != mark(outputPrefix="s3://elsewhere/")
 
 
 def test_the_trainers_image_needs_a_digest() -> None:
@@ -369,23 +410,11 @@ def test_the_trainers_image_needs_a_digest() -> None:
 
 def test_a_test_cluster_may_use_a_tag() -> None:
     values = {"runtime": {"image": {"repository": "trainer", "tag": "v1"}, "allowUnpinnedImage": True}}
-    assert _one("FineTuneRuntime", values)["spec"] == {"image": "trainer:v1", "allowUnpinnedImage": True}
+    assert _runtime(values)["spec"] == {"image": "trainer:v1", "allowUnpinnedImage": True}
 
 
 def test_an_empty_list_says_none_and_null_says_nothing() -> None:
     values = {"runtime": {**RUNTIME, "allowedNamespaces": [], "allowedUriPrefixes": None}}
-    spec = _one("FineTuneRuntime", values)["spec"]
+    spec = _runtime(values)["spec"]
     assert spec["allowedNamespaces"] == []
     assert "allowedUriPrefixes" not in spec
-
-
-LIVE = ("--api-versions", "apiregistration.k8s.io/v1")
-
-
-def test_a_live_cluster_that_lacks_the_kind_gets_the_runtime_later() -> None:
-    assert "FineTuneRuntime" not in _kinds(render(RUNTIME_VALUES, *LIVE))
-
-
-def test_a_live_cluster_that_has_the_kind_gets_the_runtime_now() -> None:
-    known = ("--api-versions", "finetune.dev/v1alpha1/FineTuneRuntime")
-    assert "FineTuneRuntime" in _kinds(render(RUNTIME_VALUES, *LIVE, *known))

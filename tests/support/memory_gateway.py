@@ -33,7 +33,7 @@ __all__ = ["Crash", "FaultyGateway", "MemoryCluster", "MemoryGateway"]
 Watcher = Callable[[str, str, Raw], None]
 """Called with kind, event type and object."""
 
-WRITES = frozenset({"create_child", "delete_child", "patch_child", "patch_job_status", "create_event"})
+WRITES = frozenset({"create_child", "delete_child", "patch_child", "patch_job_status", "create_event", "apply_runtime"})
 
 
 class Crash(BaseException):
@@ -79,6 +79,10 @@ class MemoryCluster:
             return copy.deepcopy(self._objects[kind, namespace, name])
         except KeyError:
             raise NotFoundError(f"{kind} {namespace}/{name} not found", code=404, reason="NotFound") from None
+
+    def has(self, kind: str, namespace: str, name: str) -> bool:
+        """Tell whether an object stands there."""
+        return (kind, namespace, name) in self._objects
 
     def all(self, kind: str) -> list[Raw]:
         """Return all objects of a kind."""
@@ -142,10 +146,11 @@ class MemoryCluster:
 
 
 class MemoryGateway:
-    """``ClusterGateway`` to a :class:`MemoryCluster`."""
+    """``ClusterGateway`` to a :class:`MemoryCluster`; ``applied`` holds manifests and whether they were forced."""
 
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster
+        self.applied: list[tuple[Raw, bool]] = []
 
     def now(self) -> datetime:
         return self._cluster.now()
@@ -196,6 +201,13 @@ class MemoryGateway:
     async def patch_job_status(self, key: JobKey, *, resource_version: str, patch: Raw) -> Raw:
         body = {"metadata": {"resourceVersion": resource_version}, "status": patch}
         return self._cluster.patch("jobs", *key, body)
+
+    async def apply_runtime(self, name: str, manifest: Raw, *, force: bool) -> None:
+        self.applied.append((manifest, force))
+        if self._cluster.has("runtimes", "", name):
+            self._cluster.patch("runtimes", "", name, manifest)
+        else:
+            self._cluster.create("runtimes", manifest)
 
     async def create_event(self, namespace: str, event: Raw) -> None:
         self._cluster.create("events", event)

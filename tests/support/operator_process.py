@@ -31,6 +31,12 @@ OPERATOR_RULES: Final = (
         "resources": ["finetunejobs", "finetuneruntimes"],
         "verbs": ["get", "list", "watch"],
     },
+    {
+        "apiGroups": ["finetune.dev"],
+        "resources": ["finetuneruntimes"],
+        "resourceNames": ["default"],
+        "verbs": ["create", "patch"],
+    },
     {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["patch"]},
     {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/finalizers"], "verbs": ["update"]},
     {

@@ -17,6 +17,7 @@ from typing import Any
 from finetune_api.names import LABEL_JOB_UID
 from finetune_operator.cluster.protocol import JobKey, Kind, Raw
 from finetune_operator.cluster.views import is_finished
+from finetune_operator.decide.installation import InstalledRuntime
 from finetune_operator.decide.plan import Observed, Plan
 from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.process.engine import Engine
@@ -106,6 +107,7 @@ class World:
         *,
         decide: Callable[[Observed], Plan] = reconcile,
         hears: Callable[[str, str, Raw], bool] = lambda _kind, _event, _raw: True,
+        installed: InstalledRuntime | None = None,
         crash_at: int | None = None,
         crash_after: bool = False,
     ) -> AsyncIterator[Engine]:
@@ -113,7 +115,12 @@ class World:
         gateway = FaultyGateway(MemoryGateway(self.cluster), crash_at=crash_at, crash_after=crash_after)
         self.gateways.append(gateway)
         engine = Engine(
-            gateway=gateway, reconcile=decide, settings=Settings(workers=4), metrics=Metrics(), now=virtual_now
+            gateway=gateway,
+            reconcile=decide,
+            settings=Settings(workers=4),
+            metrics=Metrics(),
+            installed=installed,
+            now=virtual_now,
         )
 
         def watch(kind: str, event: str, raw: Raw) -> None:

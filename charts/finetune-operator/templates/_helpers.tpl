@@ -64,16 +64,23 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{/* The FineTuneRuntime that the operator applies: Helm could not, before its kind is served. */}}
+{{- define "finetune-operator.runtimeManifest" -}}
+{{- $spec := dict "image" (include "finetune-operator.runtimeImage" .) }}
+{{- range $field, $value := omit .Values.runtime "create" "name" "annotations" "image" }}
+{{- if not (kindIs "invalid" $value) }}
+{{- $_ := set $spec $field $value }}
+{{- end }}
+{{- end }}
+{{- $labels := dict "app.kubernetes.io/part-of" "finetune-operator" "app.kubernetes.io/managed-by" "finetune-operator" "app.kubernetes.io/instance" .Release.Name }}
+{{- $metadata := dict "name" .Values.runtime.name "labels" $labels }}
+{{- with .Values.runtime.annotations }}
+{{- $_ := set $metadata "annotations" . }}
+{{- end }}
+{{- dict "apiVersion" "finetune.dev/v1alpha1" "kind" "FineTuneRuntime" "metadata" $metadata "spec" $spec | toPrettyJson }}
+{{- end }}
+
 {{/* "wanted": the values ask for a runtime. */}}
 {{- define "finetune-operator.runtimeWanted" -}}
 {{- if and .Values.runtime.create .Values.runtime.image.repository }}true{{ end }}
-{{- end }}
-
-{{/*
-"too early": this is a live cluster (its aggregator is served) that doesn't know the kind yet. Helm looks up all kinds of
-a release before it creates the first object, so with the runtime in it the release would fail whole.
-*/}}
-{{- define "finetune-operator.runtimeTooEarly" -}}
-{{- $live := .Capabilities.APIVersions.Has "apiregistration.k8s.io/v1" }}
-{{- if and $live (not (.Capabilities.APIVersions.Has "finetune.dev/v1alpha1/FineTuneRuntime")) }}true{{ end }}
 {{- end }}

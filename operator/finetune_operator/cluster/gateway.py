@@ -41,6 +41,9 @@ LIST_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5)
 SAME_CLOCK: Final = timedelta(seconds=3)
 RELISTS: Final = 3
 """How often a long list is begun anew when its parts have expired."""
+MERGE: Final = "application/merge-patch+json"
+APPLY: Final = "application/apply-patch+yaml"
+"""Server-side apply; JSON is YAML."""
 UNAVAILABLE: Final = frozenset({401, 408, 410, 429})
 
 GROUP_PATH: Final = f"/apis/{API_VERSION}"
@@ -172,6 +175,11 @@ class KubernetesGateway:
         body = {"metadata": {"resourceVersion": resource_version}, "status": patch}
         return await self._request("patch", "PATCH", f"{_job_path(key)}/status", f"{JOB_PLURAL}/status", body)
 
+    async def apply_runtime(self, name: str, manifest: Raw, *, force: bool) -> None:
+        """See :class:`ClusterGateway`."""
+        path, query = f"{GROUP_PATH}/{RUNTIME_PLURAL}/{name}", {"force": "true" if force else "false"}
+        await self._request("patch", "PATCH", path, RUNTIME_PLURAL, manifest, query=query, patch_type=APPLY)
+
     async def create_event(self, namespace: str, event: Raw) -> None:
         """See :class:`ClusterGateway`."""
         await self._request("create", "POST", f"/api/v1/namespaces/{namespace}/events", "events", event)
@@ -206,9 +214,10 @@ class KubernetesGateway:
         *,
         query: Mapping[str, str] | None = None,
         within: aiohttp.ClientTimeout = TIMEOUT,
+        patch_type: str = MERGE,
     ) -> Raw:
         request = f"{verb} {resource}"
-        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        content_type = patch_type if method == "PATCH" else "application/json"
         parameters = dict(query or {}) | ({"fieldManager": MANAGED_BY} if method in ("POST", "PATCH") else {})
         method, url, headers, payload, _ = await self._client.param_serialize(
             method,

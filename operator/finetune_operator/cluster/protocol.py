@@ -147,6 +147,10 @@ class ClusterGateway(Protocol):
         """Merge-patch ``.status`` if the job still has this resourceVersion, and return the job as stored."""
         ...
 
+    async def apply_runtime(self, name: str, manifest: Raw, *, force: bool) -> None:
+        """Apply a FineTuneRuntime by server-side apply; ``force`` takes fields over that others have set."""
+        ...
+
     async def create_event(self, namespace: str, event: Raw) -> None:
         """Create a core/v1 Event."""
         ...

@@ -24,8 +24,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 async def serving(engine: Engine, *, health_port: int, metrics_port: int, host: str = "0.0.0.0") -> AsyncIterator[None]:  # noqa: S104 - kubelet and Prometheus come from outside the pod
     """Serve ``/healthz`` and ``/readyz`` on one port and ``/metrics`` on the other while the block runs.
 
-    ``/healthz`` answers 500 with the reason when only a restart can help; ``/readyz`` answers 503 until the cluster has
-    been listed for the first time.
+    ``/healthz`` answers 500 with the reason when only a restart can help; ``/readyz`` answers 503 with the reason until
+    the cluster has been listed and the runtime of the installation stands in it.
     """
 
     async def health(_: web.Request) -> web.StreamResponse:
@@ -33,7 +33,8 @@ async def serving(engine: Engine, *, health_port: int, metrics_port: int, host: 
         return web.json_response({"ok": trouble is None, "reason": trouble}, status=200 if trouble is None else 500)
 
     async def readiness(_: web.Request) -> web.StreamResponse:
-        return web.json_response({"ok": engine.ready}, status=200 if engine.ready else 503)
+        lacks = engine.unready()
+        return web.json_response({"ok": lacks is None, "reason": lacks}, status=200 if lacks is None else 503)
 
     async def metrics(_: web.Request) -> web.StreamResponse:
         return web.Response(body=engine.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -16,7 +16,9 @@ from finetune_operator.cluster.cache import Cache
 from finetune_operator.cluster.observe import Observer
 from finetune_operator.cluster.protocol import ClusterGateway, JobKey, Kind, Raw
 from finetune_operator.cluster.views import as_text, is_finished, job_key, metadata, runtime_name
+from finetune_operator.decide.installation import InstalledRuntime
 from finetune_operator.process.controller import Controller, Reconcile
+from finetune_operator.process.installer import Installer
 from finetune_operator.process.metrics import Metrics
 from finetune_operator.process.resync import Resync
 from finetune_operator.process.settings import Settings
@@ -37,6 +39,8 @@ class Engine:
 
     Parameters
     ----------
+    installed
+        The FineTuneRuntime that the installation brings, if it brings one.
     now
         The current time, aware; by default the API server's.
     """
@@ -48,6 +52,7 @@ class Engine:
         reconcile: Reconcile,
         settings: Settings,
         metrics: Metrics,
+        installed: InstalledRuntime | None = None,
         now: Callable[[], datetime] | None = None,
     ) -> None:
         now = now or gateway.now
@@ -69,6 +74,9 @@ class Engine:
         self._resync = Resync(
             gateway=gateway, cache=self.cache, queue=self.queue, metrics=metrics, interval=settings.resync_seconds
         )
+        self._installer = (
+            None if installed is None else Installer(gateway, installed, interval=settings.resync_seconds)
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- events -------------------------------------------------------------------------------------------------------
@@ -80,6 +88,8 @@ class Engine:
             self.queue.add(key)
         elif kind == "runtimes":
             name = as_text(metadata(raw).get("name"))
+            if self._installer is not None and event_type == "DELETED":
+                self._installer.deleted(name)
             for job in self.cache.jobs():
                 waiting = job_key(job)
                 if waiting is not None and runtime_name(job) == name and not is_finished(job):
@@ -99,6 +109,8 @@ class Engine:
         try:
             await self._resync.first()
             self._spawn("resync", self._resync.run())
+            if self._installer is not None:
+                self._spawn("installer", self._installer.run())
             for number in range(self._workers):
                 self._spawn(f"worker {number}", self.queue.work(self._controller.process))
             yield
@@ -121,10 +133,11 @@ class Engine:
 
     # --- health -------------------------------------------------------------------------------------------------------
 
-    @property
-    def ready(self) -> bool:
-        """Whether the cluster has been listed."""
-        return self._resync.last_success is not None
+    def unready(self) -> str | None:
+        """Say what the start still lacks: the first list of the cluster, or the runtime of the installation."""
+        if self._resync.last_success is None:
+            return "the cluster has not been listed yet"
+        return self._installer.trouble if self._installer is not None else None
 
     def trouble(self) -> str | None:
         """Say what only a restart can mend; None while all is well, also while the first list is waited for."""

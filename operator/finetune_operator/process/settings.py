@@ -39,6 +39,8 @@ class Settings:
         ``FINETUNE_WORKERS`` (16): how many jobs are worked on at once.
     resync_seconds
         ``FINETUNE_RESYNC_SECONDS`` (300): time between two full lists of the cluster.
+    runtime_file
+        ``FINETUNE_RUNTIME_FILE``: JSON manifest of the FineTuneRuntime that the installation brings; empty: none.
     """
 
     health_port: int = 8080
@@ -46,6 +48,7 @@ class Settings:
     log_level: str = "INFO"
     workers: int = 16
     resync_seconds: int = 300
+    runtime_file: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -66,6 +69,7 @@ class Settings:
             log_level=level,
             workers=_whole(environment, "FINETUNE_WORKERS", defaults.workers, 1, 256),
             resync_seconds=_whole(environment, "FINETUNE_RESYNC_SECONDS", defaults.resync_seconds, 1, 86400),
+            runtime_file=environment.get("FINETUNE_RUNTIME_FILE", ""),
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import kopf
@@ -80,7 +81,7 @@ def restored_logging() -> Iterator[None]:
 def test_the_exit_code_tells_whether_the_end_was_wanted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception | None, code: int, event: str
 ) -> None:
-    async def operate(_: Any) -> None:
+    async def operate(*_: Any, **__: Any) -> None:
         if error is not None:
             raise error
 
@@ -88,3 +89,16 @@ def test_the_exit_code_tells_whether_the_end_was_wanted(
     assert program.main() == code
     last = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert last["event"] == event
+
+
+@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.parametrize("content", [None, "kind: FineTuneRuntime"], ids=["missing", "not JSON"])
+def test_a_runtime_file_that_can_not_be_used_ends_the_start_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "runtime.json"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("FINETUNE_RUNTIME_FILE", str(file))
+    assert program.main() == 2
+    assert f"FINETUNE_RUNTIME_FILE: {file}" in capsys.readouterr().err

@@ -41,8 +41,16 @@ def test_settings_are_read_from_the_environment() -> None:
         "FINETUNE_WORKERS": "3",
         "FINETUNE_RESYNC_SECONDS": "4",
         "FINETUNE_LOG_LEVEL": "debug",
+        "FINETUNE_RUNTIME_FILE": "/etc/finetune/runtime.json",
     }
-    expected = Settings(health_port=1, metrics_port=2, workers=3, resync_seconds=4, log_level="DEBUG")
+    expected = Settings(
+        health_port=1,
+        metrics_port=2,
+        workers=3,
+        resync_seconds=4,
+        log_level="DEBUG",
+        runtime_file="/etc/finetune/runtime.json",
+    )
     assert Settings.from_environment(environment) == expected
 
 
