@@ -1,0 +1,78 @@
+"""What the gateway sends: the parts of a request whose lack no cluster in memory and no quiet cluster would show."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from kubernetes.aio.client import Configuration
+
+from finetune_operator.cluster.gateway import KubernetesGateway
+from finetune_operator.cluster.protocol import JobKey
+
+KEY = JobKey("team-a", "support-intent")
+
+
+@dataclass(frozen=True)
+class Sent:
+    method: str
+    path: str
+    query: dict[str, str]
+    content_type: str
+    body: Any
+
+
+async def sent(call: Callable[[KubernetesGateway], Awaitable[Any]]) -> Sent:
+    """The one request that a call of the gateway makes."""
+    seen: list[Sent] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(
+            Sent(request.method, request.path, dict(request.query), request.content_type, await request.json())
+        )
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server:
+        configuration = Configuration()
+        configuration.host = str(server.make_url("")).rstrip("/")
+        gateway = KubernetesGateway(configuration)
+        try:
+            await call(gateway)
+        finally:
+            await gateway.close()
+    (one,) = seen
+    return one
+
+
+async def test_a_child_is_deleted_in_the_foreground_and_only_if_it_is_that_one() -> None:
+    request = await sent(lambda g: g.delete_child("team-a", "child", uid="u"))
+    assert (request.method, request.path) == ("DELETE", "/apis/batch/v1/namespaces/team-a/jobs/child")
+    assert request.body == {"propagationPolicy": "Foreground", "preconditions": {"uid": "u"}}
+
+
+async def test_a_status_is_written_on_the_version_that_was_read_and_on_no_other() -> None:
+    request = await sent(lambda g: g.patch_job_status(KEY, resource_version="41", patch={"phase": "Pending"}))
+    assert request.path.endswith("/namespaces/team-a/finetunejobs/support-intent/status")
+    assert request.body == {"metadata": {"resourceVersion": "41"}, "status": {"phase": "Pending"}}
+    assert request.content_type == "application/merge-patch+json"
+    assert request.query == {"fieldManager": "finetune-operator"}
+
+
+async def test_a_child_is_patched_only_if_it_is_that_one() -> None:
+    request = await sent(lambda g: g.patch_child("team-a", "child", uid="u", patch={"spec": {"suspend": True}}))
+    assert request.body == {"spec": {"suspend": True}, "metadata": {"uid": "u"}}
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_runtime_is_applied_on_the_server_and_takes_fields_over_only_when_forced(force: bool) -> None:
+    request = await sent(lambda g: g.apply_runtime("default", {"spec": {"image": "x"}}, force=force))
+    assert (request.method, request.path) == ("PATCH", "/apis/finetune.dev/v1alpha1/finetuneruntimes/default")
+    assert request.content_type == "application/apply-patch+yaml"
+    assert request.query == {"fieldManager": "finetune-operator", "force": "true" if force else "false"}
+    assert request.body == {"spec": {"image": "x"}}
