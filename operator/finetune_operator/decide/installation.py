@@ -46,8 +46,7 @@ def read_manifest(text: str) -> InstalledRuntime:
         manifest = json.loads(text)
     except ValueError as error:
         raise ValueError(f"is not JSON: {error}") from None
-    if not isinstance(manifest, dict):
-        raise ValueError("is not a JSON object")
+    manifest = manifest if isinstance(manifest, dict) else {}
     if (manifest.get("apiVersion"), manifest.get("kind")) != (API_VERSION, RUNTIME_KIND):
         raise ValueError(f"is not a {RUNTIME_KIND} of {API_VERSION}")
     metadata = manifest.get("metadata")

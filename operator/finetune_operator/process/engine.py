@@ -74,9 +74,7 @@ class Engine:
         self._resync = Resync(
             gateway=gateway, cache=self.cache, queue=self.queue, metrics=metrics, interval=settings.resync_seconds
         )
-        self._installer = (
-            None if installed is None else Installer(gateway, installed, interval=settings.resync_seconds)
-        )
+        self._installer = None if installed is None else Installer(gateway, installed, interval=settings.resync_seconds)
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- events -------------------------------------------------------------------------------------------------------

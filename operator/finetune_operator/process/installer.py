@@ -95,8 +95,8 @@ class Installer:
             log.info("FineTuneRuntime %s was applied", name, extra={"event": "RuntimeApplied"})
         elif step == "foreign" and not self._told_foreign:
             log.warning(
-                "FineTuneRuntime %s was made by somebody else and is left as it is; set runtime.create=false or another "
-                "runtime.name in the chart's values, or delete the object",
+                "FineTuneRuntime %s was made by somebody else and is left as it is; set runtime.create=false or "
+                "another runtime.name in the chart's values, or delete the object",
                 name,
                 extra={"event": "RuntimeForeign"},
             )

@@ -31,9 +31,7 @@ async def sent(call: Callable[[KubernetesGateway], Awaitable[Any]]) -> Sent:
     seen: list[Sent] = []
 
     async def answer(request: web.Request) -> web.Response:
-        seen.append(
-            Sent(request.method, request.path, dict(request.query), request.content_type, await request.json())
-        )
+        seen.append(Sent(request.method, request.path, dict(request.query), request.content_type, await request.json()))
         return web.json_response({})
 
     app = web.Application()

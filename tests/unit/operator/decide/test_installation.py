@@ -61,7 +61,7 @@ def test_an_object_that_is_going_is_waited_for() -> None:
     ("text", "told"),
     [
         ("image: x", "is not JSON"),
-        ("[]", "is not a JSON object"),
+        ("[]", "is not a FineTuneRuntime of finetune.dev/v1alpha1"),
         (json.dumps({**MANIFEST, "kind": "FineTuneJob"}), "is not a FineTuneRuntime of finetune.dev/v1alpha1"),
         (json.dumps({**MANIFEST, "metadata": {}}), "has no metadata.name"),
         (json.dumps({**MANIFEST, "metadata": None}), "has no metadata.name"),

@@ -52,9 +52,7 @@ class Bench:
 
     async def observe(self, key: JobKey, *, live: bool, create_error: str | None) -> Observed:
         self.looks.append((live, create_error))
-        return Observed(
-            job=b.job(), runtime=None, children=(), pods=(), now=b.T0, live=live, create_error=create_error
-        )
+        return Observed(job=b.job(), runtime=None, children=(), pods=(), now=b.T0, live=live, create_error=create_error)
 
     async def apply(self, key: JobKey, observed: Observed, plan: Plan) -> Applied:
         self.applied.append(plan)
