@@ -24,6 +24,7 @@ __all__ = [
     "SecretRef",
     "SpecModel",
     "Timestamp",
+    "moved",
     "not_yet",
 ]
 
@@ -37,7 +38,8 @@ class Rule:
     cel
         The expression for ``x-kubernetes-validations``; ``self`` is the object.
     message
-        Names the field by its whole path below spec, and the mend; at most 2048 characters (Kubernetes' bound).
+        Names the field by its whole path below spec (below the object, where a type stands in several places), and the
+        mend; at most 2048 characters (Kubernetes' bound).
     check
         The same constraint in Python; returns whether the object is valid.
     field
@@ -57,6 +59,16 @@ def not_yet(cel: str, what: str, check: Callable[[Any], bool], *, field: str = "
     """Refuse a field whose behaviour this version doesn't have, rather than accept and ignore it."""
     message = f"{what} is not supported by this version of the operator; {mend}"
     return Rule(cel=cel, message=message, check=check, field=field)
+
+
+def moved(field: str, to: str, check: Callable[[Any], bool], *, empty: str = "") -> Rule:
+    """Refuse a field that an earlier version had, rather than let the API server drop what it says.
+
+    ``empty`` is CEL for a value that says nothing: stored objects carry what the earlier version filled in, which must
+    not stand in the way of every later edit.
+    """
+    cel = f"!has(self.{field})" + (f" || {empty}" if empty else "")
+    return Rule(cel=cel, message=f"{field} has moved; write {to}", check=check, field=field)
 
 
 class ApiModel(BaseModel):

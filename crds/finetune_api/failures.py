@@ -47,7 +47,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     "InsufficientStorage.",
     Reason.STALLED: "no sign of progress for 3600 s, in step upload_model.",
     Reason.TRAINER_ERROR: "resources.gpusPerNode asks for a GPU, but the container finds none that works: check the "
-    "node's driver, and runtimeClass and gpuResource of the FineTuneRuntime.",
+    "node's driver, and train.runtimeClassName and gpuResourceName of the FineTuneRuntime.",
     Reason.OUT_OF_MEMORY: "The trainer used more memory than its limit (exit code 137).",
     Reason.DISK_FULL: 'The pod was evicted: Usage of EmptyDir volume "workspace" exceeds the limit "20Gi".',
     Reason.RUNTIME_NOT_FOUND: "FineTuneRuntime default does not exist.",

@@ -196,7 +196,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.RUNTIME_NOT_FOUND: ReasonInfo(
         meaning="The FineTuneRuntime does not exist, or was made for another version.",
-        mend="Create the FineTuneRuntime that runtimeRef names.",
+        mend="Create the FineTuneRuntime that runtimeRef names, or correct the field of it that is named.",
         waits=True,
         found_by=_OPERATOR,
     ),

@@ -8,20 +8,23 @@ effect on it.
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, SpecModel, not_yet
+from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, SpecModel, moved, not_yet
 
 __all__ = [
     "FineTuneRuntimeSpec",
     "Limits",
     "PrepareResources",
+    "PrepareRuntime",
     "ResolvedRuntime",
     "ResolvedStorage",
-    "RuntimeResources",
+    "SidecarInjection",
     "StageResources",
+    "StageRuntime",
     "Storage",
     "Toleration",
 ]
@@ -30,6 +33,8 @@ Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|
 Prefix = Annotated[str, Field(min_length=5, max_length=1024, pattern=r"^(s3|hf)://[^\x00-\x20\x7f?#\\]*$")]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
+SidecarInjection = Literal["Declined", "Allowed"]
+"""Whether pods ask service meshes to leave them alone."""
 
 _DIGEST: Final = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 _LABEL_KEY: Final = "^([a-z0-9][a-z0-9.-]*/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
@@ -84,11 +89,28 @@ class PrepareResources(StageResources):
     ephemeral_storage: Quantity = Field("10Gi", description="Local disk for the rows.")
 
 
-class RuntimeResources(SpecModel):
-    """What the two stages get."""
+class StageRuntime(SpecModel):
+    """Where the pods of one stage run, and what they get."""
 
-    prepare: PrepareResources = Field(PrepareResources(), description="The stage that reads the data.")
-    train: StageResources = Field(StageResources(), description="The stage that trains.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"self.nodeSelector.all(k, size(k) <= 316 && k.matches('{_LABEL_KEY}'))",
+            message="nodeSelector has a key that is no label; write it as in kubectl get nodes --show-labels",
+            check=lambda s: all(len(k) <= 316 and re.fullmatch(_LABEL_KEY, k) for k in s.node_selector),
+            field="nodeSelector",
+        ),
+    )
+
+    node_selector: dict[str, LabelValue] = Field({}, max_length=16, description="Labels of the nodes to run on.")
+    tolerations: list[Toleration] = Field([], max_length=16, description="Taints of nodes that are tolerated.")
+    runtime_class_name: LocalName | None = Field(None, description="RuntimeClass of the pods.")
+    resources: StageResources = Field(StageResources(), description="What the container gets.")
+
+
+class PrepareRuntime(StageRuntime):
+    """The same with the resources of the stage that reads the data."""
+
+    resources: PrepareResources = Field(PrepareResources(), description="What the container gets.")
 
 
 class Storage(SpecModel):
@@ -141,6 +163,29 @@ class Limits(SpecModel):
     )
 
 
+_OLD_AMOUNTS: Final = (
+    "prepare.cpu=1",
+    "prepare.memory=4Gi",
+    "prepare.ephemeralStorage=10Gi",
+    "train.cpu=2",
+    "train.memory=8Gi",
+    "train.ephemeralStorage=20Gi",
+)
+"""What the field ``resources`` held where nobody had written anything."""
+
+
+def _old_amounts(resources: dict[str, dict[str, str]] | None) -> bool:
+    return all(
+        f"{stage}.{name}={amount}" in _OLD_AMOUNTS
+        for stage, amounts in (resources or {}).items()
+        for name, amount in amounts.items()
+    )
+
+
+def _moved_to_stages(field: str, check: Callable[[Any], bool], *, empty: str = "") -> Rule:
+    return moved(field, f"train.{field} (and prepare.{field})", check, empty=empty)
+
+
 class FineTuneRuntimeSpec(SpecModel):
     """One kind of hardware with the trainer image, storage and limits for it."""
 
@@ -157,11 +202,14 @@ class FineTuneRuntimeSpec(SpecModel):
             check=lambda r: len({s.prefix for s in r.storage}) == len(r.storage),
             field="storage",
         ),
-        Rule(
-            cel=f"self.nodeSelector.all(k, size(k) <= 316 && k.matches('{_LABEL_KEY}'))",
-            message="nodeSelector has a key that is no label; write it as in kubectl get nodes --show-labels",
-            check=lambda r: all(len(k) <= 316 and re.fullmatch(_LABEL_KEY, k) for k in r.node_selector),
-            field="nodeSelector",
+        _moved_to_stages("nodeSelector", lambda r: not r.node_selector, empty="size(self.nodeSelector) == 0"),
+        _moved_to_stages("tolerations", lambda r: not r.tolerations, empty="size(self.tolerations) == 0"),
+        _moved_to_stages("runtimeClassName", lambda r: r.runtime_class_name is None),
+        _moved_to_stages(
+            "resources",
+            lambda r: _old_amounts(r.resources),
+            empty="self.resources.all(s, self.resources[s].all(k, s + '.' + k + '=' + self.resources[s][k] in "
+            f"{list(_OLD_AMOUNTS)}))",
         ),
         not_yet(
             "!has(self.prepareQueueName)",
@@ -188,15 +236,20 @@ class FineTuneRuntimeSpec(SpecModel):
     allowed_uri_prefixes: list[Prefix] | None = Field(
         None, max_length=64, description="Prefixes that model, dataset and output URIs must lie below. Absent: all."
     )
-    node_selector: dict[str, LabelValue] = Field({}, max_length=16, description="Nodes for the train stage.")
-    tolerations: list[Toleration] = Field([], max_length=16, description="Tolerations of the train stage.")
-    runtime_class_name: LocalName | None = Field(None, description="RuntimeClass of the train stage.")
-    resources: RuntimeResources = Field(RuntimeResources(), description="What the two stages get.")
+    prepare: PrepareRuntime = Field(
+        PrepareRuntime(), description="The stage that reads the data before a GPU is asked for."
+    )
+    train: StageRuntime = Field(
+        StageRuntime(), description="The stage that trains; it reads the data too where a job asks for no GPU."
+    )
     gpu_resource_name: str = Field(
         "nvidia.com/gpu",
         max_length=253,
         pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
         description="Extended resource of a GPU.",
+    )
+    sidecar_injection: SidecarInjection = Field(
+        "Declined", description="Declined: pods ask Istio and Linkerd for no proxy. Allowed: the mesh decides."
     )
     termination_grace_period_seconds: int = Field(
         180, ge=1, le=3600, description="Time that a pod gets to save its state after SIGTERM."
@@ -210,6 +263,20 @@ class FineTuneRuntimeSpec(SpecModel):
         False, description="For test clusters: nothing backs gpuResourceName, and the CPU computes in its place."
     )
     prepare_queue_name: str | None = Field(None, max_length=63, description="Refused by this version.")
+
+    # Fields of earlier versions: without a schema the API server would drop them unread, and with them what they say.
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] | None = Field(
+        None, max_length=16, description="Refused: moved to train.nodeSelector and prepare.nodeSelector."
+    )
+    tolerations: list[Toleration] | None = Field(
+        None, max_length=16, description="Refused: moved to train.tolerations and prepare.tolerations."
+    )
+    runtime_class_name: str | None = Field(
+        None, max_length=253, description="Refused: moved to train.runtimeClassName and prepare.runtimeClassName."
+    )
+    resources: dict[str, Annotated[dict[str, Annotated[str, Field(max_length=32)]], Field(max_length=3)]] | None = (
+        Field(None, max_length=2, description="Refused: moved to train.resources and prepare.resources.")
+    )
 
 
 class ResolvedStorage(ApiModel):
@@ -227,12 +294,11 @@ class ResolvedRuntime(ApiModel):
     generation: int = Field(ge=0, description="Its generation when it was read.")
     image: str = Field(max_length=512, description="The trainer's image.")
     image_pull_secrets: list[SecretRef] = Field([], max_length=8, description="Pull secrets.")
-    node_selector: dict[str, LabelValue] = Field({}, max_length=16, description="Nodes for the train stage.")
-    tolerations: list[Toleration] = Field([], max_length=16, description="Tolerations of the train stage.")
-    runtime_class_name: str | None = Field(None, max_length=253, description="RuntimeClass of the train stage.")
-    resources: RuntimeResources = Field(description="What the two stages get.")
+    prepare: PrepareRuntime = Field(description="Nodes and resources of the stage that reads the data.")
+    train: StageRuntime = Field(description="Nodes and resources of the stage that trains.")
     gpu_resource_name: str = Field(max_length=253, description="Extended resource of a GPU.")
     simulated_gpus: bool = Field(False, description="Nothing backs the GPUs; the CPU computes in their place.")
+    sidecar_injection: SidecarInjection = Field("Declined", description="Whether service meshes may add a proxy.")
     termination_grace_period_seconds: int = Field(ge=1, description="Time to save state after SIGTERM.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How this job's stores are reached.")
     output_uri: str = Field(max_length=1024, description="Where the results go.")

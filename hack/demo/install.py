@@ -158,10 +158,8 @@ def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str, simulat
             "storage": [
                 {"prefix": "s3://", "endpoint": s3.endpoint, "region": s3.region, "addressingStyle": "Path"},
             ],
-            "resources": {
-                "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "4Gi"},
-                "train": {"cpu": cpu, "memory": memory, "ephemeralStorage": "8Gi"},
-            },
+            "prepare": {"resources": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "4Gi"}},
+            "train": {"resources": {"cpu": cpu, "memory": memory, "ephemeralStorage": "8Gi"}},
         },
     }
 

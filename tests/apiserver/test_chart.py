@@ -73,6 +73,7 @@ def test_the_operator_is_ready_once_the_runtime_of_the_values_stands(cluster: Ap
     with operator(cluster) as process:
         found = runtime(cluster)
         assert found["spec"]["outputPrefix"] == "s3://results/"
+        assert found["spec"]["train"]["resources"] == {"cpu": "2", "memory": "16Gi", "ephemeralStorage": "20Gi"}
         assert found["spec"]["storage"][0]["endpoint"] == "https://s3.example"
         assert found["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "finetune-operator"
         assert process.unexpected() == []

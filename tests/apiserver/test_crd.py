@@ -70,7 +70,11 @@ def test_the_leaves_of_a_block_that_is_there_get_their_defaults(objects: Objects
 def test_a_stored_runtime_has_the_defaults_that_pydantic_fills_in(objects: Objects) -> None:
     spec = edited(
         MINIMAL["FineTuneRuntime"],
-        {"resources.prepare.cpu": "3", "storage": [{"prefix": "s3://b/"}], "tolerations": [{"key": "gpu"}]},
+        {
+            "prepare.resources.cpu": "3",
+            "train.tolerations": [{"key": "gpu"}],
+            "storage": [{"prefix": "s3://b/"}],
+        },
     )
     status, body = objects.create(spec, kind="FineTuneRuntime", name="defaults", dry_run=True)
     assert status == 201, body

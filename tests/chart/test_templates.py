@@ -359,7 +359,7 @@ def test_the_operator_gets_a_runtime_where_its_image_is_named() -> None:
         "image": f"registry.example/trainer@{DIGEST}",
         "outputPrefix": "s3://results/",
         "storage": [{"prefix": "s3://", "endpoint": "https://s3.example", "addressingStyle": "Path"}],
-        "resources": {"train": {"memory": "16Gi"}},
+        "train": {"resources": {"memory": "16Gi"}},
     }
     FineTuneRuntimeSpec.model_validate(runtime["spec"], extra="forbid")
     assert read_manifest(json.dumps(runtime)).name == "default"

@@ -61,7 +61,10 @@ def test_the_readme_gives_the_true_defaults() -> None:
             "additional properties 'endpont' not allowed",
         ),
         ({"runtime": {"storage": [{"endpoint": "https://h"}]}}, "missing property 'prefix'"),
-        ({"runtime": {"resources": {"train": {"memory": "16 GB"}}}}, "at '/runtime/resources/train/memory'"),
+        ({"runtime": {"train": {"resources": {"memory": "16 GB"}}}}, "at '/runtime/train/resources/memory'"),
+        ({"runtime": {"prepare": {"nodes": {}}}}, "at '/runtime/prepare': additional properties 'nodes' not allowed"),
+        ({"runtime": {"nodeSelector": {}}}, "at '/runtime': additional properties 'nodeSelector' not allowed"),
+        ({"runtime": {"sidecarInjection": "Never"}}, "at '/runtime/sidecarInjection'"),
         ({"runtime": {"terminationGracePeriodSeconds": 0}}, "at '/runtime/terminationGracePeriodSeconds'"),
         ({"runtime": {"limits": {"gpus": 4}}}, "additional properties 'gpus' not allowed"),
     ],
@@ -112,9 +115,11 @@ def _shape(schema: Mapping[str, Any]) -> dict[str, Any]:
     return shape
 
 
-def test_the_schema_of_the_runtime_is_that_of_its_definition() -> None:
+def test_the_schema_of_the_runtime_is_that_of_its_definition_but_for_what_that_refuses() -> None:
     definition = runtime_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    expected = {key: _shape(child) for key, child in definition.items() if key not in {"image", "prepareQueueName"}}
+    taken = {key: child for key, child in definition.items() if not child["description"].startswith("Refused")}
+    assert {"train", "nodeSelector", "prepareQueueName"} & set(taken) == {"train"}
+    expected = {key: _shape(child) for key, child in taken.items() if key != "image"}
     values = SCHEMA["properties"]["runtime"]["properties"]
     actual = {
         key: _shape(child) for key, child in values.items() if key not in {"create", "name", "annotations", "image"}

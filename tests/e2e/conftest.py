@@ -58,7 +58,7 @@ def world(kube: Kube, images: Images, s3: S3Access, tiny_model_uri: str) -> Worl
 def pair(world: World) -> Iterator[str]:
     """A runtime of half the machine's size, so that two pods run at a time, each with one thread."""
     half = {"cpu": "900m", "memory": "3Gi", "ephemeralStorage": "3Gi"}
-    with world.runtime("e2e-pair", resources={"prepare": half, "train": half}) as name:
+    with world.runtime("e2e-pair", prepare={"resources": half}, train={"resources": half}) as name:
         yield name
 
 

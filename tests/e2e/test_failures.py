@@ -14,7 +14,7 @@ import pytest
 from finetune_api.names import child_name
 from finetune_api.reasons import REASONS, Reason
 from tests.e2e.machine import tag_of
-from tests.e2e.world import Tenant, World, until
+from tests.e2e.world import Tenant, World, merged, until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -23,11 +23,11 @@ LONG = {"method": "Full", "learningRate": "1e-4", "batchSize": 8, "maxLength": 2
 """A training that lasts until kubelet has measured its volumes, which it does once a minute."""
 
 RUNTIMES: dict[str, dict[str, Any]] = {
-    "e2e-tight": {"resources": {"train": {"memory": "192Mi"}}},
+    "e2e-tight": {"train": {"resources": {"memory": "192Mi"}}},
     "e2e-unreachable": {"storage": [{"prefix": "s3://", "endpoint": "http://10.77.0.2:9"}]},
     "e2e-narrow": {"allowedUriPrefixes": ["s3://elsewhere/"], "limits": {"pendingTimeoutSeconds": 20}},
-    "e2e-full-disk": {"resources": {"train": {"ephemeralStorage": "1Mi"}}},
-    "e2e-nowhere": {"nodeSelector": {"e2e": "nowhere"}},
+    "e2e-full-disk": {"train": {"resources": {"ephemeralStorage": "1Mi"}}},
+    "e2e-nowhere": {"train": {"nodeSelector": {"e2e": "nowhere"}}},
     "e2e-impatient": {"allowUnpinnedImage": True, "limits": {"pendingTimeoutSeconds": 20}},
     "e2e-no-trainer": {},
 }
@@ -40,14 +40,11 @@ def crowd(world: World, pair: str, shared_tenant: Tenant) -> Iterator[Tenant]:
         "e2e-impatient": tag_of(world.images.trainer, "never-pushed"),
         "e2e-no-trainer": world.images.operator,
     }
-    half = world.kube.get("finetuneruntime", pair)
-    assert half is not None
+    half = world.stages_of(pair)
     with ExitStack() as stack:
         for name, changes in RUNTIMES.items():
             image = {"image": images[name]} if name in images else {}
-            resources = {**half["spec"]["resources"]}
-            resources["train"] = {**resources["train"], **changes.get("resources", {}).get("train", {})}
-            stack.enter_context(world.runtime(name, **{**changes, **image, "resources": resources}))
+            stack.enter_context(world.runtime(name, **merged(half, {**changes, **image})))
         shared_tenant.put_rows()
         shared_tenant.put_rows('{"text": "a", "label": "b"}\n{"text": \n' * 20, name="broken.jsonl")
         shared_tenant.add_secret("wrong-s3", AWS_SECRET_ACCESS_KEY="canary-of-a-wrong-key")

@@ -31,10 +31,8 @@ def lives(world: World, pair: str, shared_tenant: Tenant) -> Tenant:
     """Both jobs, running. The runtime of the one with two stages is spoilt and deleted before the second stage."""
     assert len(TWO) == 40
     tenant = shared_tenant
-    half = world.kube.get("finetuneruntime", pair)
-    assert half is not None
     tenant.put_rows()
-    with world.runtime("e2e-fleeting", resources=half["spec"]["resources"]) as fleeting:
+    with world.runtime("e2e-fleeting", **world.stages_of(pair)) as fleeting:
         tenant.apply(
             tenant.job(TWO, resources={"gpusPerNode": 1}, runtimeRef={"name": fleeting}, training=LEARNING),
             tenant.job(ONE, resources={"gpusPerNode": 0}, runtimeRef={"name": pair}),

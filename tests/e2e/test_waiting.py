@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.machine import pushed_tag, tag_of
-from tests.e2e.world import Tenant, World, until
+from tests.e2e.world import Tenant, World, merged, until
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -36,17 +36,15 @@ def waited(world: World, pair: str, shared_tenant: Tenant) -> Iterator[dict[str,
     """Every job that waited; by then each has got what it missed."""
     late = f"late-{int(time.time())}"
     tenant, kube = shared_tenant, world.kube
-    half = kube.get("finetuneruntime", pair)
-    assert half is not None
-    resources = half["spec"]["resources"]
+    half = world.stages_of(pair)
     with ExitStack() as stack:
         crowded = stack.enter_context(world.tenant("quota"))
         metadata = {"name": "pods", "namespace": crowded.namespace}
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
         kube.apply({**quota, "spec": {"hard": {"pods": "0"}}})
         image = tag_of(world.images.trainer, late)
-        stack.enter_context(world.runtime("e2e-late-image", image=image, allowUnpinnedImage=True, resources=resources))
-        nowhere = {"nodeSelector": {"e2e": "nowhere"}, "resources": resources}
+        stack.enter_context(world.runtime("e2e-late-image", image=image, allowUnpinnedImage=True, **half))
+        nowhere = merged(half, {"train": {"nodeSelector": {"e2e": "nowhere"}}})
         stack.enter_context(world.runtime("e2e-no-node", **nowhere))
         until("the quota counts", lambda: _counted(crowded), timeout=30)
         tenant.put_rows()
@@ -68,7 +66,7 @@ def waited(world: World, pair: str, shared_tenant: Tenant) -> Iterator[dict[str,
         mends: dict[str, tuple[str, Callable[[], object]]] = {
             "runtime": (
                 "RuntimeNotFound",
-                lambda: stack.enter_context(world.runtime("e2e-late", resources=resources)),
+                lambda: stack.enter_context(world.runtime("e2e-late", **half)),
             ),
             "secret": ("CredentialsNotFound", lambda: tenant.add_secret("late-s3")),
             "image": ("ImagePullFailed", lambda: stack.enter_context(pushed_tag(world.images.trainer, late))),

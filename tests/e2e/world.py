@@ -250,6 +250,12 @@ class World:
         runtime = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneRuntime", "metadata": {"name": name}}
         self.kube.apply({**runtime, "spec": merged(default["spec"], changes)})
 
+    def stages_of(self, runtime: str) -> dict[str, Any]:
+        """What a FineTuneRuntime says about nodes and resources of the two stages, to lay over another one."""
+        found = self.kube.get("finetuneruntime", runtime)
+        assert found is not None
+        return {stage: found["spec"][stage] for stage in ("prepare", "train")}
+
     @contextlib.contextmanager
     def watching_pods(self) -> Iterator[PodWatch]:
         watch = PodWatch(self.kube)

@@ -91,8 +91,10 @@ def runtime_spec(**changes: Any) -> dict[str, Any]:
         "image": IMAGE,
         "outputPrefix": "s3://results/tuned/",
         "storage": [{"prefix": "s3://team-a-data/", "endpoint": "http://s3.example.com:9000"}],
-        "nodeSelector": {"gpu": "a100"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        "train": {
+            "nodeSelector": {"gpu": "a100"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        },
     }
     return merged(base, changes)
 

@@ -48,41 +48,55 @@ def _prefix(path: str, *, at: str = "", wrap: Callable[[str], Any] = lambda text
     yield from RUNTIME.pattern(path, good, bad, at=at, wrap=wrap)
 
 
-def _nodes() -> Iterator[Case]:
-    key = "nodeSelector has a key that is no label; write it as in kubectl get nodes --show-labels"
-    yield RUNTIME.ok("16 labels", {"nodeSelector": {f"example.com/{'x' * 60}{i:02}": "v" * 63 for i in range(16)}})
-    labels = {f"l{i}": "" for i in range(17)}
-    yield RUNTIME.no("nodeSelector", "17 labels", {"nodeSelector": labels}, "at most 16 items")
-    for bad in ("", "a b", "/a", "a/b/c", "-a", "x" * 64, "a/" + "x" * 64, "a" * 316 + "/b", "a\n"):
-        yield RUNTIME.no("nodeSelector", f"label {bad[:20]!r}", {"nodeSelector": {bad: "v"}}, key)
-    at = "nodeSelector.gpu"
-    yield from RUNTIME.text("nodeSelector", 63, lambda n: "v" * n, at=at, wrap=lambda value: {"gpu": value})
-    good, bad_values = ["", "a", "A-b_c.d"], ["-a", "a-", "a b", "a\n"]
-    yield from RUNTIME.pattern("nodeSelector", good, bad_values, at=at, wrap=lambda value: {"gpu": value})
-    yield from RUNTIME.name("runtimeClassName")
+STAGES: Final = ("prepare", "train")
+
+
+def _stages() -> Iterator[Case]:
+    for stage in STAGES:
+        yield from _node_selector(f"{stage}.nodeSelector")
+        yield from _tolerations(f"{stage}.tolerations")
+        yield from RUNTIME.name(f"{stage}.runtimeClassName")
+        for resource in ("cpu", "memory", "ephemeralStorage"):
+            path = f"{stage}.resources.{resource}"
+            yield from RUNTIME.pattern(path, ["1", "500m", "1.5Gi", "20G"], ["", "1 Gi", "-1", "1Pi", "1Gi\n"])
+            yield from RUNTIME.text(path, 32, lambda n: "1" * n)
     yield from RUNTIME.pattern(
         "gpuResourceName", ["amd.com/gpu", "nvidia.com/mig-1g.5gb"], ["gpu", "A.com/gpu", "a/b/c", "a/b\n"]
     )
     yield from RUNTIME.text("gpuResourceName", 253, lambda n: "a.com/".ljust(n, "x"))
+    yield from RUNTIME.choice("sidecarInjection", "Declined", "Allowed")
 
 
-def _tolerations() -> Iterator[Case]:
+def _node_selector(path: str) -> Iterator[Case]:
+    key = "nodeSelector has a key that is no label; write it as in kubectl get nodes --show-labels"
+    yield RUNTIME.ok(f"16 labels in {path}", {path: {f"example.com/{'x' * 60}{i:02}": "v" * 63 for i in range(16)}})
+    yield RUNTIME.no(path, f"17 labels in {path}", {path: {f"l{i}": "" for i in range(17)}}, "at most 16 items")
+    for bad in ("", "a b", "/a", "a/b/c", "-a", "x" * 64, "a/" + "x" * 64, "a" * 316 + "/b", "a\n"):
+        yield RUNTIME.no(path, f"label {bad[:20]!r} in {path}", {path: {bad: "v"}}, key)
+    at = f"{path}.gpu"
+    yield from RUNTIME.text(path, 63, lambda n: "v" * n, at=at, wrap=lambda value: {"gpu": value})
+    good, bad_values = ["", "a", "A-b_c.d"], ["-a", "a-", "a b", "a\n"]
+    yield from RUNTIME.pattern(path, good, bad_values, at=at, wrap=lambda value: {"gpu": value})
+
+
+def _tolerations(path: str) -> Iterator[Case]:
     def one(**fields: Any) -> dict[str, Any]:
-        return {"tolerations": [fields]}
+        return {path: [fields]}
 
-    at = "tolerations[0]"
-    yield from RUNTIME.items("tolerations", 0, 16, lambda i: {"key": f"k{i}"})
-    yield RUNTIME.ok("tolerate everything", one(operator="Exists"))
-    yield RUNTIME.ok("all fields", one(key="k", operator="Equal", value="v", effect="NoExecute", tolerationSeconds=0))
-    yield from RUNTIME.text("tolerations", 316, lambda n: "k" * n, at=f"{at}.key", wrap=lambda key: [{"key": key}])
+    at = f"{path}[0]"
+    yield from RUNTIME.items(path, 0, 16, lambda i: {"key": f"k{i}"})
+    yield RUNTIME.ok(f"{at} of everything", one(operator="Exists"))
+    full = one(key="k", operator="Equal", value="v", effect="NoExecute", tolerationSeconds=0)
+    yield RUNTIME.ok(f"{at} with all fields", full)
+    yield from RUNTIME.text(path, 316, lambda n: "k" * n, at=f"{at}.key", wrap=lambda key: [{"key": key}])
     yield from RUNTIME.text(
-        "tolerations", 63, lambda n: "v" * n, at=f"{at}.value", wrap=lambda value: [{"key": "k", "value": value}]
+        path, 63, lambda n: "v" * n, at=f"{at}.value", wrap=lambda value: [{"key": "k", "value": value}]
     )
     yield from RUNTIME.choice(
-        "tolerations", "Exists", "Equal", at=f"{at}.operator", wrap=lambda op: [{"key": "k", "operator": op}]
+        path, "Exists", "Equal", at=f"{at}.operator", wrap=lambda op: [{"key": "k", "operator": op}]
     )
     yield from RUNTIME.choice(
-        "tolerations",
+        path,
         "NoSchedule",
         "PreferNoSchedule",
         "NoExecute",
@@ -90,16 +104,63 @@ def _tolerations() -> Iterator[Case]:
         wrap=lambda effect: [{"key": "k", "effect": effect}],
     )
     negative = one(key="k", effect="NoExecute", tolerationSeconds=-1)
-    yield RUNTIME.no(f"{at}.tolerationSeconds", "negative seconds", negative, "greater than or equal to 0")
+    yield RUNTIME.no(f"{at}.tolerationSeconds", f"negative seconds in {at}", negative, "greater than or equal to 0")
     value = "tolerations[].value belongs to operator Equal; remove it"
-    yield RUNTIME.no(f"{at}.value", "a value with Exists", one(key="k", operator="Exists", value="v"), value)
+    yield RUNTIME.no(f"{at}.value", f"{at} with a value and Exists", one(key="k", operator="Exists", value="v"), value)
     key = "tolerations[].key may only be left out with operator Exists; name the taint's key"
-    yield RUNTIME.no(at, "no key", one(value="v"), key)
-    yield RUNTIME.no(at, "no key with Equal", one(operator="Equal", value="v"), key)
+    yield RUNTIME.no(at, f"{at} without a key", one(value="v"), key)
+    yield RUNTIME.no(at, f"{at} without a key and with Equal", one(operator="Equal", value="v"), key)
     seconds = "tolerations[].tolerationSeconds belongs to effect NoExecute; remove it or set that effect"
     for effect in ({}, {"effect": "NoSchedule"}):
         edits = one(key="k", tolerationSeconds=5, **effect)
-        yield RUNTIME.no(f"{at}.tolerationSeconds", f"seconds with {effect or 'no effect'}", edits, seconds)
+        yield RUNTIME.no(f"{at}.tolerationSeconds", f"seconds in {at} with {effect or 'no effect'}", edits, seconds)
+
+
+def _moved() -> Iterator[Case]:
+    """Fields of earlier versions: refused where they say something, let through where they hold an old default."""
+
+    def to_stages(field: str) -> str:
+        return f"{field} has moved; write train.{field} (and prepare.{field})"
+
+    old: dict[str, Any] = {
+        "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "10Gi"},
+        "train": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
+    }
+    for title, edits in {
+        "all defaults": {"nodeSelector": {}, "tolerations": [], "resources": old},
+        "some default amounts": {"resources": {"train": {"cpu": "2", "ephemeralStorage": "20Gi"}}},
+        "no amounts": {"resources": {}},
+    }.items():
+        yield RUNTIME.ok(f"{title} of an earlier version", edits)
+    for title, resources in {
+        "an amount": {**old, "train": {**old["train"], "memory": "16Gi"}},
+        "an amount of the other stage": {"prepare": {"cpu": "2"}},
+        "an unknown amount": {"train": {"gpu": "2"}},
+    }.items():
+        yield RUNTIME.no("resources", f"{title} where it was", {"resources": resources}, to_stages("resources"))
+    many = {f"s{i}": {} for i in range(3)}
+    yield RUNTIME.no("resources", "three stages where they were", {"resources": many}, "at most 2 items")
+    many_amounts = {"train": {f"a{i}": "1" for i in range(4)}}
+    yield RUNTIME.no("resources.train", "four amounts where they were", {"resources": many_amounts}, "at most 3 items")
+    yield from RUNTIME.text("resources.train.memory", 32, lambda n: "1" * n, reachable=False)
+    selector = to_stages("nodeSelector")
+    yield RUNTIME.no("nodeSelector", "a label where it was", {"nodeSelector": {"gpu": "a100"}}, selector)
+    labels = {f"l{i}": "" for i in range(17)}
+    yield RUNTIME.no("nodeSelector", "17 labels where they were", {"nodeSelector": labels}, "at most 16 items")
+    yield from RUNTIME.text(
+        "nodeSelector",
+        63,
+        lambda n: "v" * n,
+        at="nodeSelector.gpu",
+        wrap=lambda value: {"gpu": value},
+        reachable=False,
+    )
+    tolerations = to_stages("tolerations")
+    yield RUNTIME.no("tolerations", "a toleration where it was", {"tolerations": [{"key": "gpu"}]}, tolerations)
+    yield from (case for case in _tolerations("tolerations") if case.field)
+    name = to_stages("runtimeClassName")
+    yield RUNTIME.no("runtimeClassName", "a RuntimeClass where it was", {"runtimeClassName": "nvidia"}, name)
+    yield from RUNTIME.text("runtimeClassName", 253, lambda n: "n" * n, reachable=False)
 
 
 def _storage() -> Iterator[Case]:
@@ -144,11 +205,6 @@ def _storage() -> Iterator[Case]:
 
 
 def _rest_of_the_runtime() -> Iterator[Case]:
-    for stage in ("prepare", "train"):
-        for resource in ("cpu", "memory", "ephemeralStorage"):
-            path = f"resources.{stage}.{resource}"
-            yield from RUNTIME.pattern(path, ["1", "500m", "1.5Gi", "20G"], ["", "1 Gi", "-1", "1Pi", "1Gi\n"])
-            yield from RUNTIME.text(path, 32, lambda n: "1" * n)
     yield from RUNTIME.integer("terminationGracePeriodSeconds", 1, 3600)
     yield from RUNTIME.flag("simulatedGpus")
     yield from RUNTIME.integer("limits.gpusPerNode", 0, 64)
@@ -162,5 +218,5 @@ def _rest_of_the_runtime() -> Iterator[Case]:
 
 
 RUNTIME_CASES: Final[list[Case]] = [
-    case for part in (_image, _allowed, _nodes, _tolerations, _storage, _rest_of_the_runtime) for case in part()
+    case for part in (_image, _allowed, _stages, _moved, _storage, _rest_of_the_runtime) for case in part()
 ]

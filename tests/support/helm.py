@@ -25,7 +25,7 @@ RUNTIME_VALUES: Final[Mapping[str, Any]] = {
         "image": {"repository": "registry.example/trainer", "digest": DIGEST},
         "outputPrefix": "s3://results/",
         "storage": [{"prefix": "s3://", "endpoint": "https://s3.example", "addressingStyle": "Path"}],
-        "resources": {"train": {"memory": "16Gi"}},
+        "train": {"resources": {"memory": "16Gi"}},
     }
 }
 

@@ -26,7 +26,11 @@ def _by_page(found: dict[Path, list[Any]]) -> list[Any]:
     return [pytest.param(one, id=f"{page.stem}-{i}") for page, all_of in found.items() for i, one in enumerate(all_of)]
 
 
-FRAGMENTS = _by_page({page: [f for f in fragments(page) if f.get("kind") in (None, "FineTuneJob")] for page in PAGES})
+OURS = (None, "FineTuneJob", "FineTuneRuntime")
+OF_A_RUNTIME = {field.alias for field in FineTuneRuntimeSpec.model_fields.values()} - {
+    field.alias for field in FineTuneJobSpec.model_fields.values()
+}
+FRAGMENTS = _by_page({page: [f for f in fragments(page) if f.get("kind") in OURS] for page in PAGES})
 KUBECTL = _by_page({page: commands(page, "kubectl") for page in PAGES})
 TRAINER = _by_page({page: commands(page, "finetune-trainer") for page in PAGES})
 
@@ -46,10 +50,17 @@ def test_there_is_something_to_check() -> None:
     assert TRAINER
 
 
+def test_the_page_about_runtimes_shows_whole_ones() -> None:
+    whole = [f for f in fragments(ROOT / "docs/runtimes.md") if f.get("kind") == "FineTuneRuntime"]
+    assert whole
+    for runtime in whole:
+        FineTuneRuntimeSpec.model_validate(runtime["spec"], extra="forbid")
+
+
 @pytest.mark.parametrize("fragment", FRAGMENTS)
 def test_every_part_of_a_manifest_is_accepted_as_it_stands(fragment: dict[str, Any]) -> None:
     spec = fragment.get("spec", fragment)
-    if "storage" in spec:
+    if OF_A_RUNTIME & set(spec):
         FineTuneRuntimeSpec.model_validate(
             _merged({"image": "registry.example.com/trainer@sha256:" + "1" * 64}, spec), extra="forbid"
         )

@@ -49,14 +49,17 @@ def runtime_for(
     view: RuntimeView | None,
     kept: ResolvedRuntime | None,
     begun: bool,
+    output_uri: str | None = None,
 ) -> ResolvedRuntime | Refusal:
     """Return the job's snapshot: the one that it has ``kept``, if it has ``begun``, else that of the runtime as it is.
 
-    A runtime that has gone, or refuses the job by now, leaves a snapshot that was taken as it is.
+    A runtime that has gone, or refuses the job by now, leaves a snapshot that was taken as it is. A job that has begun
+    and whose snapshot can't be read, since another version took it, gets one anew, with the results where they were
+    bound for (``output_uri``).
     """
     if kept is not None and begun:
         return kept
-    found = _found(spec, job, view)
+    found = _found(spec, job, view, output_uri if begun else None)
     if kept is None:
         return found
     if isinstance(found, Refusal) or found.model_copy(update={"generation": kept.generation}) == kept:
@@ -64,11 +67,13 @@ def runtime_for(
     return found
 
 
-def _found(spec: FineTuneJobSpec, job: JobIdentity, view: RuntimeView | None) -> ResolvedRuntime | Refusal:
+def _found(
+    spec: FineTuneJobSpec, job: JobIdentity, view: RuntimeView | None, output_uri: str | None
+) -> ResolvedRuntime | Refusal:
     if view is None:
         name = spec.runtime_ref.name
         return Refusal(reason=Reason.RUNTIME_NOT_FOUND, message=f"FineTuneRuntime {name} does not exist")
-    resolved = resolve_runtime(view=view, spec=spec, job=job)
+    resolved = resolve_runtime(view=view, spec=spec, job=job, output_uri=output_uri)
     if isinstance(resolved, Refusal):
         return resolved
     size = len(stage_input(job=job, spec=spec, runtime=resolved, stage="train").encode())
@@ -81,10 +86,13 @@ def _found(spec: FineTuneJobSpec, job: JobIdentity, view: RuntimeView | None) ->
     )
 
 
-def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentity) -> ResolvedRuntime | Refusal:
+def resolve_runtime(
+    *, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentity, output_uri: str | None = None
+) -> ResolvedRuntime | Refusal:
     """Return the snapshot of the runtime for this job, or why the runtime refuses it.
 
-    A runtime that can't be read (made for another version) gives ``RuntimeNotFound``, for which a job waits.
+    A runtime that can't be read (made for another version) gives ``RuntimeNotFound``, for which a job waits. Where
+    ``output_uri`` is given, results go there and not where the spec and the runtime's outputPrefix say.
     """
     try:
         runtime = FineTuneRuntimeSpec.model_validate(view.spec)
@@ -95,18 +103,17 @@ def resolve_runtime(*, view: RuntimeView, spec: FineTuneJobSpec, job: JobIdentit
         )
     try:
         _check_permissions(runtime, spec, job, view.name)
-        output = _output_uri(runtime, spec, job, view.name)
+        output = output_uri or _output_uri(runtime, spec, job, view.name)
         return ResolvedRuntime(
             name=view.name,
             generation=max(0, view.generation),
             image=runtime.image,
             image_pull_secrets=runtime.image_pull_secrets,
-            node_selector=runtime.node_selector,
-            tolerations=runtime.tolerations,
-            runtime_class_name=runtime.runtime_class_name,
-            resources=runtime.resources,
+            prepare=runtime.prepare,
+            train=runtime.train,
             gpu_resource_name=runtime.gpu_resource_name,
             simulated_gpus=runtime.simulated_gpus,
+            sidecar_injection=runtime.sidecar_injection,
             termination_grace_period_seconds=runtime.termination_grace_period_seconds,
             storage=ResolvedStorage(
                 model=_storage(runtime, spec.model.uri),

@@ -55,7 +55,7 @@ class Situation:
     runtime
         The snapshot that the job has or takes now, or why it can't have one; None where it needs none.
     kept
-        The snapshot that stands in status.
+        The snapshot that stands in status, if this version can read it.
     begun
         Whether a pod of this job has ever started; from then on nothing of the environment ends it.
     reused
@@ -151,7 +151,11 @@ class Situation:
     @property
     def renewed(self) -> bool:
         """Whether the runtime was edited after the job took it, and before the job began."""
-        return self.kept is not None and self.snapshot is not None and self.kept != self.snapshot
+        if self.snapshot is None or self.begun:
+            return False
+        if self.kept is None:  # another version took it; all that is left of it is where the child's results go
+            return self.stored.get("outputUri") not in (None, self.snapshot.output_uri)
+        return self.kept != self.snapshot
 
     @property
     def digest(self) -> str:
@@ -240,10 +244,18 @@ def _asked_for(situation: Situation) -> Situation:
     status = situation.status
     spec, error = _read_spec(situation.observed.job.get("spec"), situation.name)
     situation = replace(situation, spec=spec, spec_error=error)
-    if spec is None or (spec.suspend and status.runtime is None):
+    known = has_begun(status.stages or [])
+    if spec is None or (spec.suspend and status.runtime is None and not known):
         return situation
-    begun = has_begun(status.stages or []) or _pods_have_started(situation)
-    runtime = runtime_for(spec, situation.identity, view=situation.observed.runtime, kept=status.runtime, begun=begun)
+    begun = known or _pods_have_started(situation)
+    runtime = runtime_for(
+        spec,
+        situation.identity,
+        view=situation.observed.runtime,
+        kept=status.runtime,
+        begun=begun,
+        output_uri=status.output_uri,
+    )
     situation = replace(situation, runtime=runtime, kept=status.runtime, begun=begun)
     if not isinstance(runtime, ResolvedRuntime):
         return situation

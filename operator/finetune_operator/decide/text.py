@@ -57,8 +57,10 @@ def explain(error: ValidationError) -> str:
     problems = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:_MAX_ERRORS]:
         path = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "value_error":  # one of our rules, whose message names the field itself
-            problems.append(item["msg"].removeprefix("Value error, "))
+        if item["type"] == "value_error":  # one of our rules, whose message names the field itself, or its last part
+            message = item["msg"].removeprefix("Value error, ")
+            whole = not path or message.startswith(path.partition(".")[0])
+            problems.append(message if whole else f"{path}: {message}")
         else:
             problems.append(f"{path}: {item['msg']}" if path else item["msg"])
     more = error.error_count() - len(problems)

@@ -103,7 +103,8 @@ def _bounds(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
     if "items" in schema:
         yield from _bounds(schema["items"], f"{path}[]")
     if "additionalProperties" in schema:
-        named = {"dataset.template.columns": "text", "nodeSelector": "gpu"}[path]
+        keys = {"dataset.template.columns": "text", "resources": "train", "resources.train": "memory"}
+        named = "gpu" if path.endswith("nodeSelector") else keys[path]
         yield from _bounds(schema["additionalProperties"], f"{path}.{named}")
 
 

@@ -89,7 +89,7 @@ def pick_device(gpus: int) -> torch.device:
         raise StageError(
             Reason.TRAINER_ERROR,
             "resources.gpusPerNode asks for a GPU, but the container finds none that works: check the node's driver, "
-            "and runtimeClass and gpuResource of the FineTuneRuntime",
+            "and train.runtimeClassName and gpuResourceName of the FineTuneRuntime",
         )
     return torch.device("cuda", 0)
 

@@ -27,7 +27,7 @@ from finetune_api.names import (
     child_name,
 )
 from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
-from finetune_api.runtime import ResolvedRuntime, StageResources
+from finetune_api.runtime import ResolvedRuntime, StageResources, StageRuntime
 from finetune_api.stage import JobIdentity, StageInput
 
 __all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "stage_input"]
@@ -42,7 +42,8 @@ MAX_STAGE_INPUT_BYTES: Final = 120_000
 
 _NOT_INJECTED_LABELS: Final = {"sidecar.istio.io/inject": "false"}
 _NOT_INJECTED_ANNOTATIONS: Final = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
-"""No proxy of a service mesh: it would outlive the trainer, and stand between it and its storage."""
+"""No proxy of a service mesh, unless the runtime allows one: it outlives the trainer, and stands between it and its
+storage."""
 
 
 def stage_input(
@@ -124,6 +125,7 @@ def build_job(
         short_report=short_report,
     )
     labels = child_labels(job.name, job.uid, stage)
+    declined = runtime.sidecar_injection == "Declined"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -151,11 +153,11 @@ def build_job(
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
                 "metadata": {
-                    "labels": {**labels, **_NOT_INJECTED_LABELS},
+                    "labels": {**labels, **(_NOT_INJECTED_LABELS if declined else {})},
                     "annotations": {
                         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                         "karpenter.sh/do-not-disrupt": "true",
-                        **_NOT_INJECTED_ANNOTATIONS,
+                        **(_NOT_INJECTED_ANNOTATIONS if declined else {}),
                     },
                 },
                 "spec": _pod_spec(spec, runtime, stage, document),
@@ -178,7 +180,7 @@ def _exit_codes(codes: list[int]) -> dict[str, Any]:
 
 
 def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str) -> dict[str, Any]:
-    resources = runtime.resources.prepare if stage == "prepare" else runtime.resources.train
+    own: StageRuntime = runtime.prepare if stage == "prepare" else runtime.train
     secrets = _secrets(spec)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -196,15 +198,15 @@ def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName,
             _container(
                 image=runtime.image,
                 stage=stage,
-                amounts=_amounts(spec, runtime, resources, stage),
+                amounts=_amounts(spec, runtime, own.resources, stage),
                 roles=tuple(secrets),
                 document=document,
             )
         ],
         "volumes": [
-            {"name": "tmp", "emptyDir": {"sizeLimit": resources.ephemeral_storage}},
-            {"name": "workspace", "emptyDir": {"sizeLimit": resources.ephemeral_storage}},
-            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": resources.memory}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": own.resources.ephemeral_storage}},
+            {"name": "workspace", "emptyDir": {"sizeLimit": own.resources.ephemeral_storage}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": own.resources.memory}},
             *(
                 {"name": f"credentials-{role}", "secret": {"secretName": name, "defaultMode": 0o440}}
                 for role, name in secrets.items()
@@ -215,13 +217,12 @@ def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName,
         pod["serviceAccountName"] = spec.service_account_name
     if runtime.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in runtime.image_pull_secrets]
-    if stage == "train":
-        if runtime.node_selector:
-            pod["nodeSelector"] = dict(runtime.node_selector)
-        if runtime.tolerations:
-            pod["tolerations"] = [toleration.to_wire() for toleration in runtime.tolerations]
-        if runtime.runtime_class_name is not None:
-            pod["runtimeClassName"] = runtime.runtime_class_name
+    if own.node_selector:
+        pod["nodeSelector"] = dict(own.node_selector)
+    if own.tolerations:
+        pod["tolerations"] = [toleration.to_wire() for toleration in own.tolerations]
+    if own.runtime_class_name is not None:
+        pod["runtimeClassName"] = own.runtime_class_name
     return pod
 
 

@@ -29,9 +29,16 @@ LONGEST = JobIdentity(namespace="n" * 63, name="a" * 40, uid=b.UID)
 FULL_RUNTIME = b.runtime_spec(
     allowedServiceAccounts=["trainer"],
     imagePullSecrets=[{"name": "registry"}],
-    runtimeClassName="nvidia",
+    prepare={
+        "nodeSelector": {"pool": "cpu"},
+        "tolerations": [{"key": "batch", "value": "yes"}],
+        "runtimeClassName": "gvisor",
+    },
+    train={
+        "runtimeClassName": "nvidia",
+        "resources": {"cpu": "7500m", "memory": "64Gi", "ephemeralStorage": "200Gi"},
+    },
     terminationGracePeriodSeconds=240,
-    resources={"train": {"cpu": "7500m", "memory": "64Gi", "ephemeralStorage": "200Gi"}},
     gpuResourceName="amd.com/gpu",
     storage=[
         {
@@ -41,6 +48,7 @@ FULL_RUNTIME = b.runtime_spec(
         }
     ],
 )
+PLACEMENT = {"nodeSelector", "tolerations", "runtimeClassName"}
 
 
 def build(
@@ -167,13 +175,55 @@ def test_the_pod_gets_no_api_credential_and_no_service_addresses() -> None:
     assert spec["enableServiceLinks"] is False
 
 
-def test_only_train_asks_for_a_gpu_and_goes_to_the_gpu_nodes() -> None:
+def test_only_train_asks_for_a_gpu() -> None:
     prepare, train = build("prepare", runtime=FULL_RUNTIME), build("train", runtime=FULL_RUNTIME)
     assert "amd.com/gpu" not in container(prepare)["resources"]["limits"]
     assert container(train)["resources"]["limits"]["amd.com/gpu"] == "1"
-    for field in ("nodeSelector", "tolerations", "runtimeClassName"):
-        assert field not in pod(prepare)
-        assert field in pod(train)
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_each_stage_goes_to_the_nodes_that_the_runtime_names_for_it(stage: StageName) -> None:
+    placed = pod(build(stage, runtime=FULL_RUNTIME))
+    assert {field: placed[field] for field in PLACEMENT} == {
+        "nodeSelector": FULL_RUNTIME[stage]["nodeSelector"],
+        "tolerations": FULL_RUNTIME[stage]["tolerations"],
+        "runtimeClassName": FULL_RUNTIME[stage]["runtimeClassName"],
+    }
+
+
+def test_a_stage_of_which_the_runtime_says_nothing_goes_to_any_node() -> None:
+    assert PLACEMENT.isdisjoint(pod(build("prepare")))
+
+
+def test_the_only_stage_of_a_job_on_the_cpu_goes_where_training_goes() -> None:
+    alone = pod(build("train", spec=b.cpu_spec(), runtime=FULL_RUNTIME))
+    assert alone["nodeSelector"] == {"gpu": "a100"}
+    assert alone["runtimeClassName"] == "nvidia"
+
+
+MESHES = {"sidecar.istio.io/inject", "linkerd.io/inject"}
+
+
+def asked_of_meshes(manifest: dict[str, Any]) -> dict[str, str]:
+    """What the pod tells injectors, in labels and annotations together."""
+    metadata = manifest["spec"]["template"]["metadata"]
+    return {key: value for part in ("labels", "annotations") for key, value in metadata[part].items() if key in MESHES}
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_pods_ask_service_meshes_for_no_proxy(stage: StageName) -> None:
+    assert asked_of_meshes(build(stage)) == {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_a_runtime_may_leave_it_to_the_mesh_and_nothing_else_of_the_pod_changes(stage: StageName) -> None:
+    declined = build(stage)
+    allowed = build(stage, runtime=b.runtime_spec(sidecarInjection="Allowed"))
+    assert asked_of_meshes(allowed) == {}
+    for part in ("labels", "annotations"):
+        metadata = declined["spec"]["template"]["metadata"]
+        metadata[part] = {key: value for key, value in metadata[part].items() if key not in MESHES}
+    assert allowed == declined
 
 
 def test_a_job_on_the_cpu_asks_for_no_gpu() -> None:

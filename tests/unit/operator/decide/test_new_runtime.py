@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from finetune_operator.decide.reconcile import reconcile
 from tests.support import builders as b
 from tests.support.simulation import Simulation
@@ -67,3 +69,80 @@ def test_a_runtime_that_was_deleted_and_made_anew_counts_as_edited() -> None:
     life = waiting_for_its_image()
     life.runtime = b.runtime(b.runtime_spec(image=MENDED), generation=life.status["runtime"]["generation"])
     assert life.settle(1).writes[-1] == "delete"
+
+
+# --- a snapshot that an earlier version took --------------------------------------------------------------------------
+
+NO_URI = b.cpu_spec(output={"uri": None})
+ELSEWHERE = b.runtime_spec(outputPrefix="s3://elsewhere/", storage=[{"prefix": "s3://results/", "region": "eu"}])
+
+
+def of_an_earlier_version(life: Simulation) -> Simulation:
+    """The status as the API server gives it after the upgrade: without keys that the schema has no longer."""
+    runtime: dict[str, Any] = life.status["runtime"]
+    for stage in ("prepare", "train"):
+        del runtime[stage]
+    return life
+
+
+def begun() -> Simulation:
+    """A job on the CPU that runs, with a status of an earlier version; results go below the runtime's outputPrefix."""
+    life = Simulation(b.job(NO_URI), runtime=b.runtime()).settle().pod_runs("train").settle(100)
+    return of_an_earlier_version(life)
+
+
+def test_a_job_that_began_under_an_earlier_version_goes_on_with_its_child_and_its_folder() -> None:
+    life = begun()
+    child, place, began = life.child("train").uid, life.status["outputUri"], life.status["startTime"]
+    life.runtime = b.runtime(ELSEWHERE, generation=4)
+    life.settle(5)
+    assert life.child("train").uid == child
+    assert {"create", "delete", "patch"} & set(life.writes) == {"create"}
+    assert life.writes.count("create") == 1
+    assert life.status["outputUri"] == place == "s3://results/tuned/team-a/support-intent/"
+    assert life.status["startTime"] == began
+    taken = life.status["runtime"]
+    assert (taken["generation"], taken["outputUri"], taken["train"]["nodeSelector"]) == (4, place, {"gpu": "a100"})
+    assert taken["storage"]["output"]["region"] == "eu"
+    life.completes("train", b.train_report(NO_URI)).settle(5)
+    assert (life.status["phase"], life.status["outputUri"]) == ("Succeeded", place)
+
+
+def test_such_a_job_waits_without_a_clock_while_the_runtime_has_fields_of_then() -> None:
+    life = begun()
+    place = life.status["outputUri"]
+    life.runtime = b.runtime(b.runtime_spec(nodeSelector={"gpu": "a100"}), generation=4)
+    life.settle(5).settle(3600)
+    assert life.reason == "RuntimeNotFound"
+    assert "nodeSelector has moved" in life.condition("Succeeded")["message"]
+    assert life.status["outputUri"] == place
+    assert "delete" not in life.writes
+    life.runtime = b.runtime(generation=5)
+    assert life.settle(5).reason == "Training"
+    assert (life.status["outputUri"], life.writes.count("create")) == (place, 1)
+
+
+def test_such_a_job_that_is_suspended_counts_the_time_that_it_ran() -> None:
+    life = begun().edit(suspend=True).settle(5).settle(5)
+    assert life.writes.count("delete") == 1
+    assert life.status["phase"] == "Suspended"
+    assert life.stage("train")["runSeconds"] >= 100
+
+
+def test_a_child_of_an_earlier_version_that_never_ran_is_replaced_where_its_results_would_go_elsewhere() -> None:
+    life = Simulation(b.job(NO_URI), runtime=b.runtime(), lingering=True).settle().pod_waits("train").settle(5)
+    of_an_earlier_version(life)
+    life.runtime = b.runtime(ELSEWHERE, generation=4)
+    life.settle(5)
+    assert life.writes[-2:] == ["status", "delete"]
+    life.goes("train").settle(1)
+    told = str(life.manifests[-1])
+    assert life.status["outputUri"] == "s3://elsewhere/team-a/support-intent/"
+    assert life.status["outputUri"] in told
+    assert "s3://results/tuned/" not in told
+
+
+def test_a_child_of_an_earlier_version_that_never_ran_is_kept_where_nothing_has_moved() -> None:
+    life = Simulation(b.job(SPEC), runtime=b.runtime(), lingering=True).settle().pod_waits("train").settle(5)
+    assert "delete" not in of_an_earlier_version(life).settle(5).writes
+    assert life.status["runtime"]["train"]["nodeSelector"] == {"gpu": "a100"}

@@ -34,7 +34,11 @@ def refused(runtime: dict[str, Any], spec: dict[str, Any] | None = None) -> tupl
 
 def test_the_snapshot_repeats_what_the_runtime_says() -> None:
     runtime = b.runtime_spec(
-        imagePullSecrets=[{"name": "pull"}], runtimeClassName="nvidia", terminationGracePeriodSeconds=90
+        imagePullSecrets=[{"name": "pull"}],
+        prepare={"nodeSelector": {"pool": "cpu"}},
+        train={"runtimeClassName": "nvidia"},
+        sidecarInjection="Allowed",
+        terminationGracePeriodSeconds=90,
     )
     snapshot = resolved(runtime)
     assert snapshot.to_wire() == {
@@ -42,15 +46,20 @@ def test_the_snapshot_repeats_what_the_runtime_says() -> None:
         "generation": 3,
         "image": b.IMAGE,
         "imagePullSecrets": [{"name": "pull"}],
-        "nodeSelector": {"gpu": "a100"},
-        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-        "runtimeClassName": "nvidia",
-        "resources": {
-            "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "10Gi"},
-            "train": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
+        "prepare": {
+            "nodeSelector": {"pool": "cpu"},
+            "tolerations": [],
+            "resources": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "10Gi"},
+        },
+        "train": {
+            "nodeSelector": {"gpu": "a100"},
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
+            "runtimeClassName": "nvidia",
+            "resources": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
         },
         "gpuResourceName": "nvidia.com/gpu",
         "simulatedGpus": False,
+        "sidecarInjection": "Allowed",
         "terminationGracePeriodSeconds": 90,
         "storage": {
             "dataset": {
@@ -176,6 +185,46 @@ def test_a_runtime_that_can_not_be_read_counts_as_not_there_and_names_its_fault(
     reason, message = refused(b.runtime_spec(image="trainer:latest"))
     assert reason == "RuntimeNotFound"
     assert "image must name a digest" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "field"),
+    [
+        ({"nodeSelector": {"gpu": "a100"}}, "nodeSelector"),
+        ({"tolerations": [{"key": "gpu", "operator": "Exists"}]}, "tolerations"),
+        ({"runtimeClassName": "nvidia"}, "runtimeClassName"),
+        ({"resources": {"train": {"cpu": "2", "memory": "16Gi"}}}, "resources"),
+    ],
+)
+def test_a_runtime_of_an_earlier_version_is_waited_for_and_the_message_says_where_its_field_belongs(
+    old: dict[str, Any], field: str
+) -> None:
+    reason, message = refused(b.runtime_spec(**old))
+    assert reason == "RuntimeNotFound"
+    assert message == (
+        f"FineTuneRuntime default can't be used: {field} has moved; write train.{field} (and prepare.{field})"
+    )
+
+
+def test_a_runtime_of_an_earlier_version_that_said_nothing_in_those_fields_goes_on() -> None:
+    """The API server had filled them in, and they are stored."""
+    amounts = {
+        "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "10Gi"},
+        "train": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
+    }
+    old = b.runtime_spec(nodeSelector={}, tolerations=[], resources=amounts)
+    assert resolved(old) == resolved(b.runtime_spec())
+
+
+def test_a_fault_of_one_stage_is_told_with_the_stage() -> None:
+    _, message = refused(b.runtime_spec(prepare={"nodeSelector": {"no label": "x"}}))
+    assert "prepare: nodeSelector has a key that is no label" in message
+
+
+def test_a_snapshot_without_a_word_about_sidecars_declines_them() -> None:
+    wire = resolved(b.runtime_spec()).to_wire()
+    assert wire.pop("sidecarInjection") == "Declined"
+    assert ResolvedRuntime.model_validate(wire).sidecar_injection == "Declined"
 
 
 @pytest.mark.parametrize(("own", "runtimes", "expected"), [(None, 500, 500), (300, 500, 300), (900, 500, 500)])
