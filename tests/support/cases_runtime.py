@@ -126,19 +126,21 @@ def _moved() -> Iterator[Case]:
         "prepare": {"cpu": "1", "memory": "4Gi", "ephemeralStorage": "10Gi"},
         "train": {"cpu": "2", "memory": "8Gi", "ephemeralStorage": "20Gi"},
     }
-    for title, edits in {
+    filled_in: dict[str, dict[str, Any]] = {
         "all defaults": {"nodeSelector": {}, "tolerations": [], "resources": old},
         "some default amounts": {"resources": {"train": {"cpu": "2", "ephemeralStorage": "20Gi"}}},
         "no amounts": {"resources": {}},
-    }.items():
+    }
+    for title, edits in filled_in.items():
         yield RUNTIME.ok(f"{title} of an earlier version", edits)
-    for title, resources in {
+    written: dict[str, dict[str, Any]] = {
         "an amount": {**old, "train": {**old["train"], "memory": "16Gi"}},
         "an amount of the other stage": {"prepare": {"cpu": "2"}},
         "an unknown amount": {"train": {"gpu": "2"}},
-    }.items():
+    }
+    for title, resources in written.items():
         yield RUNTIME.no("resources", f"{title} where it was", {"resources": resources}, to_stages("resources"))
-    many = {f"s{i}": {} for i in range(3)}
+    many: dict[str, Any] = {f"s{i}": {} for i in range(3)}
     yield RUNTIME.no("resources", "three stages where they were", {"resources": many}, "at most 2 items")
     many_amounts = {"train": {f"a{i}": "1" for i in range(4)}}
     yield RUNTIME.no("resources.train", "four amounts where they were", {"resources": many_amounts}, "at most 3 items")
