@@ -227,7 +227,7 @@ class FaultyGateway:
     """
 
     def __init__(self, inner: ClusterGateway, *, crash_at: int | None = None, crash_after: bool = False) -> None:
-        self._inner = inner
+        self.inner = inner
         self.crash_at = crash_at
         self.crash_after = crash_after
         self.crashed = False
@@ -241,10 +241,10 @@ class FaultyGateway:
         return sum(count for name, count in self.calls.items() if name in WRITES)
 
     def now(self) -> datetime:
-        return self._inner.now()
+        return self.inner.now()
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._inner, name)
+        method = getattr(self.inner, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             if self.crashed:

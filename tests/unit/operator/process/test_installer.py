@@ -39,6 +39,11 @@ def applied(world: World) -> int:
     return sum(gateway.calls["apply_runtime"] for gateway in world.gateways)
 
 
+def forced(world: World) -> list[bool]:
+    """Whether each apply took fields over that others had set."""
+    return [force for gateway in world.gateways for _, force in gateway.inner.applied]
+
+
 async def until_ready(engine: Engine) -> None:
     await asyncio.sleep(0.1)
     assert engine.unready() is None
@@ -77,6 +82,7 @@ def test_other_values_are_applied_over_what_stands_there() -> None:
             async with world.operator(decide=idle, installed=brought(terminationGracePeriodSeconds=seconds)) as engine:
                 await until_ready(engine)
         assert [r["spec"]["terminationGracePeriodSeconds"] for r in runtimes(world)] == [90]
+        assert forced(world) == [False, True], "only what is known to be ours is taken over"
 
     run_virtual(scenario())
 
