@@ -146,3 +146,9 @@ def test_a_child_of_an_earlier_version_that_never_ran_is_kept_where_nothing_has_
     life = Simulation(b.job(SPEC), runtime=b.runtime(), lingering=True).settle().pod_waits("train").settle(5)
     assert "delete" not in of_an_earlier_version(life).settle(5).writes
     assert life.status["runtime"]["train"]["nodeSelector"] == {"gpu": "a100"}
+
+
+def test_a_job_that_has_begun_keeps_its_child_though_nothing_of_its_snapshot_can_be_read() -> None:
+    life = begun()
+    life.job["status"]["outputUri"] = ["no", "text"]
+    assert "delete" not in life.settle(5).writes
