@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.e2e.world import Tenant
+from tests.e2e.world import Tenant, until
 
-__all__ = ["Entry", "PodLog", "events", "whole_log"]
+__all__ = ["Entry", "PodLog", "Pods", "events", "is_step", "saved", "trained", "whole_log"]
 
 Entry = dict[str, Any]
 
@@ -62,6 +62,38 @@ class PodLog:
         return self.entries
 
 
+class Pods:
+    """The pods of one job in their order, each followed from its start to its end."""
+
+    def __init__(self, tenant: Tenant, name: str) -> None:
+        self.tenant, self.name = tenant, name
+        self.logs: list[PodLog] = []
+        self._uids: set[str] = set()
+
+    def next(self) -> tuple[Entry, PodLog]:
+        """Wait for a pod that was not there before."""
+
+        def fresh() -> Entry | None:
+            pod = self.tenant.running_pod(self.name, timeout=400)
+            return pod if pod["metadata"]["uid"] not in self._uids else None
+
+        pod = until("another pod runs", fresh, timeout=400, pause=1)
+        assert pod is not None
+        self._uids.add(pod["metadata"]["uid"])
+        self.logs.append(PodLog(self.tenant, pod))
+        return pod, self.logs[-1]
+
+    def trains_to(self, step: int) -> Entry:
+        """Wait for the next pod to have done a step; return the pod."""
+        pod, log = self.next()
+        log.wait_for(f"step {step} is done", lambda entry: is_step(entry) and entry["step"] >= step, timeout=240)
+        return pod
+
+    def close(self) -> list[list[Entry]]:
+        """Wait until all have ended and return what each of them wrote."""
+        return [log.close() for log in self.logs]
+
+
 def whole_log(tenant: Tenant, pod: Entry) -> list[Entry]:
     """The log of a pod that has ended."""
     text = tenant.world.kube.kubectl("logs", "-n", tenant.namespace, pod["metadata"]["name"])
@@ -71,3 +103,18 @@ def whole_log(tenant: Tenant, pod: Entry) -> list[Entry]:
 def events(entries: list[Entry], name: str) -> list[Entry]:
     """The entries of one kind."""
     return [entry for entry in entries if entry.get("event") == name]
+
+
+def is_step(entry: Entry) -> bool:
+    """Tell whether an entry is about a step of training."""
+    return entry.get("event") == "train"
+
+
+def trained(entries: list[Entry]) -> list[int]:
+    """The steps that a pod has done."""
+    return [entry["step"] for entry in entries if is_step(entry)]
+
+
+def saved(entries: list[Entry]) -> list[int]:
+    """The steps whose state a pod has stored."""
+    return [entry["step"] for entry in events(entries, "checkpoint_saved")]

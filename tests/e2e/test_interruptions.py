@@ -16,7 +16,7 @@ import pytest
 
 from hack.demo.kube import CommandError
 from tests.e2e.machine import kill_trainer
-from tests.e2e.podlog import Entry, PodLog, events
+from tests.e2e.podlog import Entry, Pods, events, saved, trained
 from tests.e2e.world import Tenant, World, rows, until
 
 pytestmark = pytest.mark.timeout(900)
@@ -51,10 +51,6 @@ class Story:
         return status
 
 
-def _train(entry: Entry) -> bool:
-    return entry.get("event") == "train"
-
-
 def edit_while_it_runs(tenant: Tenant, name: str) -> dict[str, Any]:
     """Nothing that would disturb: an edit that is refused, and a deadline that is raised."""
     said = ""
@@ -62,12 +58,7 @@ def edit_while_it_runs(tenant: Tenant, name: str) -> dict[str, Any]:
         tenant.patch(name, training={"epochs": EPOCHS + 1})
     except CommandError as error:
         said = str(error)
-    tenant.patch(name, activeDeadlineSeconds=1900)
-
-    def raised() -> bool:
-        return all(job["spec"]["activeDeadlineSeconds"] == 1900 for job in tenant.jobs(name))
-
-    until("the running child has the new deadline", raised, timeout=60, pause=1)
+    tenant.raise_deadline(name, 1900)
     return {"refused": said}
 
 
@@ -90,34 +81,6 @@ def suspend_and_resume(tenant: Tenant, name: str) -> dict[str, Any]:
     return {"said": said, "phase": phase, "left": left}
 
 
-class Pods:
-    """The pods of one job in their order, each followed from its start to its end."""
-
-    def __init__(self, tenant: Tenant, name: str) -> None:
-        self.tenant, self.name = tenant, name
-        self.logs: list[PodLog] = []
-        self._uids: set[str] = set()
-
-    def next(self) -> tuple[Entry, PodLog]:
-        """Wait for a pod that was not there before."""
-
-        def fresh() -> Entry | None:
-            pod = self.tenant.running_pod(self.name, timeout=400)
-            return pod if pod["metadata"]["uid"] not in self._uids else None
-
-        pod = until("another pod runs", fresh, timeout=400, pause=1)
-        assert pod is not None
-        self._uids.add(pod["metadata"]["uid"])
-        self.logs.append(PodLog(self.tenant, pod))
-        return pod, self.logs[-1]
-
-    def trains_to(self, step: int) -> Entry:
-        """Wait for the next pod to have done a step; return the pod."""
-        pod, log = self.next()
-        log.wait_for(f"step {step} is done", lambda e: _train(e) and e["step"] >= step, timeout=240)
-        return pod
-
-
 def live(tenant: Tenant, name: str) -> Story:
     """Follow one job, disturb it in the middle of an epoch, and wait for its end."""
     pods, saw = Pods(tenant, name), {}
@@ -135,7 +98,7 @@ def live(tenant: Tenant, name: str) -> Story:
                 pods.next()
         job = tenant.wait_finished(name, timeout=400)
     finally:
-        entries = [log.close() for log in pods.logs]
+        entries = pods.close()
     return Story(entries, saw, job, tenant.jobs(name))
 
 
@@ -187,19 +150,11 @@ def test_the_job_succeeds(name: str, stories: dict[str, Story]) -> None:
     assert stories[name].status["phase"] == "Succeeded", stories[name].status
 
 
-def _saved(entries: list[Entry]) -> list[int]:
-    return [entry["step"] for entry in events(entries, "checkpoint_saved")]
-
-
-def _trained(entries: list[Entry]) -> list[int]:
-    return [entry["step"] for entry in entries if _train(entry)]
-
-
 @pytest.mark.parametrize("name", [SUSPENDED, BATTERED])
 def test_a_pod_that_is_told_to_stop_saves_its_state_and_loses_no_step(name: str, stories: dict[str, Story]) -> None:
     first = stories[name].pods[0]
     (interrupted,) = events(first, "interrupted")
-    assert interrupted["step"] == max(_saved(first)) == max(_trained(first))
+    assert interrupted["step"] == max(saved(first)) == max(trained(first))
     assert interrupted["step"] < STEPS
 
 
@@ -210,14 +165,14 @@ def test_the_next_pod_goes_on_from_the_newest_complete_checkpoint(
     """The third pod goes on from where the second one did: that one was killed before it had saved anything."""
     before, entries = stories[name].pods[:pod], stories[name].pods[pod]
     (resumed,) = events(entries, "resumed")
-    assert resumed["step"] == max(step for log in before for step in _saved(log))
-    assert min(_trained(entries)) == resumed["step"] + 1
+    assert resumed["step"] == max(step for log in before for step in saved(log))
+    assert min(trained(entries)) == resumed["step"] + 1
 
 
 def test_a_pod_that_is_killed_has_gone_beyond_its_last_checkpoint(stories: dict[str, Story]) -> None:
     _, killed, last = stories[BATTERED].pods
-    assert _saved(killed) == []
-    assert max(_trained(killed)) > min(_trained(last))
+    assert saved(killed) == []
+    assert max(trained(killed)) > min(trained(last))
 
 
 @pytest.mark.parametrize("name", [SUSPENDED, BATTERED])

@@ -39,14 +39,11 @@ def waited(world: World, pair: str, shared_tenant: Tenant) -> Iterator[dict[str,
     half = world.stages_of(pair)
     with ExitStack() as stack:
         crowded = stack.enter_context(world.tenant("quota"))
-        metadata = {"name": "pods", "namespace": crowded.namespace}
-        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
-        kube.apply({**quota, "spec": {"hard": {"pods": "0"}}})
+        crowded.set_quota(0)
         image = tag_of(world.images.trainer, late)
         stack.enter_context(world.runtime("e2e-late-image", image=image, allowUnpinnedImage=True, **half))
         nowhere = merged(half, {"train": {"nodeSelector": {"e2e": "nowhere"}}})
         stack.enter_context(world.runtime("e2e-no-node", **nowhere))
-        until("the quota counts", lambda: _counted(crowded), timeout=30)
         tenant.put_rows()
         crowded.put_rows()
 
@@ -71,7 +68,7 @@ def waited(world: World, pair: str, shared_tenant: Tenant) -> Iterator[dict[str,
             "secret": ("CredentialsNotFound", lambda: tenant.add_secret("late-s3")),
             "image": ("ImagePullFailed", lambda: stack.enter_context(pushed_tag(world.images.trainer, late))),
             "deadline": ("Unschedulable", lambda: tenant.patch("deadline", activeDeadlineSeconds=3600)),
-            "quota": ("QuotaExceeded", lambda: kube.apply({**quota, "spec": {"hard": {"pods": "9"}}})),
+            "quota": ("QuotaExceeded", lambda: crowded.set_quota(9)),
         }
         seen: dict[str, Waited] = {}
 
@@ -88,11 +85,6 @@ def waited(world: World, pair: str, shared_tenant: Tenant) -> Iterator[dict[str,
 
         until("all jobs say what they miss", all_mended, timeout=150, pause=1)
         yield seen
-
-
-def _counted(tenant: Tenant) -> bool:
-    quota = tenant.world.kube.get("resourcequota", "pods", tenant.namespace)
-    return quota is not None and "used" in quota.get("status", {})
 
 
 def _conditions(status: Status) -> dict[str, dict[str, Any]]:

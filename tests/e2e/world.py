@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 from finetune_api.names import LABEL_JOB_NAME, LABEL_JOB_UID, LABEL_STAGE
 from hack.demo.follow import finished
 from hack.demo.install import OPERATOR_NAMESPACE, Images, S3Access, tenant_objects
-from hack.demo.kube import CommandError, Kube
+from hack.demo.kube import ROOT, CommandError, Kube
 
 T = TypeVar("T")
-OPERATOR = "deployment/finetune-operator"
+RELEASE = "finetune-operator"
+OPERATOR = f"deployment/{RELEASE}"
 SECRET = "tenant-s3"
 WORDS = {"north": "cold", "south": "warm", "east": "dawn", "west": "dusk"}
 
@@ -144,6 +145,15 @@ class Tenant:
         patch = json.dumps({"spec": spec})
         self.world.kube.kubectl("patch", "ftj", name, "-n", self.namespace, "--type=merge", "-p", patch)
 
+    def raise_deadline(self, name: str, seconds: int) -> None:
+        """Raise a job's deadline and wait until its child has it: by then the operator has looked at the job anew."""
+        self.patch(name, activeDeadlineSeconds=seconds)
+
+        def raised() -> bool:
+            return all(job["spec"]["activeDeadlineSeconds"] == seconds for job in self.jobs(name))
+
+        until(f"the child of {name} has the new deadline", raised, timeout=60, pause=1)
+
     def delete(self, kind: str, name: str, *options: str) -> None:
         self.world.kube.kubectl("delete", kind, name, "-n", self.namespace, *(options or ["--wait=false"]))
 
@@ -198,6 +208,18 @@ class Tenant:
         secret["stringData"] |= keys
         self.world.kube.apply(secret)
 
+    def set_quota(self, pods: int) -> None:
+        """Allow so many pods in the namespace, and wait until that holds."""
+        metadata, hard = {"name": "pods", "namespace": self.namespace}, {"pods": str(pods)}
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": hard}}
+        self.world.kube.apply(quota)
+
+        def counted() -> bool:
+            found = self.world.kube.get("resourcequota", "pods", self.namespace)
+            return found is not None and found.get("status", {}).get("hard") == hard
+
+        until("the quota counts", counted, timeout=30)
+
 
 def _selector(name: str | None) -> str:
     return LABEL_JOB_UID if name is None else f"{LABEL_JOB_NAME}={name}"
@@ -235,20 +257,20 @@ class World:
         assert surprises == []
 
     @contextlib.contextmanager
-    def runtime(self, name: str, **changes: Any) -> Iterator[str]:
-        """A FineTuneRuntime like the default one but for ``changes``, laid over its spec; removed afterwards."""
-        self.add_runtime(name, **changes)
+    def runtime(self, name: str, *, like: str = "default", **changes: Any) -> Iterator[str]:
+        """A FineTuneRuntime like another one but for ``changes``, laid over its spec; removed afterwards."""
+        self.add_runtime(name, like=like, **changes)
         try:
             yield name
         finally:
             self.kube.kubectl("delete", "finetuneruntime", name, "--ignore-not-found")
 
-    def add_runtime(self, name: str, **changes: Any) -> None:
+    def add_runtime(self, name: str, *, like: str = "default", **changes: Any) -> None:
         """The same without the removal."""
-        default = self.kube.get("finetuneruntime", "default")
-        assert default is not None
+        model = self.kube.get("finetuneruntime", like)
+        assert model is not None
         runtime = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneRuntime", "metadata": {"name": name}}
-        self.kube.apply({**runtime, "spec": merged(default["spec"], changes)})
+        self.kube.apply({**runtime, "spec": merged(model["spec"], changes)})
 
     def stages_of(self, runtime: str) -> dict[str, Any]:
         """What a FineTuneRuntime says about nodes and resources of the two stages, to lay over another one."""
@@ -281,6 +303,12 @@ class World:
             name = pod["metadata"]["name"]
             self.kube.kubectl("delete", "pod", name, "-n", OPERATOR_NAMESPACE, "--grace-period=0", "--force")
         self.kube.kubectl("rollout", "status", OPERATOR, "-n", OPERATOR_NAMESPACE, "--timeout=120s")
+
+    def upgrade(self, **values: Any) -> None:
+        """``helm upgrade`` with some values changed; returns when the operator is ready again."""
+        chart = str(ROOT / "charts/finetune-operator")
+        options = ("--reuse-values", "--values", "-", "--wait", "--timeout", "180s")
+        self.kube.helm("upgrade", RELEASE, chart, "-n", OPERATOR_NAMESPACE, *options, stdin=json.dumps(values))
 
     def operator_log(self, since: str) -> list[dict[str, Any]]:
         """The operator's log since then, every line of it JSON."""
