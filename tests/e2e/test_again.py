@@ -80,9 +80,7 @@ def stories(world: World, pair: str, shared_tenant: Tenant) -> dict[str, Story]:
     tenant = shared_tenant
     tenant.put_rows(rows(ROWS))
     manifests = [
-        tenant.job(
-            name, training=TRAINING, resources={"gpusPerNode": 0}, runtimeRef={"name": pair}, backoffLimit=0
-        )
+        tenant.job(name, training=TRAINING, resources={"gpusPerNode": 0}, runtimeRef={"name": pair}, backoffLimit=0)
         for name in NAMES
     ]
     tenant.apply(*manifests)
