@@ -10,21 +10,36 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["kill_trainer", "pushed_tag", "tag_of"]
+__all__ = ["halted", "kill_trainer", "pushed_tag", "tag_of"]
 
 MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
 def kill_trainer(pod: dict[str, Any]) -> None:
     """SIGKILL the trainer's processes in a pod, from outside, as the kernel does."""
+    assert _signal(pod, signal.SIGKILL), f"no process of the trainer in pod {pod['metadata']['name']}"
+
+
+@contextmanager
+def halted(pod: dict[str, Any]) -> Iterator[None]:
+    """Hold the trainer in a pod still, so that however slow the machine is it goes on only afterwards."""
+    assert _signal(pod, signal.SIGSTOP), f"no process of the trainer in pod {pod['metadata']['name']}"
+    try:
+        yield
+    finally:
+        _signal(pod, signal.SIGCONT)
+
+
+def _signal(pod: dict[str, Any], number: signal.Signals) -> int:
+    """Send a signal to the trainer's processes in a pod; return how many there are."""
     uid = pod["metadata"]["uid"]
-    killed = 0
+    reached = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # a process that has just ended
             if uid in (folder / "cgroup").read_text() and b"finetune" in (folder / "cmdline").read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
-                killed += 1
-    assert killed, f"no process of the trainer in pod {uid}"
+                os.kill(int(folder.name), number)
+                reached += 1
+    return reached
 
 
 def tag_of(image: str, tag: str) -> str:

@@ -1,19 +1,22 @@
 """An operator that dies, is upgraded or is away never harms a training, loses no result, and starts nothing twice.
 
-Two jobs go through all of it: their operator is killed and upgraded while they train, and away when they end, for
-longer than they keep their children. One of them loses its pod meanwhile, and with it its report.
+Two jobs go through all of it: their operator is killed and upgraded while they are in mid-training, and away when they
+end, for longer than they keep their children. One of them loses its pod meanwhile, and with it its report.
 """
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from tests.e2e.podlog import is_step, whole_log
+from tests.e2e.machine import halted
+from tests.e2e.podlog import Pods, is_step, whole_log
 from tests.e2e.world import Tenant, World, rows, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -22,9 +25,11 @@ TOLD, LOST = NAMES = ("told", "lost")
 TTL = 5
 """Seconds for which the one job keeps its children when it has ended."""
 
-# So long that it trains still when the operator has been killed and upgraded.
-TRAINING = {"method": "Full", "epochs": 8, "learningRate": "1e-3", "batchSize": 8, "maxLength": 64}
-Pods = dict[str, tuple[str, str]]
+TRAINING = {"method": "Full", "epochs": 2, "learningRate": "1e-3", "batchSize": 8, "maxLength": 64}
+FIRST = 20
+"""The step of training at which it begins."""
+
+PodStates = dict[str, tuple[str, str]]
 
 
 @dataclass
@@ -45,12 +50,12 @@ class Story:
 
     tenant: Tenant
     operators: list[str]
-    pods: list[Pods]
+    pods: list[PodStates]
     away: dict[str, tuple[dict[str, Any], dict[str, Any]]]
     manifest: str
 
 
-def _only_pods(tenant: Tenant) -> Pods:
+def _only_pods(tenant: Tenant) -> PodStates:
     found = {}
     for name in NAMES:
         (pod,) = tenant.pods(name)
@@ -66,27 +71,29 @@ def _ended_at(job: dict[str, Any]) -> float | None:
 
 @pytest.fixture(scope="module")
 def story(world: World, pair: str, shared_tenant: Tenant) -> Story:
-    """All of it, until the operator is back."""
+    """All of it, until the operator is back; the trainers are held still until it is away."""
     tenant = shared_tenant
-    tenant.put_rows(rows(1000))
+    tenant.put_rows(rows(600))
     common = {"resources": {"gpusPerNode": 0}, "runtimeRef": {"name": pair}, "training": TRAINING}
     tenant.apply(tenant.job(TOLD, **common, ttlSecondsAfterFinished=TTL), tenant.job(LOST, **common))
-    for name in NAMES:
-        tenant.running_pod(name)
+    trainers = [Pods(tenant, name) for name in NAMES]
+    operators, pods = [], []
 
-    def operator() -> str:
-        (pod,) = world.operator_pods()
-        return str(pod["metadata"]["uid"])
+    def note() -> None:
+        (operator,) = world.operator_pods()
+        operators.append(str(operator["metadata"]["uid"]))
+        pods.append(_only_pods(tenant))
 
-    operators, pods = [operator()], [_only_pods(tenant)]
-    world.kill_operator()
-    operators.append(operator())
-    pods.append(_only_pods(tenant))
-    world.upgrade(podAnnotations={"e2e/upgraded-for": tenant.namespace})
-    operators.append(operator())
-    pods.append(_only_pods(tenant))
-    world.scale_operator(0)
     try:
+        with ExitStack() as still:
+            with ThreadPoolExecutor(len(NAMES)) as pool:
+                list(pool.map(lambda trainer: still.enter_context(halted(trainer.trains_to(FIRST))), trainers))
+            note()
+            world.kill_operator()
+            note()
+            world.upgrade(podAnnotations={"e2e/upgraded-for": tenant.namespace})
+            note()
+            world.scale_operator(0)
         until(
             "both trainings have ended, and the time of their children is over",
             lambda: all((at := _ended_at(job)) and time.time() > at + TTL + 3 for job in tenant.jobs()),
@@ -98,6 +105,8 @@ def story(world: World, pair: str, shared_tenant: Tenant) -> Story:
         manifest = tenant.read(LOST, "manifest.json")
     finally:
         world.scale_operator(1)
+        for trainer in trainers:
+            trainer.close()
     return Story(tenant, operators, pods, away, manifest)
 
 
