@@ -35,7 +35,7 @@ class Waited:
 def waited(world: World, pair: str, shared_tenant: Tenant) -> Iterator[dict[str, Waited]]:
     """Every job that waited; by then each has got what it missed."""
     late = f"late-{int(time.time())}"
-    tenant, kube = shared_tenant, world.kube
+    tenant = shared_tenant
     half = world.stages_of(pair)
     with ExitStack() as stack:
         crowded = stack.enter_context(world.tenant("quota"))
