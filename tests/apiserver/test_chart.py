@@ -96,13 +96,15 @@ def test_an_edit_by_hand_stays_until_the_values_change(cluster: ApiServer, said:
     upgrade(cluster, terminationGracePeriodSeconds=61)
     with operator(cluster):
         pass
-    patch = '{"spec": {"terminationGracePeriodSeconds": 62, "outputPrefix": "s3://mended/"}}'
+    patch = '{"spec": {"terminationGracePeriodSeconds": 62, "outputPrefix": "s3://mended/", "simulatedGpus": true}}'
     cluster.kubectl("patch", "ftr", "default", "--type=merge", "-p", patch)
     with operator(cluster):
         assert edited() == (62, "s3://mended/")
     upgrade(cluster)
     with operator(cluster):
-        assert runtime(cluster)["spec"]["outputPrefix"] == "s3://results/"
+        spec = runtime(cluster)["spec"]
+        assert (spec["outputPrefix"], spec["terminationGracePeriodSeconds"]) == ("s3://results/", 180)
+        assert spec["simulatedGpus"] is False
 
 
 def test_a_runtime_that_the_api_server_refuses_keeps_the_operator_from_being_ready(

@@ -166,7 +166,7 @@ def test_an_image_that_never_comes_fails_the_job_after_the_runtimes_timeout_and_
 def test_a_job_that_uses_its_deadline_up_fails_and_says_why_it_never_ran(crowd: Tenant) -> None:
     failure = ended_with(crowd, "too-slow", Reason.DEADLINE_EXCEEDED)
     assert "60 s" in failure["message"]
-    assert "No node took its pod." in failure["message"]
+    assert "(Unschedulable): No node takes the pod" in failure["message"]
 
 
 def test_a_name_that_is_taken_by_a_job_of_somebody_else_is_a_conflict_and_that_job_stays(

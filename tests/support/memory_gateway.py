@@ -33,7 +33,17 @@ __all__ = ["Crash", "FaultyGateway", "MemoryCluster", "MemoryGateway"]
 Watcher = Callable[[str, str, Raw], None]
 """Called with kind, event type and object."""
 
-WRITES = frozenset({"create_child", "delete_child", "patch_child", "patch_job_status", "create_event", "apply_runtime"})
+WRITES = frozenset(
+    {
+        "create_child",
+        "delete_child",
+        "patch_child",
+        "patch_job_status",
+        "create_event",
+        "apply_runtime",
+        "patch_runtime",
+    }
+)
 
 
 class Crash(BaseException):
@@ -79,10 +89,6 @@ class MemoryCluster:
             return copy.deepcopy(self._objects[kind, namespace, name])
         except KeyError:
             raise NotFoundError(f"{kind} {namespace}/{name} not found", code=404, reason="NotFound") from None
-
-    def has(self, kind: str, namespace: str, name: str) -> bool:
-        """Tell whether an object stands there."""
-        return (kind, namespace, name) in self._objects
 
     def all(self, kind: str) -> list[Raw]:
         """Return all objects of a kind."""
@@ -146,11 +152,10 @@ class MemoryCluster:
 
 
 class MemoryGateway:
-    """``ClusterGateway`` to a :class:`MemoryCluster`; ``applied`` holds manifests and whether they were forced."""
+    """``ClusterGateway`` to a :class:`MemoryCluster`."""
 
     def __init__(self, cluster: MemoryCluster) -> None:
         self._cluster = cluster
-        self.applied: list[tuple[Raw, bool]] = []
 
     def now(self) -> datetime:
         return self._cluster.now()
@@ -202,12 +207,12 @@ class MemoryGateway:
         body = {"metadata": {"resourceVersion": resource_version}, "status": patch}
         return self._cluster.patch("jobs", *key, body)
 
-    async def apply_runtime(self, name: str, manifest: Raw, *, force: bool) -> None:
-        self.applied.append((manifest, force))
-        if self._cluster.has("runtimes", "", name):
-            self._cluster.patch("runtimes", "", name, manifest)
-        else:
-            self._cluster.create("runtimes", manifest)
+    async def apply_runtime(self, name: str, manifest: Raw) -> None:
+        self._cluster.create("runtimes", manifest)
+
+    async def patch_runtime(self, name: str, *, resource_version: str, patch: Raw) -> None:
+        version = {**patch.get("metadata", {}), "resourceVersion": resource_version}
+        self._cluster.patch("runtimes", "", name, {**patch, "metadata": version})
 
     async def create_event(self, namespace: str, event: Raw) -> None:
         self._cluster.create("events", event)

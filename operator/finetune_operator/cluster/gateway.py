@@ -117,7 +117,7 @@ class KubernetesGateway:
 
     async def get_runtime(self, name: str) -> Raw:
         """See :class:`ClusterGateway`."""
-        return await self._request("get", "GET", f"{GROUP_PATH}/{RUNTIME_PLURAL}/{name}", RUNTIME_PLURAL)
+        return await self._request("get", "GET", _runtime_path(name), RUNTIME_PLURAL)
 
     async def get_child(self, namespace: str, name: str) -> Raw:
         """See :class:`ClusterGateway`."""
@@ -175,10 +175,14 @@ class KubernetesGateway:
         body = {"metadata": {"resourceVersion": resource_version}, "status": patch}
         return await self._request("patch", "PATCH", f"{_job_path(key)}/status", f"{JOB_PLURAL}/status", body)
 
-    async def apply_runtime(self, name: str, manifest: Raw, *, force: bool) -> None:
+    async def apply_runtime(self, name: str, manifest: Raw) -> None:
         """See :class:`ClusterGateway`."""
-        path, query = f"{GROUP_PATH}/{RUNTIME_PLURAL}/{name}", {"force": "true" if force else "false"}
-        await self._request("patch", "PATCH", path, RUNTIME_PLURAL, manifest, query=query, patch_type=APPLY)
+        await self._request("patch", "PATCH", _runtime_path(name), RUNTIME_PLURAL, manifest, patch_type=APPLY)
+
+    async def patch_runtime(self, name: str, *, resource_version: str, patch: Raw) -> None:
+        """See :class:`ClusterGateway`."""
+        body = {**patch, "metadata": {**patch.get("metadata", {}), "resourceVersion": resource_version}}
+        await self._request("patch", "PATCH", _runtime_path(name), RUNTIME_PLURAL, body)
 
     async def create_event(self, namespace: str, event: Raw) -> None:
         """See :class:`ClusterGateway`."""
@@ -280,6 +284,10 @@ def _parsed(data: bytes) -> Any:
 
 def _job_path(key: JobKey) -> str:
     return f"{GROUP_PATH}/namespaces/{key.namespace}/{JOB_PLURAL}/{key.name}"
+
+
+def _runtime_path(name: str) -> str:
+    return f"{GROUP_PATH}/{RUNTIME_PLURAL}/{name}"
 
 
 def _child_path(namespace: str, name: str) -> str:

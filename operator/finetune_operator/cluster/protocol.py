@@ -147,8 +147,12 @@ class ClusterGateway(Protocol):
         """Merge-patch ``.status`` if the job still has this resourceVersion, and return the job as stored."""
         ...
 
-    async def apply_runtime(self, name: str, manifest: Raw, *, force: bool) -> None:
-        """Apply a FineTuneRuntime by server-side apply; ``force`` takes fields over that others have set."""
+    async def apply_runtime(self, name: str, manifest: Raw) -> None:
+        """Create a FineTuneRuntime by server-side apply; fields that somebody else has set meanwhile are a conflict."""
+        ...
+
+    async def patch_runtime(self, name: str, *, resource_version: str, patch: Raw) -> None:
+        """Merge-patch a FineTuneRuntime if it still has this resourceVersion."""
         ...
 
     async def create_event(self, namespace: str, event: Raw) -> None:

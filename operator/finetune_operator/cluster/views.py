@@ -151,6 +151,7 @@ def child_view(raw: Raw, *, stage: StageName) -> ChildView | None:
     end = complete if ended == "Complete" else failed if ended == "Failed" else {}
     completion = parse_time(status.get("completionTime"))
     suspended = spec.get("suspend") is True
+    stopped = condition(status, "Suspended")
     return ChildView(
         name=name,
         uid=uid,
@@ -170,7 +171,10 @@ def child_view(raw: Raw, *, stage: StageName) -> ChildView | None:
         ttl_seconds=_number(spec.get("ttlSecondsAfterFinished")),
         active_deadline_seconds=_number(spec.get("activeDeadlineSeconds")),
         suspended=suspended,
-        suspended_at=parse_time(condition(status, "Suspended").get("lastTransitionTime")) if suspended else None,
+        # Before the job controller has acted, the condition is missing, or still tells of the last resumption.
+        suspended_at=parse_time(stopped.get("lastTransitionTime"))
+        if suspended and stopped.get("status") == "True"
+        else None,
         suspended_by=_manager_of_suspend(raw) if suspended else None,
         queue=as_text(labels(raw).get(KUEUE_QUEUE)) if suspended else None,
     )

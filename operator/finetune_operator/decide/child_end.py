@@ -73,6 +73,8 @@ class Interrupted:
     pod: str
     counts: bool
     """Whether it is a failure against backoffLimit; one that saved its state is not."""
+    why: str = ""
+    """A sentence about what ended it, where it was not the trainer."""
 
 
 ChildEnd = EndedWell | EndedSilently | EndedBadly | Interrupted
@@ -101,12 +103,14 @@ def how_it_ended(
         How many failures the stage may have over all its children.
     """
     report = _success_report(pods, stage=stage.name, spec_digest=spec_digest)
-    if report is not None and (child.ended is not None or any(pod.outlived for pod in pods)):
+    if report is not None and (child.ended is not None or any(map(_ended_alone, pods))):
         return EndedWell(report=report)
     going = child.deleting or given_up(stage, child)
     if child.ended == "Complete":
         return None if going else EndedSilently()
     if child.ended == "Failed" and not ended_by_deletion(child):
+        if again := _for_nothing_of_its_own(child, pods, left=backoff_limit - stage.failures):
+            return None if going else again
         return _badly(child, pods, stage=stage.name, spec_digest=spec_digest, limit=limit)
     pod = None if going else _ended_unseen(pods)
     if pod is None:
@@ -114,6 +118,19 @@ def how_it_ended(
     tries_left = backoff_limit - stage.failures - counted_failures(child, pods)
     again = _as_the_job_would(pod, tries_left=tries_left)
     return again or _badly(child, (pod,), stage=stage.name, spec_digest=spec_digest, limit=limit)
+
+
+def _ended_alone(pod: PodView) -> bool:
+    """Tell whether the trainer ended well in a pod that does not say so: another container runs on, or has failed."""
+    return pod.outlived or (pod.phase == "Failed" and pod.exit_code == 0)
+
+
+def _for_nothing_of_its_own(child: ChildView, pods: tuple[PodView, ...], *, left: int) -> Interrupted | None:
+    """Tell whether the Job gave up on pods that nodes turned away, which is no failure of the trainer."""
+    away = _newest([pod for pod in pods if pod.turned_away])
+    if child.failed_reason != "BackoffLimitExceeded" or away is None or counted_failures(child, pods) > left:
+        return None
+    return Interrupted(pod=away.name, counts=False, why=_end_of_pod(away) or "The node turned the pod away.")
 
 
 def _ended_unseen(pods: Iterable[PodView]) -> PodView | None:

@@ -11,13 +11,17 @@ from finetune_operator.decide.answers import delete, fail, go_on, succeed, ttls
 from finetune_operator.decide.child_end import EndedBadly, EndedWell
 from finetune_operator.decide.plan import Event, Plan
 from finetune_operator.decide.situation import Situation
-from finetune_operator.decide.stages import ended, set_back
+from finetune_operator.decide.stages import ended, has_begun, set_back
 from finetune_operator.decide.status import with_generation, with_report
 from finetune_operator.decide.stop import stand_still
 from finetune_operator.decide.text import sanitise
 
 __all__ = ["after_the_end", "all_done", "failed", "report_lost", "stage_done", "unreadable"]
 
+_ANOTHER_VERSION = (
+    "Another version of the operator began this job, and this one can't read its spec; upgrade the operator, and the "
+    "job goes on:"
+)
 _REPORT_LOST = "The trainer ended without a readable report; the stage runs once more to report again."
 
 
@@ -79,8 +83,10 @@ def failed(s: Situation) -> Plan:
     end = s.child_end
     assert isinstance(end, EndedBadly)  # noqa: S101 - the choice says so
     failure = end.failure
-    if failure.reason == Reason.DEADLINE_EXCEEDED.value and s.reason == "Unschedulable":
-        failure = failure.model_copy(update={"message": sanitise(f"{failure.message} No node took its pod.")})
+    if failure.reason == Reason.DEADLINE_EXCEEDED.value and s.status.waiting_since is not None:
+        # The time went by while it waited, which raising the deadline alone doesn't mend.
+        waited = f"{failure.message} It had waited since {s.status.waiting_since} ({s.reason}): {s.told}"
+        failure = failure.model_copy(update={"message": sanitise(waited)})
     stage = ended(s.current_stage, s.current_child, s.pods, now=s.now, digest=None, succeeded=False)
     status = s.having(stage)
     if end.report is not None:
@@ -89,9 +95,16 @@ def failed(s: Situation) -> Plan:
 
 
 def unreadable(s: Situation) -> Plan:
-    """Fail a spec that this version can't read; a child that another version started is left to finish first."""
-    if s.stages and any(child.ended is None for child in s.children):
+    """Fail a spec that this version can't read, unless another version has begun the job: it may have a result.
+
+    So it is after an operator was rolled back. The child is left to finish, and the job waits for a version that can
+    read what it reported.
+    """
+    if any(child.ended is None for child in s.children) and s.stages:
         return Plan()
+    if has_begun(s.stages):
+        words = f"{_ANOTHER_VERSION} {s.spec_error}"
+        return go_on(s, s.status, reason=Reason.INVALID_SPEC.value, message=sanitise(words), final=True)
     return fail(s, s.status, Failure(reason=Reason.INVALID_SPEC.value, message=sanitise(s.spec_error)))
 
 

@@ -23,12 +23,14 @@ __all__ = [
     "CONTROL_PLANE_FAULT",
     "MENDABLE",
     "OVERDUE_SECONDS",
+    "POD_IN_THE_WAY",
     "REFUSALS",
     "SCHEDULING_GRACE_SECONDS",
     "Hold",
     "hold_of",
     "hold_of_refusal",
     "hold_of_runtime",
+    "orphan",
     "stuck",
 ]
 
@@ -37,6 +39,9 @@ SCHEDULING_GRACE_SECONDS: Final = 10
 
 CONTROL_PLANE_FAULT: Final = "ControlPlaneFault"
 """Reason of a hold that the API server, or a webhook that it calls, is to blame for."""
+
+POD_IN_THE_WAY: Final = "PodTerminating"
+"""Reason while a pod of before stands where the next one is to run."""
 
 MENDABLE: Final = frozenset(
     {
@@ -153,7 +158,7 @@ def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime) -> Ho
     standing = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
     if standing:
         late = stuck(standing, now) or f"A new pod starts when {_placed(_newest(standing))} has ended."
-        return Hold(reason="PodTerminating", message=late, varies=False)
+        return Hold(reason=POD_IN_THE_WAY, message=late, varies=False)
     if child.pod_create_error and child.active == 0:
         return hold_of_refusal(child.pod_create_error)
     return None
@@ -171,6 +176,17 @@ def stuck(pods: Iterable[PodView], now: datetime) -> str | None:
             "delete the Node, or taint it node.kubernetes.io/out-of-service; force-delete the pod only when nothing "
             "can run there any more."
         )
+    return None
+
+
+def orphan(pods: Iterable[PodView]) -> str | None:
+    """Tell of a live pod whose Job was deleted from above it, so that nobody ends it; None if there is none."""
+    for pod in pods:
+        if pod.job_uid is None and pod.phase not in ("Succeeded", "Failed") and not pod.deleting:
+            return (
+                f"The {_placed(pod)} runs on without its Job, which somebody deleted with --cascade=orphan. Nothing "
+                f"starts beside it; delete it: kubectl delete pod {pod.name}."
+            )
     return None
 
 

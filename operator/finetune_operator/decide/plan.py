@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from finetune_api.names import StageName
 from finetune_api.reasons import Reason
@@ -47,7 +47,7 @@ class ChildView:
     failed: int = 0
     """Pods whose failure counts against backoffLimit."""
     start_time: datetime | None = None
-    """None before its first pod is made, and while it is suspended."""
+    """Begin of its running time: None before its first pod is made, set anew when it is resumed."""
     completion_time: datetime | None = None
     ended: Literal["Complete", "Failed"] | None = None
     """From the Job's terminal conditions (Complete=True or Failed=True), not FailureTarget or SuccessCriteriaMet."""
@@ -60,12 +60,17 @@ class ChildView:
     suspended: bool = False
     """Its own ``spec.suspend``, which only others set: a queue, or a person."""
     suspended_at: datetime | None = None
+    """When the job controller took its pods away; its ``start_time`` may stay that of before."""
     suspended_by: str | None = None
     """Field manager of ``spec.suspend``."""
     queue: str | None = None
     """Kueue's LocalQueue that it waits in."""
     pod_create_error: str | None = None
     """Newest FailedCreate message of the job controller (quota, admission) since it last had a pod."""
+
+
+NOT_ADMITTED: Final = frozenset({"UnexpectedAdmissionError", "NodeAffinity"})
+"""Reasons of a pod that its node turned away; with ``OutOf…`` for each resource that it lacks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +108,19 @@ class PodView:
     finished_at: datetime | None = None
     outlived: bool = False
     """The trainer's container has ended and another one of the pod runs on, such as an injected proxy."""
+
+    @property
+    def turned_away(self) -> bool:
+        """Whether its node did not admit it (kubelet's ``rejectPod``), so that no container of it has ever run."""
+        if self.phase != "Failed" or self.exit_code is not None or self.terminated_reason is not None:
+            return False
+        reason, message = self.reason or "", self.message or ""
+        return message.startswith("Pod was rejected") or reason in NOT_ADMITTED or reason.startswith("OutOf")
+
+    @property
+    def started(self) -> bool:
+        """Whether a container of it has run, as far as is known."""
+        return self.phase != "Pending" and not self.turned_away
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,6 +26,7 @@ from finetune_operator.decide.runtimes import Refusal, deadline_seconds, runtime
 from finetune_operator.decide.stages import (
     has_begun,
     next_stage,
+    pods_have_started,
     replace_stage,
     seconds_spent,
     stage_is_done,
@@ -270,10 +271,10 @@ def _asked_for(situation: Situation) -> Situation:
 
 def _pods_have_started(situation: Situation) -> bool:
     """Tell it from the cluster, before it stands in status."""
-    if any(child.failed or child.succeeded or child.ended for child in situation.children):
-        return True
-    mine = {child.uid for child in situation.children}
-    return any(pod.phase != "Pending" and pod.job_uid in mine for pod in situation.observed.pods)
+    pods = situation.observed.pods
+    return any(
+        pods_have_started(child, [pod for pod in pods if pod.job_uid == child.uid]) for child in situation.children
+    )
 
 
 def _read_spec(raw: object, name: str) -> tuple[FineTuneJobSpec | None, str]:

@@ -27,6 +27,7 @@ __all__ = [
     "has_begun",
     "has_started",
     "next_stage",
+    "pods_have_started",
     "replace_stage",
     "running",
     "seconds_of",
@@ -69,8 +70,16 @@ def has_begun(stages: Iterable[StageStatus]) -> bool:
 
 def has_started(stage: StageStatus, child: ChildView, pods: Iterable[PodView]) -> bool:
     """Tell whether a pod of the stage's child has ever started."""
-    counted = stage.state == "Running" or child.failed > 0 or child.succeeded > 0
-    return counted or any(pod.phase != "Pending" for pod in pods)
+    pods = tuple(pods)
+    return stage.state == "Running" or pods_have_started(child, pods)
+
+
+def pods_have_started(child: ChildView, pods: Iterable[PodView]) -> bool:
+    """Tell from the cluster alone whether a container of the child has ever run."""
+    pods = tuple(pods)
+    # The Job counts pods that it has removed by now; what the node turned away has run nothing.
+    seen = sum(1 for pod in pods if pod.turned_away)
+    return child.succeeded > 0 or child.failed > seen or any(pod.started for pod in pods)
 
 
 def replace_stage(stages: Iterable[StageStatus], changed: StageStatus) -> list[StageStatus]:
@@ -91,7 +100,7 @@ def seconds_of(child: ChildView, now: datetime) -> int:
     """
     if child.start_time is None:
         return 0
-    end = child.completion_time or child.finished_at or now
+    end = child.completion_time or child.finished_at or (child.suspended_at if child.suspended else None) or now
     return _within((end - child.start_time).total_seconds(), child.active_deadline_seconds)
 
 
@@ -100,9 +109,10 @@ def _within(seconds: float, most: int | None) -> int:
 
 
 def counted_failures(child: ChildView, pods: Iterable[PodView]) -> int:
-    """Failures of a child against backoffLimit; what its deletion ended does not count."""
+    """Failures of a child against backoffLimit; what a node turned away, or its deletion ended, does not count."""
+    pods = tuple(pods)
     if not child.deleting:
-        return child.failed
+        return max(0, child.failed - sum(1 for pod in pods if pod.turned_away))
     before = [pod for pod in pods if pod.phase == "Failed" and pod.exit_code not in (None, 0, EXIT_RESUMABLE)]
     asked = child.deleted_at
     return sum(1 for pod in before if asked and pod.finished_at and pod.finished_at < asked)
@@ -129,12 +139,12 @@ def ended(
     stage: StageStatus, child: ChildView, pods: Iterable[PodView], *, now: datetime, digest: str | None, succeeded: bool
 ) -> StageStatus:
     """Record the end of a stage."""
-    counted = given_up(stage, child)
+    pods, counted = tuple(pods), given_up(stage, child)
     end = child.completion_time or child.finished_at or now
     return stage.model_copy(
         update={
             "state": "Succeeded" if succeeded else "Failed",
-            **_facts(stage, child, pods),
+            **(_facts(stage, child, pods) if succeeded or has_started(stage, child, pods) else {}),
             "completion_time": rfc3339(end),
             "run_seconds": stage.run_seconds + (0 if counted else seconds_of(child, now)),
             "digest": digest,
@@ -171,7 +181,7 @@ def set_back(
         update: dict[str, Any] = {
             "job_name": child.name,
             "job_uid": child.uid,
-            "run_seconds": stage.run_seconds + seconds_of(child, now),
+            "run_seconds": stage.run_seconds + (0 if _stands_still(stage, child) else seconds_of(child, now)),
             "failures": stage.failures + counted_failures(child, pods) + int(failed),
         }
         if report_lost:
@@ -189,8 +199,9 @@ def stood_still(stage: StageStatus, child: ChildView) -> StageStatus:
     start = parse_time(stage.start_time)
     if stage.state != "Running" or start is None:
         return stage
-    end = child.suspended_at or start
-    used = _within((end - start).total_seconds(), child.active_deadline_seconds)
+    if child.suspended_at is None:
+        return stage  # its pods still run: the job controller has not acted yet
+    used = _within((child.suspended_at - start).total_seconds(), child.active_deadline_seconds)
     # Without a uid it isn't given up: when it runs again, its pods are new ones of the same stage.
     return stage.model_copy(
         update={
@@ -200,6 +211,11 @@ def stood_still(stage: StageStatus, child: ChildView) -> StageStatus:
             "run_seconds": stage.run_seconds + used,
         }
     )
+
+
+def _stands_still(stage: StageStatus, child: ChildView) -> bool:
+    """Tell whether the child is suspended and :func:`stood_still` has counted its seconds."""
+    return child.suspended and stage.state != "Running"
 
 
 def _facts(stage: StageStatus, child: ChildView, pods: Iterable[PodView]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from finetune_api.reasons import REASONS
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.status import Failure
 from finetune_operator.decide.answers import fail, go_on, hold_up, out_of_time
-from finetune_operator.decide.holds import REFUSALS, hold_of_refusal, hold_of_runtime
+from finetune_operator.decide.holds import POD_IN_THE_WAY, REFUSALS, hold_of_refusal, hold_of_runtime, orphan
 from finetune_operator.decide.manifests.job import build_job
 from finetune_operator.decide.plan import CreateChild, Event, Plan
 from finetune_operator.decide.runtimes import Refusal
@@ -56,6 +56,17 @@ def create(s: Situation) -> Plan:
     if s.reason in REFUSALS and s.kept == runtime and status.start_time == s.status.start_time:
         # An operator that has just started does not know yet whether it is refused still; the clock goes on.
         return Plan(actions=(action,), requeue_after=RETRY_SECONDS)
+    if (alone := orphan(s.observed.pods)) is not None:
+        # The create is held back for as long; nobody watches a pod without a Job for us but the next look.
+        return go_on(
+            s,
+            status,
+            reason=POD_IN_THE_WAY,
+            message=alone,
+            actions=[action],
+            events=events,
+            requeue_after=RETRY_SECONDS,
+        )
     reason, message = before_pod(s, s.current_stage.name)
     return go_on(s, status, reason=reason, message=message, actions=[action], events=events)
 

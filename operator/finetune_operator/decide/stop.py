@@ -14,7 +14,7 @@ from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, StageStatus
 from finetune_operator.decide.answers import delete, fail, go_on, out_of_time
 from finetune_operator.decide.child_end import Interrupted
-from finetune_operator.decide.holds import stuck
+from finetune_operator.decide.holds import POD_IN_THE_WAY, orphan, stuck
 from finetune_operator.decide.plan import ChildView, Event, Plan
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import given_up, has_started, running, seconds_spent, set_back
@@ -61,7 +61,8 @@ def stand_still(s: Situation, stage: StageStatus | None, *, events: Iterable[Eve
     status = s.having(stage) if stage is not None else s.status
     going = [child for child in s.children if child.ended is None or child == s.child]
     left = bool(going) or any(pod.phase not in ("Succeeded", "Failed") for pod in s.observed.pods)
-    message = (stuck(s.observed.pods, s.now) or _SUSPENDING) if left else _SUSPENDED
+    late = stuck(s.observed.pods, s.now) or orphan(s.observed.pods)
+    message = (late or _SUSPENDING) if left else _SUSPENDED
     if not left and s.limit and seconds_spent(status.stages or []) >= s.limit:
         message += f" The job's {s.limit} s are used up: raise activeDeadlineSeconds before that."
     told = left or s.suspension == "SpecSuspended"
@@ -100,14 +101,13 @@ def take_new_runtime(s: Situation) -> Plan:
 
 
 def try_again(s: Situation) -> Plan:
-    """Replace a child of whose end the Job does not know, because another container keeps the trainer's pod."""
+    """Replace a child that ended otherwise than its Job says: another container keeps the pod, or nodes refused it."""
     end, child = s.child_end, s.current_child
     assert isinstance(end, Interrupted)  # noqa: S101 - the choice says so
-    stage = set_back(running(s.current_stage, child, s.pods), child, s.pods, now=s.now, failed=end.counts)
+    stage = _given_up(s, s.current_stage, child)
     what = "failed" if end.counts else "saved its state and ended"
-    message = (
-        f"The trainer in pod {end.pod} {what}, and another container keeps the pod; stage {stage.name} goes on anew."
-    )
+    why = end.why or f"The trainer in pod {end.pod} {what}, and another container keeps the pod."
+    message = f"{why} Stage {stage.name} goes on anew."
     event = Event(reason="PodReplaced", message=message, type="Warning")
     return go_on(
         s, s.having(stage), reason="Restarting", message=message, actions=[delete(child)], events=[event], final=True
@@ -119,7 +119,11 @@ def remove_leftovers(s: Situation) -> Plan:
     names = ", ".join(child.name for child in s.leftovers)
     message = f"Job {names} has done its work and is removed, since another container keeps its pod."
     actions = [delete(child) for child in s.leftovers if not child.deleting]
-    return go_on(s, s.status, reason="Starting", message=message, actions=actions, requeue_after=LOOK_AGAIN_SECONDS)
+    uids = {child.uid for child in s.leftovers}
+    late = stuck([pod for pod in s.observed.pods if pod.job_uid in uids], s.now)
+    return go_on(
+        s, s.status, reason="Starting", message=late or message, actions=actions, requeue_after=LOOK_AGAIN_SECONDS
+    )
 
 
 def vanished(s: Situation) -> Plan:
@@ -152,8 +156,10 @@ def foreign_child(s: Situation) -> Plan:
 
 
 def _given_up(s: Situation, stage: StageStatus, child: ChildView) -> StageStatus:
-    seen = running(stage, child, s.pods) if has_started(stage, child, s.pods) else stage
-    return set_back(seen, child, s.pods, now=s.now)
+    # A suspended child that was recorded as standing still has run nothing since.
+    seen = running(stage, child, s.pods) if has_started(stage, child, s.pods) and not child.suspended else stage
+    failed = isinstance(s.child_end, Interrupted) and s.child_end.counts
+    return set_back(seen, child, s.pods, now=s.now, failed=failed)
 
 
 def _missed(s: Situation, stage: StageStatus) -> StageStatus:
@@ -165,11 +171,12 @@ def _anew(s: Situation, stage: StageStatus, child_name: str, *, requeue_after: f
     """Tell that somebody else deleted the child, of which the stage is set back already."""
     message = f"Job {child_name} was deleted while it ran; stage {stage.name} starts anew."
     event = Event(reason="ChildDeleted", message=message, type="Warning")
+    alone = orphan(s.observed.pods)
     return go_on(
         s,
         s.having(stage),
-        reason="Restarting",
-        message=message,
+        reason="Restarting" if alone is None else POD_IN_THE_WAY,
+        message=alone or message,
         events=[event],
         requeue_after=requeue_after,
         final=True,

@@ -20,7 +20,8 @@ from finetune_operator.cluster.protocol import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.decide.installation import InstalledRuntime, next_step
+from finetune_operator.cluster.views import as_text, metadata
+from finetune_operator.decide.installation import InstalledRuntime, next_step, renewal
 
 __all__ = ["Installer"]
 
@@ -51,7 +52,7 @@ class Installer:
         self._interval = interval
         self._wake = asyncio.Event()
         self._pause = FIRST_PAUSE
-        self._told_foreign = False
+        self._told_foreign = self._stood = False
         self.trouble: str | None = f"FineTuneRuntime {runtime.name} is not in the cluster yet"
 
     def deleted(self, name: str | None) -> None:
@@ -72,28 +73,34 @@ class Installer:
         try:
             await self._do()
         except ClusterError as error:
-            self.trouble = f"FineTuneRuntime {self._runtime.name} could not be applied: {error.message}"
+            told = f"FineTuneRuntime {self._runtime.name} could not be applied: {error.message}"
+            # Once it stood, a look that fails says nothing about whether it still does.
+            self.trouble = None if self._stood else told
             pause, self._pause = self._pause, min(LONGEST_PAUSE, 2 * self._pause)
             passes = isinstance(error, UnavailableError | ConflictError)
             log.log(
                 logging.WARNING if passes else logging.ERROR,
                 "%s; trying again in %.0f s",
-                self.trouble,
+                told,
                 pause,
                 extra={"event": "ApiUnavailable" if passes else "RuntimeRefused"},
             )
             return pause
-        self.trouble, self._pause = None, FIRST_PAUSE
+        self.trouble, self._pause, self._stood = None, FIRST_PAUSE, True
         return self._interval
 
     async def _do(self) -> None:
         name = self._runtime.name
-        step = next_step(self._runtime, await self._stored())
+        stored = await self._stored()
+        step = next_step(self._runtime, stored)
+        if step == "create":
+            await self._gateway.apply_runtime(name, self._runtime.manifest)
+        elif step == "renew" and stored is not None:
+            version = as_text(metadata(stored).get("resourceVersion")) or ""
+            await self._gateway.patch_runtime(name, resource_version=version, patch=renewal(self._runtime, stored))
         if step in ("create", "renew"):
-            # Forced where the object is ours: the values of the release outrank what was edited by hand before.
-            await self._gateway.apply_runtime(name, self._runtime.manifest, force=step == "renew")
             log.info("FineTuneRuntime %s was applied", name, extra={"event": "RuntimeApplied"})
-        elif step == "foreign" and not self._told_foreign:
+        if step == "foreign" and not self._told_foreign:
             log.warning(
                 "FineTuneRuntime %s was made by somebody else and is left as it is; set runtime.create=false or "
                 "another runtime.name in the chart's values, or delete the object",

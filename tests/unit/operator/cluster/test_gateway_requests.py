@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import Configuration
@@ -67,10 +66,15 @@ async def test_a_child_is_patched_only_if_it_is_that_one() -> None:
     assert request.body == {"spec": {"suspend": True}, "metadata": {"uid": "u"}}
 
 
-@pytest.mark.parametrize("force", [False, True])
-async def test_a_runtime_is_applied_on_the_server_and_takes_fields_over_only_when_forced(force: bool) -> None:
-    request = await sent(lambda g: g.apply_runtime("default", {"spec": {"image": "x"}}, force=force))
+async def test_a_runtime_is_patched_on_the_version_that_was_read_and_on_no_other() -> None:
+    request = await sent(lambda g: g.patch_runtime("default", resource_version="41", patch={"spec": {"image": "x"}}))
+    assert request.body == {"spec": {"image": "x"}, "metadata": {"resourceVersion": "41"}}
+    assert request.content_type == "application/merge-patch+json"
+
+
+async def test_a_runtime_is_created_by_server_side_apply_which_takes_nothing_over() -> None:
+    request = await sent(lambda g: g.apply_runtime("default", {"spec": {"image": "x"}}))
     assert (request.method, request.path) == ("PATCH", "/apis/finetune.dev/v1alpha1/finetuneruntimes/default")
     assert request.content_type == "application/apply-patch+yaml"
-    assert request.query == {"fieldManager": "finetune-operator", "force": "true" if force else "false"}
+    assert request.query == {"fieldManager": "finetune-operator"}
     assert request.body == {"spec": {"image": "x"}}

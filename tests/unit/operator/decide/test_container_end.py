@@ -113,3 +113,20 @@ def test_a_second_try_is_asked_for_a_short_report() -> None:
 def _short(manifest: dict[str, Any]) -> bool:
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     return '"shortReport":true' in next(item["value"] for item in container["env"] if "value" in item)
+
+
+def test_a_result_in_a_pod_whose_other_container_has_failed_ends_the_job_before_a_second_pod_runs() -> None:
+    """Such a pod is Failed as a whole; the Job counts it and makes another one."""
+    life = running()
+    text = encode_report(b.train_report(SPEC)).decode()
+    life.change_pod("train", phase="Failed", node="node-1", exit_code=0, termination_message=text)
+    life.change_child("train", active=1, failed=1).settle(1)
+    assert life.status["phase"] == "Succeeded"
+    assert life.settle().children == {}
+
+
+@pytest.mark.parametrize("code", [30, EXIT_RESUMABLE])
+def test_a_failure_beside_a_proxy_counts_though_the_job_is_suspended_before_it_is_seen(code: int) -> None:
+    life = running(b.cpu_spec(backoffLimit=1))
+    ends_beside_a_proxy(life.edit(suspend=True), code).settle(1)
+    assert life.stage("train")["failures"] == (0 if code == EXIT_RESUMABLE else 1)

@@ -8,8 +8,9 @@ import pytest
 
 from finetune_api.reasons import EXIT_RESUMABLE, REASONS, Reason
 from finetune_operator.decide.reconcile import reconcile
+from tests.support import builders as b
 from tests.support.simulation import Simulation
-from tests.unit.operator.decide.kit import ended_with, running
+from tests.unit.operator.decide.kit import SPEC, ended_with, running
 
 EMPTY_DIR = 'Usage of EmptyDir volume "workspace" exceeds the limit "10Gi". '
 CONTAINER = 'Container trainer exceeded its local ephemeral storage limit "20Gi". '
@@ -87,3 +88,60 @@ def test_an_eviction_before_the_deadline_is_told_beside_it() -> None:
     reason, words = ended_with(life)
     assert reason == "DeadlineExceeded"
     assert "EmptyDir" in words
+
+
+REJECTED = {
+    "reason": "UnexpectedAdmissionError",
+    "message": "Pod was rejected: Allocate failed due to no healthy devices present",
+    "node": "node-1",
+}
+
+
+def turned_away(life: Simulation, times: int) -> Simulation:
+    """Nodes admit none of the child's pods, which the Job counts as failures."""
+    for number in range(times):
+        life.change_pod("train", phase="Failed", **REJECTED)
+        life.change_child("train", active=0, failed=number + 1).settle(10)
+    return life
+
+
+def test_pods_that_nodes_turned_away_use_no_retry_up() -> None:
+    life = Simulation(b.job(b.job_spec(backoffLimit=0)), runtime=b.runtime()).settle()
+    life.pod_runs("prepare").settle(10).completes("prepare", b.prepare_report()).settle(1)
+    turned_away(life, 1).fails("train", "BackoffLimitExceeded").settle(1)
+    assert life.condition("Succeeded")["status"] == "Unknown"
+    assert "did not admit its pod" in life.condition("Succeeded")["message"]
+    assert life.stage("train")["failures"] == 0
+    assert life.manifests[-1]["spec"]["backoffLimit"] == 0
+    life.pod_runs("train").settle(10).completes("train", b.train_report(life.job["spec"])).settle()
+    assert life.status["phase"] == "Succeeded"
+
+
+def test_real_failures_among_pods_that_were_turned_away_still_use_the_retries_up() -> None:
+    life = running(b.cpu_spec(backoffLimit=0)).pod_fails("train", 143)
+    life.fails("train", "BackoffLimitExceeded").settle(1)
+    assert ended_with(life)[0] == "BackoffLimitExceeded"
+
+
+def test_a_job_whose_pods_were_only_turned_away_has_not_begun() -> None:
+    life = turned_away(Simulation(b.job(SPEC), runtime=b.runtime()).settle(), 1)
+    assert life.status["phase"] == "Pending"
+    assert life.stage("train")["state"] == "Pending"
+
+
+@pytest.mark.parametrize(
+    ("pod", "away"),
+    [
+        (REJECTED, True),
+        ({"reason": "OutOfnvidia.com/gpu"}, True),
+        ({"reason": "Evicted", "message": "Pod was rejected: The node had condition: [DiskPressure]."}, True),
+        ({"reason": "Evicted", "message": WHOLE}, False),
+        ({"reason": "NodeLost"}, False),
+        ({**REJECTED, "exit_code": 1}, False),
+        ({**REJECTED, "terminated_reason": "ContainerStatusUnknown"}, False),
+    ],
+)
+def test_a_pod_was_turned_away_only_if_no_container_of_it_can_have_run(pod: dict[str, Any], away: bool) -> None:
+    (view,) = running().change_pod("train", phase="Failed", **{"node": "node-1", **pod}).pods.values()
+    assert view.turned_away is away
+    assert view.started is not away

@@ -85,7 +85,7 @@ def test_a_job_that_never_found_a_node_says_so_at_its_deadline() -> None:
     life.fails("train", "DeadlineExceeded").settle(86400)
     reason, message = ended_with(life)
     assert reason == "DeadlineExceeded"
-    assert "No node took its pod" in message
+    assert "(Unschedulable): No node takes the pod: no GPU" in message
 
 
 def unschedulable() -> Simulation:
@@ -104,7 +104,7 @@ def test_why_a_job_never_ran_is_not_forgotten_while_its_deadline_ends_it() -> No
     assert life.settle(1).status == before
     assert life.change_child("train", active=0, failed=1).settle(1).status == before
     life.fails("train", "DeadlineExceeded").settle(1)
-    assert "No node took its pod" in ended_with(life)[1]
+    assert "(Unschedulable): No node takes the pod: no GPU" in ended_with(life)[1]
 
 
 def test_a_pod_that_no_node_took_and_that_can_not_be_replaced_is_told() -> None:
@@ -198,3 +198,21 @@ def test_a_failure_in_prepare_never_asks_for_a_gpu() -> None:
     assert list(life.children) == [life.child("prepare").name]
     assert life.condition("Prepared")["status"] == "False"
     assert [stage["state"] for stage in life.status["stages"]] == ["Failed", "Pending"]
+
+
+def test_what_a_job_waited_for_is_told_beside_its_deadline_and_no_pod_is_no_attempt() -> None:
+    life = Simulation(b.job(SPEC), runtime=b.runtime()).settle()
+    quota = 'pods "x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: 4, limited: 4'
+    life.change_child("train", pod_create_error=quota).settle(20)
+    life.fails("train", "DeadlineExceeded").settle(86400)
+    reason, message = ended_with(life)
+    assert reason == "DeadlineExceeded"
+    assert "It had waited since 2026-03-01T" in message
+    assert "(QuotaExceeded): " in message
+    assert "exceeded quota: gpus" in message
+    assert life.stage("train")["attempts"] == 0
+
+
+def test_a_job_that_did_run_until_its_deadline_tells_of_no_wait() -> None:
+    life = running().fails("train", "DeadlineExceeded").settle(1)
+    assert "waited" not in ended_with(life)[1]

@@ -77,11 +77,17 @@ def test_an_unreadable_spec_of_a_job_that_has_begun_is_judged_on_live_reads_only
     assert reconcile(life.observe(live=True)).status is not None
 
 
-def test_an_unreadable_spec_whose_child_has_ended_fails() -> None:
+def test_a_result_that_an_operator_of_another_version_can_not_read_is_not_lost() -> None:
+    """So it is when the operator is rolled back, and upgraded again."""
     life = running().completes("train", b.train_report(SPEC))
-    life.job = {**life.job, "spec": {**life.job["spec"], "queueName": "q"}}
-    life.settle(10)
-    assert ended_with(life)[0] == "InvalidSpec"
+    readable = life.job["spec"]
+    life.job = {**life.job, "spec": {**readable, "queueName": "q"}}
+    life.settle(10).settle(86400)
+    assert life.condition("Succeeded")["status"] == "Unknown"
+    assert life.reason == "InvalidSpec"
+    assert "queueName" in life.condition("Succeeded")["message"]
+    life.job = {**life.job, "spec": readable}
+    assert life.settle(1).status["phase"] == "Succeeded"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -261,3 +262,26 @@ def test_a_timeout_that_was_cut_off_before_the_delete_is_finished_later() -> Non
     again = reconcile(life.observe(live=True))
     assert again.status is None
     assert again.actions == (DeleteChild(name=life.child("train").name, uid=life.child("train").uid),)
+
+
+def orphaned(life: Simulation) -> Simulation:
+    """``kubectl delete job --cascade=orphan``: the Job goes, its pod runs on and is nobody's."""
+    life.pods = {name: replace(pod, job_uid=None) for name, pod in life.pods.items()}
+    life.children.clear()
+    return life
+
+
+def test_a_pod_whose_job_was_taken_from_above_it_is_named_with_what_to_do() -> None:
+    life = orphaned(started().pod_runs("train").settle(10)).settle(1).settle(30)
+    message = life.condition("Succeeded")["message"]
+    assert "runs on without its Job" in message
+    assert "kubectl delete pod" in message
+    life.pods.clear()
+    life.settle(30).pod_runs("train").settle(1)
+    assert life.reason == "Training"
+
+
+def test_a_suspended_job_names_such_a_pod_too() -> None:
+    life = orphaned(started().pod_runs("train").settle(10)).edit(suspend=True).settle(1).settle(30)
+    assert life.status["phase"] != "Suspended"
+    assert "kubectl delete pod" in life.condition("Succeeded")["message"]

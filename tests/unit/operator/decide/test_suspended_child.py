@@ -7,10 +7,16 @@ from tests.support.simulation import Simulation
 from tests.unit.operator.decide.kit import SPEC, running
 
 
+def asked_to_stop(life: Simulation, **fields: object) -> Simulation:
+    """Somebody sets ``spec.suspend`` of the Job; its controller has not acted yet."""
+    return life.change_child("train", suspended=True, suspended_at=None, **fields)
+
+
 def stopped(life: Simulation, **fields: object) -> Simulation:
-    """The job controller takes the pods of a suspended Job away, and its start time with them."""
+    """The job controller takes the pods of a suspended Job away; its start time stays, unless a queue removes it."""
+    asked_to_stop(life, **fields).settle()
     life.pods = {name: pod for name, pod in life.pods.items() if pod.phase in ("Succeeded", "Failed")}
-    return life.change_child("train", active=0, suspended=True, suspended_at=life.now, start_time=None, **fields)
+    return life.change_child("train", active=0, suspended_at=life.now)
 
 
 def goes_on(life: Simulation) -> Simulation:
@@ -56,3 +62,42 @@ def test_waiting_in_a_queue_has_no_clock() -> None:
     life = stopped(life, queue="team-a").settle(5).settle(10**6)
     assert life.condition("Succeeded")["status"] == "Unknown"
     assert life.plan.requeue_after is None
+
+
+def test_what_runs_on_until_the_job_controller_acts_counts() -> None:
+    life = asked_to_stop(running(b.cpu_spec(activeDeadlineSeconds=1000))).settle(30)
+    assert life.stage("train")["state"] == "Running"
+    goes_on(stopped(life).settle(1).settle(5000)).settle(1)
+    assert life.stage("train")["runSeconds"] == 130
+    assert life.child("train").active_deadline_seconds == 870
+
+
+def test_each_of_several_suspensions_counts_what_ran_before_it() -> None:
+    life = running(b.cpu_spec(activeDeadlineSeconds=1000))
+    for ran in (0, 300, 200):
+        life.settle(ran)
+        goes_on(stopped(life).settle(1).settle(5000)).settle(1)
+    assert life.stage("train")["runSeconds"] == 602  # a second passes between each resumption and its being seen
+    assert life.child("train").active_deadline_seconds == 398
+
+
+def test_a_queue_that_removes_the_start_time_changes_nothing_of_that() -> None:
+    life = stopped(running(b.cpu_spec(activeDeadlineSeconds=1000)), start_time=None).settle(1)
+    goes_on(life.settle(5000)).settle(1)
+    assert life.stage("train")["runSeconds"] == 100
+
+
+def test_time_that_it_stood_still_is_free_though_the_job_is_then_suspended_itself() -> None:
+    life = stopped(running(b.cpu_spec(activeDeadlineSeconds=1000))).settle(1).settle(5000)
+    life.edit(suspend=True).settle(1).settle(1)
+    assert life.stage("train")["runSeconds"] == 100
+    life.edit(suspend=False).settle(1)
+    assert life.condition("Succeeded")["status"] == "Unknown"
+    assert life.child("train").active_deadline_seconds == 900
+
+
+def test_time_that_it_stood_still_is_free_though_somebody_then_deletes_it() -> None:
+    life = Simulation(b.job(b.cpu_spec(activeDeadlineSeconds=1000)), runtime=b.runtime(), lingering=True).settle()
+    stopped(life.pod_runs("train").settle(100)).settle(1).settle(5000)
+    life.is_deleted("train").settle(0).goes("train").settle(1)
+    assert life.stage("train")["runSeconds"] == 100

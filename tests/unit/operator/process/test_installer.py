@@ -39,11 +39,6 @@ def applied(world: World) -> int:
     return sum(gateway.calls["apply_runtime"] for gateway in world.gateways)
 
 
-def forced(world: World) -> list[bool]:
-    """Whether each apply took fields over that others had set."""
-    return [force for gateway in world.gateways for _, force in gateway.inner.applied]
-
-
 async def until_ready(engine: Engine) -> None:
     await asyncio.sleep(0.1)
     assert engine.unready() is None
@@ -82,7 +77,22 @@ def test_other_values_are_applied_over_what_stands_there() -> None:
             async with world.operator(decide=idle, installed=brought(terminationGracePeriodSeconds=seconds)) as engine:
                 await until_ready(engine)
         assert [r["spec"]["terminationGracePeriodSeconds"] for r in runtimes(world)] == [90]
-        assert forced(world) == [False, True], "only what is known to be ours is taken over"
+        assert applied(world) == 1
+
+    run_virtual(scenario())
+
+
+def test_other_values_take_away_what_was_added_by_hand() -> None:
+    async def scenario() -> None:
+        world = World()
+        async with world.operator(decide=idle, installed=brought()) as engine:
+            await until_ready(engine)
+        by_hand = {"spec": {"simulatedGpus": True, "train": {"runtimeClassName": "nope"}}}
+        world.cluster.patch("runtimes", "", "default", by_hand)
+        other = brought(terminationGracePeriodSeconds=90)
+        async with world.operator(decide=idle, installed=other) as engine:
+            await until_ready(engine)
+        assert runtimes(world)[0]["spec"] == other.manifest["spec"]
 
     run_virtual(scenario())
 
@@ -164,3 +174,16 @@ def test_an_outage_is_waited_for_and_jobs_go_on_meanwhile(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         run_virtual(scenario())
     assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_a_look_that_fails_later_does_not_make_the_operator_unready() -> None:
+    async def scenario() -> None:
+        world = World()
+        async with world.operator(decide=idle, installed=brought()) as engine:
+            await until_ready(engine)
+            world.gateways[0].broken = {"get_runtime"}
+            await asyncio.sleep(400)
+            assert world.gateways[0].calls["get_runtime"] > 1
+            assert engine.unready() is None
+
+    run_virtual(scenario())
