@@ -225,7 +225,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(
         meaning="More than backoffLimit pods have failed, and the last one left no better reason.",
-        mend="See failure.message for the last attempt; raise backoffLimit if it was bad luck.",
+        mend="Look at the log of each container of the last pod; raise backoffLimit if it was bad luck.",
         found_by=_OPERATOR,
     ),
     Reason.NAME_CONFLICT: ReasonInfo(

@@ -46,6 +46,15 @@ def test_a_full_disk_ends_the_job_though_the_trainer_saved_its_state_and_the_job
     assert life.settle().children == {}
 
 
+def test_an_end_that_nobody_explains_sends_the_reader_to_the_pod_and_not_to_the_message_itself() -> None:
+    """So does a container that was injected and failed before the trainer began."""
+    life = ends(None)
+    reason, words = ended_with(life)
+    assert (reason, life.status["failure"]["pod"]) == ("BackoffLimitExceeded", next(iter(life.pods)))
+    assert "each container of the last pod" in words
+    assert not [info.mend for info in REASONS.values() if "failure.message" in info.mend]
+
+
 def test_a_node_that_is_low_on_disk_is_no_fault_of_the_job() -> None:
     life = running()
     words = "The node was low on resource: ephemeral-storage."
