@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +32,8 @@ from finetune_operator.cluster.protocol import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.cluster.views import as_dict, as_text, controller_uid, is_deleting, metadata
+from finetune_operator.cluster.views import as_dict, as_list, as_text, controller_uid, is_deleting, metadata
+from finetune_operator.decide.holds import is_denied
 from finetune_operator.decide.plan import Action, CreateChild, DeleteChild, Event, Observed, Plan, SetChildTTL
 
 __all__ = ["Applied", "Applier", "event_manifest"]
@@ -41,6 +43,9 @@ log = logging.getLogger(__name__)
 FINISHED_PHASES: Final = ("Succeeded", "Failed")
 MAX_EVENT_MESSAGE: Final = 1024
 """Bytes that the API server accepts in an Event's message."""
+
+_NO_RIGHT: Final = re.compile(r'User "[^"]*" cannot create resource "jobs"')
+_NAMESPACE_GOING: Final = "because it is being terminated"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,13 +165,8 @@ class Applier:
             child = await self._gateway.create_child(key.namespace, action.manifest)
         except AlreadyExistsError:
             return _Held(blocked=await self._stands_there(key, job, name) or f"{name} came and went")
-        except (InvalidError, ForbiddenError) as error:
+        except ClusterError as error:
             return _refusal(error)
-        except UnavailableError as error:
-            if error.code in (0, 401):
-                raise  # nobody refused it; the next request may tell more
-            told = f"The API server answers {error.code}: {error.message}"
-            return _Held(refused=told, unavailable=error.retry_after or 0.0)
         self._cache.put("children", child)
         _note(key, "ChildCreated", "Created a child Job", child=name, stage=action.stage)
         return None
@@ -221,10 +221,18 @@ class Applier:
             )
 
 
-def _refusal(error: InvalidError | ForbiddenError) -> _Held:
-    if isinstance(error, ForbiddenError) and "cannot create resource" in error.message:
+def _refusal(error: ClusterError) -> _Held:
+    """Tell who does not create a child, and why; raise what nobody has refused."""
+    if is_denied(error.message):
+        return _Held(refused=error.message)  # in a policy's own words, and with a code of its choice
+    if isinstance(error, UnavailableError) and error.code not in (0, 401):  # of these the next request may tell more
+        told = f"The API server answers {error.code}: {error.message}"
+        return _Held(refused=told, unavailable=error.retry_after or 0.0)
+    if not isinstance(error, InvalidError | ForbiddenError):
+        raise error
+    if isinstance(error, ForbiddenError) and _NO_RIGHT.search(error.message):
         raise error  # RBAC: the operator's own rights, nothing that the job's owner can mend
-    if "being terminated" in error.message:
+    if _NAMESPACE_GOING in error.message:
         return _Held(blocked="the namespace is being deleted")
     return _Held(refused=error.message)
 
@@ -232,10 +240,13 @@ def _refusal(error: InvalidError | ForbiddenError) -> _Held:
 def event_manifest(key: JobKey, job: Raw, event: Event, *, now: datetime) -> Raw:
     """Build a core/v1 Event; its name follows from its content, so that a retry does not record it twice.
 
-    The same said about another generation is another Event: a job may be suspended twice.
+    The same said about another generation, or about other children, is another Event: a job may be suspended twice,
+    and lose two children.
     """
     uid, generation = _uid(job), str(metadata(job).get("generation"))
-    content = "\0".join((uid, generation, event.type, event.reason, event.message))
+    stages = map(as_dict, as_list(as_dict(job.get("status")).get("stages")))
+    children = [as_text(stage.get("jobUid")) or "" for stage in stages]
+    content = "\0".join((uid, generation, *children, event.type, event.reason, event.message))
     digest = hashlib.sha256(content.encode()).hexdigest()[:16]
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {

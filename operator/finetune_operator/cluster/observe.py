@@ -3,6 +3,9 @@
 Called by the controller before each reconcile. Two facts stand only in Kubernetes Events and are fetched where they can
 matter: why a pod does not start (FailedMount for a missing Secret, FailedCreatePodSandBox for a node whose network is
 broken) and why a Job has no pod (FailedCreate, for example a full quota).
+
+How old an Event is says little: kubelet has 25 for a pod and then one in five minutes, the scheduler repeats its own
+every half an hour. So the pod is asked whether it still is where the Event was told.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from finetune_operator.cluster.views import (
     pod_view,
     runtime_name,
     runtime_view,
+    start_trouble,
 )
 from finetune_operator.decide.plan import ChildView, Observed, PodView, RuntimeView
 
@@ -34,11 +38,12 @@ log = logging.getLogger(__name__)
 SETTLING: Final = timedelta(seconds=3)
 """How long a pod may be on its way before its Events are read."""
 
-CURRENT: Final = timedelta(seconds=200)
-"""How old an Event about a pod that still doesn't start may be; kubelet repeats them every two minutes."""
-
 STARTING: Final = (None, "ContainerCreating", "PodInitializing")
-START_EVENTS: Final = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox", "FailedScheduling")
+NODE_EVENTS: Final = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
+"""Reasons of Events about a pod that has a node and is not ready to start its containers."""
+
+SCHEDULER_EVENTS: Final = ("FailedScheduling",)
+"""Reasons of Events about a pod that has no node."""
 
 
 class Observer:
@@ -136,9 +141,10 @@ class Observer:
 
     async def _explained_pod(self, key: JobKey, pod: PodView, now: datetime) -> PodView:
         starting = pod.phase == "Pending" and not pod.deleting and pod.unschedulable is None
-        if not starting or pod.waiting_reason not in STARTING or now - pod.created < SETTLING:
+        if not starting or pod.ready_to_start or pod.waiting_reason not in STARTING or now - pod.created < SETTLING:
             return pod
-        found = await self._newest_event(key, pod.uid, START_EVENTS, since=now - CURRENT)
+        events = await self._events(key, pod.uid)
+        found = start_trouble(events, NODE_EVENTS if pod.node is not None else SCHEDULER_EVENTS)
         return pod if found is None else replace(pod, start_error_reason=found[0], start_error=found[1])
 
     async def _explained_child(
@@ -153,18 +159,15 @@ class Observer:
         since = max([*ends, *([child.start_time] if child.start_time else [])])
         if now - since < SETTLING:
             return child
-        found = await self._newest_event(key, child.uid, ("FailedCreate",), since=since)
+        found = newest_event(await self._events(key, child.uid), ("FailedCreate",), since=since)
         return child if found is None else replace(child, pod_create_error=found[1])
 
-    async def _newest_event(
-        self, key: JobKey, object_uid: str, reasons: tuple[str, ...], *, since: datetime
-    ) -> tuple[str, str] | None:
+    async def _events(self, key: JobKey, object_uid: str) -> list[Raw]:
         try:
-            events = await self._gateway.list_events(key.namespace, object_uid=object_uid)
+            return await self._gateway.list_events(key.namespace, object_uid=object_uid)
         except ClusterError as error:
             # Events only explain; a job goes on without the explanation.
             log.warning(
                 "Kubernetes Events could not be read: %s", error, extra={"event": "EventsUnreadable", "job": str(key)}
             )
-            return None
-        return newest_event(events, reasons, since=since)
+            return []

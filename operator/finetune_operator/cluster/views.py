@@ -6,8 +6,10 @@ a malformed part counts as absent, and an object without a name or uid gives Non
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, cast, get_args
 
 from finetune_api.names import LABEL_JOB_NAME, LABEL_JOB_UID, StageName
@@ -34,6 +36,7 @@ __all__ = [
     "pod_view",
     "runtime_name",
     "runtime_view",
+    "start_trouble",
 ]
 
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
@@ -41,6 +44,12 @@ POD_PHASES: Final = get_args(PodPhase)
 DEFAULT_RUNTIME: Final = "default"
 KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
 """Label that names the LocalQueue of a Job that Kueue manages."""
+
+BESIDE: Final = timedelta(seconds=200)
+"""How far apart two Events may be that tell of the same state; kubelet tries a volume at least every 122 s."""
+
+_VOLUME: Final = re.compile(r'for volume "([^"]+)"')
+_UNMOUNTED: Final = re.compile(r"unable to attach or mount volumes: unmounted volumes=\[([^\]]*)\]", re.IGNORECASE)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -219,6 +228,7 @@ def pod_view(raw: Raw) -> PodView | None:
         disruption=as_text(target.get("reason")) if target.get("status") == "True" else None,
         node=as_text(as_dict(raw.get("spec")).get("nodeName")),
         unschedulable=(as_text(scheduled.get("message")) or "Unschedulable") if unschedulable else None,
+        ready_to_start=condition(status, "PodReadyToStartContainers").get("status") == "True",
         waiting_reason=as_text(waiting.get("reason")),
         waiting_message=as_text(waiting.get("message")),
         exit_code=_number(terminated.get("exitCode")),
@@ -235,6 +245,18 @@ def _stage_container_status(raw: Raw) -> Raw:
     return next((s for s in statuses if s.get("name") == CONTAINER), statuses[0] if len(statuses) == 1 else {})
 
 
+# --- Events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one core/v1 Event says, and when it said so last."""
+
+    moment: datetime
+    reason: str
+    message: str
+
+
 def newest_event(
     events: list[Raw], reasons: Collection[str], *, since: datetime | None = None
 ) -> tuple[str, str] | None:
@@ -242,7 +264,48 @@ def newest_event(
 
     Events of before ``since`` (their times are whole seconds) are of an earlier trouble, and are not told anew.
     """
-    found: list[tuple[datetime, str, str]] = []
+    found = [one for one in _told(events, reasons) if since is None or one.moment >= since.replace(microsecond=0)]
+    newest = max(found, key=lambda one: one.moment, default=None)
+    return None if newest is None else (newest.reason, newest.message)
+
+
+def start_trouble(events: list[Raw], reasons: Collection[str]) -> tuple[str, str] | None:
+    """Reason of the newest Event about a pod that doesn't start, and all that is told beside it.
+
+    kubelet tries each volume at a pace of its own: what it says of them takes turns, and together it is one state.
+    """
+    found = _with_summaries(_told(events, reasons))
+    newest = max(found, key=lambda one: one.moment, default=None)
+    if newest is None or newest.reason != "FailedMount":
+        return None if newest is None else (newest.reason, newest.message)
+    beside = {one.message for one in found if one.reason == newest.reason and newest.moment - one.moment <= BESIDE}
+    return newest.reason, "; ".join(sorted(beside))
+
+
+def _with_summaries(found: list[_Told]) -> list[_Told]:
+    """Let kubelet's summaries, which only list the volumes, renew what was told of each volume last."""
+    last = {_volume(one): one for one in sorted(found, key=lambda one: one.moment)}
+    return [
+        replace(one, moment=max([one.moment, *(other.moment for other in found if _volume(one) in _unmounted(other))]))
+        if last[_volume(one)] is one
+        else one
+        for one in found
+        if not _unmounted(one) & last.keys()
+    ]
+
+
+def _volume(one: _Told) -> str:
+    found = _VOLUME.search(one.message)
+    return found[1] if found else ""
+
+
+def _unmounted(one: _Told) -> set[str]:
+    found = _UNMOUNTED.match(one.message)
+    return set(found[1].split()) if found else set()
+
+
+def _told(events: list[Raw], reasons: Collection[str]) -> list[_Told]:
+    found: list[_Told] = []
     for event in events:
         reason, message = as_text(event.get("reason")), as_text(event.get("message"))
         if reason not in reasons or reason is None or message is None:
@@ -255,7 +318,5 @@ def newest_event(
             metadata(event).get("creationTimestamp"),
         )
         known = [stamp for stamp in map(parse_time, stamps) if stamp is not None]
-        moment = max(known, default=datetime.min.replace(tzinfo=UTC))
-        if since is None or moment >= since.replace(microsecond=0):
-            found.append((moment, reason, message))
-    return max(found, key=lambda item: item[0])[1:] if found else None
+        found.append(_Told(max(known, default=datetime.min.replace(tzinfo=UTC)), reason, message))
+    return found

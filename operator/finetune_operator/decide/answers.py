@@ -12,11 +12,12 @@ from typing import Any, Final
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, FineTuneJobStatus, Results
 from finetune_operator.decide.conditions import Suspension, Verdict
-from finetune_operator.decide.holds import CONTROL_PLANE_FAULT, MENDABLE, Hold
+from finetune_operator.decide.holds import CONTROL_PLANE_FAULT, MENDABLE, POD_START, Hold
 from finetune_operator.decide.plan import Action, ChildView, DeleteChild, Event, Plan, SetChildTTL
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.status import to_stored
 from finetune_operator.decide.text import parse_time, rfc3339, sanitise
+from finetune_operator.decide.wording import renewal_in, says_the_same
 
 __all__ = ["DEFAULT_PENDING_TIMEOUT_SECONDS", "delete", "fail", "go_on", "hold_up", "out_of_time", "succeed", "ttls"]
 
@@ -39,9 +40,11 @@ def go_on(
     requeue_after: float | None = None,
     suspension: Suspension | None = None,
     final: bool = False,
+    clock_goes_on: bool = False,
 ) -> Plan:
-    """Not ended and nothing missing: the waiting clock stops."""
-    status = status.model_copy(update={"waiting_for": None, "waiting_since": None})
+    """Not ended and nothing missing: the waiting clock stops, unless nothing shows that the missing thing has come."""
+    if not (clock_goes_on and _clock_runs(s)):
+        status = status.model_copy(update={"waiting_for": None, "waiting_since": None})
     return Plan(
         status=s.changed(_ongoing(s, status, reason, message, suspension)),
         actions=tuple(actions),
@@ -62,11 +65,12 @@ def hold_up(
     """Something is missing, or the cluster has no room or a fault: wait and tell, with since when.
 
     Before the job has begun, what somebody must mend is waited for at most the runtime's pendingTimeoutSeconds. That
-    clock runs through changes of the missing thing and stops when nothing is missing. Everything else, and all of it
-    once the job has begun, waits for as long as the deadline lets it.
+    clock runs through changes of the missing thing, and through what a node says in between, and stops when nothing is
+    missing. Everything else, and all of it once the job has begun, waits for as long as the deadline lets it.
     """
-    timed = hold.mendable and not s.begun
-    current = parse_time(s.status.waiting_since) if hold.mendable == (s.reason in MENDABLE) else None
+    timed, runs = hold.mendable and not s.begun, _clock_runs(s)
+    in_between = hold.reason in POD_START
+    current = parse_time(s.status.waiting_since) if in_between or hold.mendable == runs else None
     since = current or s.now
     timeout = s.pending_timeout_seconds or DEFAULT_PENDING_TIMEOUT_SECONDS
     left = timeout - max(0.0, (s.now - since).total_seconds()) if timed else None
@@ -76,11 +80,13 @@ def hold_up(
             message=sanitise(f"Waited {timeout} s (pendingTimeoutSeconds of the runtime). {hold.message}"),
         )
         return fail(s, status, failure, actions=[delete(s.child)] if s.child else [])
-    status = status.model_copy(update={"waiting_for": hold.waiting_for, "waiting_since": rfc3339(since)})
+    waiting_for = s.status.waiting_for if in_between and runs else hold.waiting_for
+    status = status.model_copy(update={"waiting_for": waiting_for, "waiting_since": rfc3339(since)})
+    message, renewal = _worded(s, hold, (s.now - since).total_seconds())
     event = Event(reason=hold.reason, message=sanitise(hold.message, _MAX_EVENT), type="Warning")
-    pauses = [seconds for seconds in (left, poll) if seconds is not None]
+    pauses = [seconds for seconds in (left, poll, renewal) if seconds is not None]
     return Plan(
-        status=s.changed(_ongoing(s, status, hold.reason, _steady(s, hold))),
+        status=s.changed(_ongoing(s, status, hold.reason, message)),
         actions=tuple(actions),
         events=(event,) if _is_news(s, hold) else (),
         requeue_after=max(1.0, min(pauses)) if pauses else None,
@@ -175,11 +181,28 @@ def _is_news(s: Situation, hold: Hold) -> bool:
     return hold.known is not None and s.reason in (None, "Pending")
 
 
-def _steady(s: Situation, hold: Hold) -> str:
-    """Keep the message while nothing but the wording can have changed; messages with a name in them are our own."""
-    if hold.varies and s.reason == hold.reason and hold.waiting_for is None and s.status.waiting_for is None:
-        return s.told
-    return hold.message
+def _clock_runs(s: Situation) -> bool:
+    """Tell whether waitingSince is the clock of something to mend, and not that of a node or of room."""
+    if s.reason in MENDABLE:
+        return True
+    if s.reason in POD_START:
+        return s.status.waiting_for is not None  # kept beside what the node says
+    return s.reason in ("Pending", "Starting") and s.status.waiting_since is not None
+
+
+def _worded(s: Situation, hold: Hold, waited: float) -> tuple[str, float | None]:
+    """Return the message to tell, and in how many seconds another one may take its place.
+
+    It stays while nothing but the wording has changed; messages with a name in them are our own.
+    """
+    named = hold.waiting_for or (s.status.waiting_for and hold.reason not in POD_START)
+    if not hold.varies or s.reason != hold.reason or named:
+        return hold.message, None
+    if hold.vague or says_the_same(s.told, hold.message):
+        return s.told, None
+    # kubelet tells of an image at its own slow pace, and of the cause for a moment only.
+    pause = 0.0 if hold.known is Reason.IMAGE_PULL_FAILED else renewal_in(waited)
+    return (s.told, pause) if pause else (hold.message, None)
 
 
 def _ttl(spec: object) -> int:

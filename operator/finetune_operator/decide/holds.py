@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
@@ -24,12 +24,14 @@ __all__ = [
     "MENDABLE",
     "OVERDUE_SECONDS",
     "POD_IN_THE_WAY",
+    "POD_START",
     "REFUSALS",
     "SCHEDULING_GRACE_SECONDS",
     "Hold",
     "hold_of",
     "hold_of_refusal",
     "hold_of_runtime",
+    "is_denied",
     "orphan",
     "stuck",
 ]
@@ -81,14 +83,20 @@ _EVENT_HOLDS: Final = {
     "FailedScheduling": "Unschedulable",
 }
 """By the reason of an Event about a pod that doesn't start, the reason of the hold."""
-_NAME: Final = r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?"
-_SECRET_MISSING: Final = re.compile(rf'secrets? "(?P<name>{_NAME})" not found', re.IGNORECASE)
+POD_START: Final = frozenset({"MountFailed", "SandboxFailed"})
+"""Reasons of holds that a node gives before it gets to a container; a missing Secret can hide behind them."""
+_LABEL: Final = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
+_NAME: Final = rf"(?![-.a-z0-9]{{254}}){_LABEL}(?:\.{_LABEL})*(?![-a-z0-9/]|\.[-.a-z0-9])"
+"""A whole name as status takes it; anybody can write an Event that names something else."""
+_SECRET_MISSING: Final = re.compile(rf'(?i:secrets?) "(?P<name>{_NAME})" (?i:not found)')
 _KEY_MISSING: Final = re.compile(
-    rf"couldn't find key (?P<key>[-._A-Za-z0-9]+) in Secret (?:{_NAME}/)?(?P<name>{_NAME})"
-    r"|references non-existent secret key:? (?P<bare>[-._A-Za-z0-9]+)",
-    re.IGNORECASE,
+    rf"(?i:couldn't find key) (?P<key>[-._A-Za-z0-9]+) (?i:in Secret) (?:{_LABEL}/)?(?P<name>{_NAME})"
+    r"|(?i:references non-existent secret key:?) (?P<bare>[-._A-Za-z0-9]+)"
 )
-_ACCOUNT_MISSING: Final = re.compile(rf'serviceaccounts? "(?P<name>{_NAME})" not found', re.IGNORECASE)
+_ACCOUNT_MISSING: Final = re.compile(rf'(?i:serviceaccounts?) "(?P<name>{_NAME})" (?i:not found)')
+_DENIED: Final = re.compile(r"denied (?:the )?request", re.IGNORECASE)
+_QUOTED: Final = re.compile(r'"[^"]*"')
+_BACK_OFF: Final = re.compile(rf'^Back-off pulling image "[^"]*"(?:: (?:{"|".join(sorted(_IMAGE_REASONS))}))?(?:: )?')
 _WEBHOOK: Final = re.compile(r'failed calling webhook "(?P<name>[^"]{1,253})"', re.IGNORECASE)
 _CONTROL_PLANE: Final = re.compile(
     r"failed calling webhook|internal error|etcdserver|timed? ?out|deadline exceeded|connection refused"
@@ -103,7 +111,7 @@ class Hold:
 
     ``reason`` is the condition's reason; ``known`` the same out of the reason table, or None where there is no such;
     ``waiting_for`` names the missing object; ``varies`` tells whether the wording is foreign and may change while the
-    cause stays.
+    cause stays; ``vague`` whether it names no cause, where an earlier message may have done so.
     """
 
     reason: str
@@ -111,6 +119,7 @@ class Hold:
     known: Reason | None = None
     waiting_for: str | None = None
     varies: bool = True
+    vague: bool = False
 
     @property
     def mendable(self) -> bool:
@@ -128,6 +137,8 @@ def hold_of_runtime(refusal: Refusal, name: str) -> Hold:
 def hold_of_refusal(message: str) -> Hold:
     """Explain why the API server does not create a Job or a pod: a quota, a policy, a webhook, a missing account."""
     text = bare(message)
+    if is_denied(text):
+        return _known(Reason.NOT_PERMITTED, f"The cluster refuses it: {text}")
     if "exceeded quota" in text.lower():
         return _known(Reason.QUOTA_EXCEEDED, f"{text}. {REASONS[Reason.QUOTA_EXCEEDED].mend}")
     if found := _ACCOUNT_MISSING.search(text):
@@ -137,13 +148,18 @@ def hold_of_refusal(message: str) -> Hold:
             "serviceAccountName out.",
             waiting_for=found["name"],
         )
-    if _CONTROL_PLANE.search(text):
+    if _CONTROL_PLANE.search(_QUOTED.sub("", text)):  # a job may be called "timeout"
         webhook = _WEBHOOK.search(text)
         who = f'Webhook "{webhook["name"]}" fails' if webhook else "The control plane has a fault"
         return Hold(
             reason=CONTROL_PLANE_FAULT, message=f"{who}; the job goes on by itself when that works again: {text}"
         )
     return _known(Reason.NOT_PERMITTED, f"The cluster refuses it: {text}")
+
+
+def is_denied(message: str) -> bool:
+    """Tell whether a webhook or a policy has refused a request; what else stands there is in its own words."""
+    return _DENIED.search(message) is not None
 
 
 def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime) -> Hold | None:
@@ -214,7 +230,7 @@ def _hold_of_pod(pod: PodView, now: datetime) -> Hold | None:
     reason, text = pod.waiting_reason or "", bare(pod.waiting_message)
     event = bare(pod.start_error)
     if reason in _IMAGE_REASONS:
-        return _known(Reason.IMAGE_PULL_FAILED, f"{text or reason}. {REASONS[Reason.IMAGE_PULL_FAILED].mend}")
+        return _hold_of_image(reason, text)
     if hold := _hold_of_secret(event) or (_hold_of_secret(text) if reason in _CONTAINER_REASONS else None):
         return hold
     if reason in _CONTAINER_REASONS:
@@ -226,14 +242,24 @@ def _hold_of_pod(pod: PodView, now: datetime) -> Hold | None:
     return None
 
 
+def _hold_of_image(reason: str, text: str) -> Hold:
+    """Tell why the image can't be had; between two tries kubelet repeats the cause, or names none."""
+    cause = _BACK_OFF.sub("", text)
+    hold = _known(Reason.IMAGE_PULL_FAILED, f"{cause or text or reason}. {REASONS[Reason.IMAGE_PULL_FAILED].mend}")
+    return replace(hold, vague=not cause)
+
+
 def _hold_of_secret(text: str) -> Hold | None:
-    """Name the Secret, or the key in it, that kubelet misses."""
-    if found := _SECRET_MISSING.search(text):
+    """Name the Secrets, or the key in one, that kubelet misses."""
+    if names := sorted({found["name"] for found in _SECRET_MISSING.finditer(text)}):
+        quoted = ", ".join(f'"{name}"' for name in names)
         message = (
-            f'Secret "{found["name"]}" does not exist in the namespace of the job. Create it with the keys that its '
-            "role needs."
+            f"Secret {quoted} does not exist in the namespace of the job. Create it with the keys that its role needs."
+            if len(names) == 1
+            else f"Secrets {quoted} do not exist in the namespace of the job. Create them with the keys that their "
+            "roles need."
         )
-        return _known(Reason.CREDENTIALS_NOT_FOUND, message, waiting_for=found["name"])
+        return _known(Reason.CREDENTIALS_NOT_FOUND, message, waiting_for=names[0])
     if found := _KEY_MISSING.search(text):
         secret = f'Secret "{found["name"]}"' if found["name"] else "A Secret of the job"
         message = f"{secret} has no key {found['key'] or found['bare']}. Add the key."

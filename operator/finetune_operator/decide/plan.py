@@ -94,13 +94,15 @@ class PodView:
     """Reason of the DisruptionTarget condition: PreemptionByScheduler, EvictionByEvictionAPI, ..."""
     unschedulable: str | None = None
     """Message of PodScheduled=False."""
+    ready_to_start: bool = False
+    """PodReadyToStartContainers: its volumes are mounted and its network stands."""
     waiting_reason: str | None = None
     """ImagePullBackOff, ErrImagePull, InvalidImageName, CreateContainerConfigError, ContainerCreating, ..."""
     waiting_message: str | None = None
     start_error: str | None = None
-    """Message of the newest Event that tells why the container doesn't start, e.g. a Secret that doesn't exist."""
+    """What Events tell of why the container doesn't start, e.g. of each Secret that doesn't exist."""
     start_error_reason: str = "FailedMount"
-    """Reason of that Event."""
+    """Reason of those Events."""
     exit_code: int | None = None
     terminated_reason: str | None = None
     """Error, OOMKilled, ContainerStatusUnknown, Completed, ..."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from finetune_api.names import StageName
+from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.answers import go_on, hold_up
 from finetune_operator.decide.holds import Hold, hold_of
@@ -67,7 +68,8 @@ def held_up(s: Situation) -> Plan:
 def works(s: Situation) -> Plan:
     """The child runs, or is about to."""
     child = s.current_child
-    if has_started(s.current_stage, child, s.pods):
+    started = has_started(s.current_stage, child, s.pods)
+    if started:
         reason, message = _STARTED[s.current_stage.name]
         message += _note_about_the_deadline(s)
     else:
@@ -80,7 +82,19 @@ def works(s: Situation) -> Plan:
         message=message,
         actions=_edited_deadline(s, child, status),
         requeue_after=_poll(s, child),
+        clock_goes_on=not started and not s.begun and _may_still_be_missing(s),
     )
+
+
+def _may_still_be_missing(s: Situation) -> bool:
+    """Tell whether nothing shows that what the job waited for has come; that no Event tells of it shows nothing."""
+    if s.reason == Reason.NOT_PERMITTED:
+        return not s.pods
+    if not any(pod.ready_to_start for pod in s.pods):
+        return True
+    # Its Secrets are mounted; of the image a pod that has not started says nothing.
+    before = s.reason in ("Pending", "Starting") and s.status.waiting_for is None
+    return before or s.reason in (Reason.IMAGE_PULL_FAILED, Reason.TRAINER_ERROR)
 
 
 def _seen(s: Situation, child: ChildView) -> FineTuneJobStatus:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.cluster.apply import Applied, event_manifest
+from finetune_operator.cluster.gateway import error_of
 from finetune_operator.cluster.protocol import ConflictError, ForbiddenError, InvalidError, UnavailableError
 from finetune_operator.decide.plan import DeleteChild, Event, Plan, SetChildDeadline, SetChildTTL
 from tests.support.builders import T0, job
@@ -231,6 +232,27 @@ def test_a_missing_right_of_the_operator_is_an_error() -> None:
         run_virtual(scenario())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'User "a" cannot create resource "jobs"',
+        "not here, because it is being terminated",
+        "an internal error",
+    ],
+)
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 418, 500])
+def test_a_policys_own_words_and_code_are_no_fault_of_anybody_else(text: str, code: int) -> None:
+    error = error_of(code, {"message": f'admission webhook "g" denied the request: {text}'}, verb="x", resource="jobs")
+
+    async def scenario() -> Applied:
+        bench = Bench.new()
+        bench.cluster.refusals = [error]
+        return await bench.apply(bench.create())
+
+    applied = run_virtual(scenario())
+    assert (applied.create_error, applied.blocked, applied.unavailable) == (error.message, None, None)
+
+
 def test_a_fault_of_the_control_plane_becomes_a_value_with_the_pause_that_it_asks_for() -> None:
     error = UnavailableError('failed calling webhook "w"', code=500, retry_after=7.0)
 
@@ -321,6 +343,19 @@ def test_the_same_event_about_another_generation_is_recorded_again() -> None:
         for suspend in (True, True, False):
             bench.cluster.patch("jobs", *KEY, {"spec": {"suspend": suspend}})
             await bench.apply(events=(Event(reason="Suspended", message="x"),))
+        return bench.cluster.all("events")
+
+    assert len(run_virtual(scenario())) == 2
+
+
+def test_the_same_event_about_another_child_is_recorded_again_and_a_retry_is_not() -> None:
+    deleted = Event(reason="ChildDeleted", message="Job x was deleted while it ran; stage train starts anew.")
+
+    async def scenario() -> list[Any]:
+        bench = Bench.new()
+        for child in ("one", "one", "two"):
+            stages = [{"name": "train", "state": "Pending", "jobUid": child}]
+            await bench.apply(status={"stages": stages}, events=(deleted,))
         return bench.cluster.all("events")
 
     assert len(run_virtual(scenario())) == 2

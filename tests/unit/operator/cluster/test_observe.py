@@ -116,6 +116,9 @@ def test_a_pod_that_does_not_start_is_explained_by_its_newest_mount_error() -> N
     assert seen.pods[0].start_error == 'secret "s3" not found'
 
 
+MOUNTED: Raw = {"conditions": [{"type": "PodReadyToStartContainers", "status": "True"}]}
+
+
 def waiting(reason: str) -> Raw:
     return {"phase": "Pending", "containerStatuses": [{"name": "trainer", "state": {"waiting": {"reason": reason}}}]}
 
@@ -126,8 +129,9 @@ def waiting(reason: str) -> Raw:
         (2.5, {}),
         (60, {"status": {"phase": "Running"}}),
         (60, {"status": waiting("ErrImagePull")}),
+        (60, {"status": waiting("ContainerCreating") | MOUNTED}),
     ],
-    ids=["just made", "runs", "kubelet says why"],
+    ids=["just made", "runs", "kubelet says why", "its volumes are mounted"],
 )
 def test_events_are_not_read_for_a_pod_that_needs_no_explanation(age: float, fields: Raw) -> None:
     seen, asked = run_virtual(pending(age, **fields))
@@ -153,9 +157,22 @@ def test_every_event_that_keeps_a_pod_from_starting_is_read(reason: str) -> None
     assert (pod.start_error_reason, pod.start_error) == (reason, "why")
 
 
-def test_an_event_of_a_trouble_that_is_long_over_is_not_told_anew() -> None:
-    seen, asked = run_virtual(pending(300))
-    assert (seen.pods[0].start_error, asked) == (None, 1)
+def test_a_mount_error_holds_however_old_its_event_is_while_nothing_is_mounted() -> None:
+    """After 25 Events about a pod kubelet has one in five minutes."""
+    seen, _ = run_virtual(pending(3000))
+    assert seen.pods[0].start_error == 'secret "s3" not found'
+
+
+@pytest.mark.parametrize("node", [None, "node-1"])
+def test_a_want_of_nodes_is_told_while_the_pod_has_none_and_no_longer(node: str | None) -> None:
+    async def scenario() -> Observed:
+        bench = Bench.new()
+        pod = bench.cluster.create("pods", pod_manifest(bench.uid, "p", "Pending", spec={"nodeName": node}))
+        event(bench, pod["metadata"]["uid"], "FailedScheduling", "0/4 nodes are available")
+        await asyncio.sleep(1000)
+        return await bench.observed()
+
+    assert run_virtual(scenario()).pods[0].start_error == (None if node else "0/4 nodes are available")
 
 
 def test_a_failed_pod_that_still_stands_does_not_hide_why_the_next_can_not_be_made() -> None:

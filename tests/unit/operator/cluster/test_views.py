@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_operator.cluster import views
 from finetune_operator.cluster.protocol import Raw
-from finetune_operator.cluster.views import child_view, newest_event, pod_view, runtime_view
+from finetune_operator.cluster.views import child_view, newest_event, pod_view, runtime_view, start_trouble
 from finetune_operator.decide.text import parse_time
 from tests.unit.operator.kit import child_manifest, pod_manifest
 
@@ -246,6 +246,47 @@ def test_the_newest_event_is_found_by_whichever_time_it_has() -> None:
     assert newest_event(events, ["FailedCreate"]) is None
 
 
+def mount_event(minute: int, message: str, reason: str = "FailedMount") -> Raw:
+    return {"reason": reason, "message": message, "lastTimestamp": f"2026-03-01T12:{minute:02}:00Z"}
+
+
+def missing(secret: str) -> str:
+    return f'MountVolume.SetUp failed for volume "v-{secret}" : secret "{secret}" not found'
+
+
+def test_volumes_that_fail_side_by_side_are_told_together_whichever_was_tried_last() -> None:
+    first = start_trouble([mount_event(1, missing("a")), mount_event(2, missing("b"))], ["FailedMount"])
+    second = start_trouble([mount_event(3, missing("a")), mount_event(2, missing("b"))], ["FailedMount"])
+    assert first == second == ("FailedMount", f"{missing('a')}; {missing('b')}")
+
+
+def test_a_volume_that_has_not_failed_for_long_is_not_told_beside_one_that_does() -> None:
+    events = [mount_event(1, missing("a")), mount_event(9, missing("b"))]
+    assert start_trouble(events, ["FailedMount"]) == ("FailedMount", missing("b"))
+
+
+def test_a_summary_renews_the_cause_that_was_told_of_its_volume() -> None:
+    summary = (
+        "Unable to attach or mount volumes: unmounted volumes=[v-a], unattached volumes=[], failed to process "
+        "volumes=[]: context deadline exceeded"
+    )
+    events = [mount_event(1, missing("a")), mount_event(9, missing("b")), mount_event(20, summary)]
+    assert start_trouble(events, ["FailedMount"]) == ("FailedMount", missing("a"))
+    assert start_trouble(events[1:], ["FailedMount"]) == ("FailedMount", summary)
+
+
+def test_of_sandboxes_only_the_newest_is_told_since_each_has_another_id() -> None:
+    events = [mount_event(minute, f"sandbox {minute}", "FailedCreatePodSandBox") for minute in (1, 2)]
+    assert start_trouble(events, ["FailedMount", "FailedCreatePodSandBox"]) == ("FailedCreatePodSandBox", "sandbox 2")
+
+
+@pytest.mark.parametrize(("status", "expected"), [("True", True), ("False", False)])
+def test_a_pod_whose_volumes_are_mounted_is_ready_to_start(status: str, expected: bool) -> None:
+    view = pod_view(pod("Pending", conditions=[{"type": "PodReadyToStartContainers", "status": status}]))
+    assert view is not None
+    assert view.ready_to_start is expected
+
+
 # --- malformed objects ------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
@@ -311,3 +352,4 @@ def test_no_object_makes_the_small_readers_raise(raw: Any) -> None:
 @given(st.lists(mangled(FULL_EVENT), max_size=3))
 def test_no_event_makes_the_search_raise(events: list[Any]) -> None:
     newest_event(events, ["FailedMount"])
+    start_trouble(events, ["FailedMount"])

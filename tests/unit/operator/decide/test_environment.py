@@ -22,6 +22,15 @@ FAULTS = {
     "etcd": ("The API server answers 500: etcdserver: leader changed", "ControlPlaneFault"),
     "a policy of the namespace": (POLICY, "NotPermitted"),
 }
+DENIALS = (
+    'admission webhook "gatekeeper" denied the request: [job-timeout] activeDeadlineSeconds must be at most 3600',
+    'jobs.batch "x" is forbidden: ValidatingAdmissionPolicy "d" with binding "b" denied request: deadline exceeded 4 h',
+    'admission webhook "cost" denied the request: too many requests for GPUs',
+    'admission webhook "cost" denied the request: team has exceeded quota agreed in contract',
+    'admission webhook "v" denied the request: internal error budget is 0, serviceaccount "x" not found',
+    'pods "timeout-0f3c9a1b-train-x2x9z" is forbidden: violates PodSecurity "restricted:latest"',
+)
+"""Refusals in the words of whoever wrote the policy, or of whoever named the job."""
 UNTIMED = [name for name, (_, reason) in FAULTS.items() if reason != "NotPermitted"]
 
 
@@ -66,6 +75,14 @@ def test_what_somebody_must_mend_has_one_before_the_first_start() -> None:
     life = refused(POLICY)
     assert life.settle(599).condition("Succeeded")["status"] == "Unknown"
     assert life.settle(1).status["failure"]["reason"] == "NotPermitted"
+
+
+@pytest.mark.parametrize("text", DENIALS)
+def test_a_policy_has_refused_it_whatever_words_it_chooses(text: str) -> None:
+    life = refused(text)
+    assert (life.reason, life.status.get("waitingFor")) == ("NotPermitted", None)
+    assert text in life.condition("Succeeded")["message"]
+    assert life.settle(600).status["failure"]["reason"] == "NotPermitted"
 
 
 def test_a_clock_begins_anew_when_the_want_of_room_becomes_something_to_mend() -> None:

@@ -190,7 +190,9 @@ def test_an_admission_policy_that_refuses_the_child_is_told() -> None:
 @pytest.mark.parametrize(
     "refusal",
     [
-        ForbiddenError("jobs.batch is forbidden: it is being terminated because its namespace is being terminated"),
+        ForbiddenError(
+            'jobs.batch "x" is forbidden: unable to create new content in namespace a because it is being terminated'
+        ),
         ForbiddenError('jobs.batch is forbidden: User "x" cannot create resource "jobs" in API group "batch"'),
     ],
     ids=["namespace going", "no right"],
