@@ -109,8 +109,8 @@ def how_it_ended(
     if child.ended == "Complete":
         return None if going else EndedSilently()
     if child.ended == "Failed" and not ended_by_deletion(child):
-        if again := _for_nothing_of_its_own(child, pods, left=backoff_limit - stage.failures):
-            return None if going else again
+        if away := _for_nothing_of_its_own(child, pods, left=backoff_limit - stage.failures):
+            return None if going else away
         return _badly(child, pods, stage=stage.name, spec_digest=spec_digest, limit=limit)
     pod = None if going else _ended_unseen(pods)
     if pod is None:
