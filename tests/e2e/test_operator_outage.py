@@ -84,6 +84,11 @@ def story(world: World, pair: str, shared_tenant: Tenant) -> Story:
         operators.append(str(operator["metadata"]["uid"]))
         pods.append(_only_pods(tenant))
 
+    def is_over() -> bool:
+        children = tenant.jobs()
+        assert len(children) == len(NAMES), "a child is gone before anybody has read its result"
+        return all((at := _ended_at(child)) is not None and time.time() > at + TTL + 3 for child in children)
+
     try:
         with ExitStack() as still:
             with ThreadPoolExecutor(len(NAMES)) as pool:
@@ -94,12 +99,7 @@ def story(world: World, pair: str, shared_tenant: Tenant) -> Story:
             world.upgrade(podAnnotations={"e2e/upgraded-for": tenant.namespace})
             note()
             world.scale_operator(0)
-        until(
-            "both trainings have ended, and the time of their children is over",
-            lambda: all((at := _ended_at(job)) and time.time() > at + TTL + 3 for job in tenant.jobs()),
-            timeout=240,
-            pause=1,
-        )
+        until("both trainings have ended, and the time of their children is over", is_over, timeout=240, pause=1)
         away = {name: (tenant.get(name), tenant.jobs(name)[0]) for name in NAMES}
         tenant.delete("pod", tenant.pods(LOST)[0]["metadata"]["name"], "--wait")
         manifest = tenant.read(LOST, "manifest.json")

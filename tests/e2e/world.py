@@ -150,7 +150,8 @@ class Tenant:
         self.patch(name, activeDeadlineSeconds=seconds)
 
         def raised() -> bool:
-            return all(job["spec"]["activeDeadlineSeconds"] == seconds for job in self.jobs(name))
+            children = self.jobs(name)
+            return bool(children) and all(job["spec"]["activeDeadlineSeconds"] == seconds for job in children)
 
         until(f"the child of {name} has the new deadline", raised, timeout=60, pause=1)
 
