@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import yaml
 
-from finetune_api.runtime import FineTuneRuntimeSpec
-from finetune_operator.decide.installation import read_manifest
+from tests.chart.kit import OPERATOR_RULES, Values, container, kinds, one
 from tests.support.apiserver import CRD_FILES
 from tests.support.helm import CHART, DIGEST, RUNTIME_VALUES, helm, refusal, render, render_anew
-
-Values = Mapping[str, Any]
-RUNTIME = RUNTIME_VALUES["runtime"]
-
-
-def _kinds(objects: list[dict[str, Any]]) -> list[str]:
-    return sorted(o["kind"] for o in objects)
-
-
-def _one(
-    kind: str, values: Values | None = None, *, name: str = "", release: str = "finetune-operator"
-) -> dict[str, Any]:
-    found = [
-        o for o in render(values, release=release) if o["kind"] == kind and (not name or o["metadata"]["name"] == name)
-    ]
-    assert len(found) == 1
-    return found[0]
-
-
-def _container(values: Values | None = None) -> dict[str, Any]:
-    (container,) = _one("Deployment", values)["spec"]["template"]["spec"]["containers"]
-    return dict(container)
-
 
 # --- as a whole ------------------------------------------------------------------------------------------------------
 
@@ -46,7 +20,7 @@ def test_helm_lint_has_nothing_to_say(values: Values) -> None:
 
 
 def test_the_defaults_make_these_kinds() -> None:
-    assert _kinds(render()) == [
+    assert kinds(render()) == [
         "ClusterRole",
         "ClusterRole",
         "ClusterRole",
@@ -127,31 +101,14 @@ def test_the_definitions_may_go_with_the_release() -> None:
 
 
 def test_the_definitions_can_be_left_out() -> None:
-    assert "CustomResourceDefinition" not in _kinds(render({"crds": {"enabled": False}}))
+    assert "CustomResourceDefinition" not in kinds(render({"crds": {"enabled": False}}))
 
 
 # --- rights ----------------------------------------------------------------------------------------------------------
 
-OPERATOR_RULES = [
-    {
-        "apiGroups": ["finetune.dev"],
-        "resources": ["finetunejobs", "finetuneruntimes"],
-        "verbs": ["get", "list", "watch"],
-    },
-    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/status"], "verbs": ["patch"]},
-    {"apiGroups": ["finetune.dev"], "resources": ["finetunejobs/finalizers"], "verbs": ["update"]},
-    {
-        "apiGroups": ["batch"],
-        "resources": ["jobs"],
-        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["get", "list", "create", "patch"]},
-]
-
 
 def test_the_operator_may_do_exactly_this() -> None:
-    assert _one("ClusterRole", name="finetune-operator")["rules"] == OPERATOR_RULES
+    assert one("ClusterRole", name="finetune-operator")["rules"] == OPERATOR_RULES
 
 
 def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
@@ -164,10 +121,10 @@ def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
 
 
 def test_the_binding_joins_the_operators_account_and_its_role() -> None:
-    binding = _one("ClusterRoleBinding", {"serviceAccount": {"name": "robot"}})
+    binding = one("ClusterRoleBinding", {"serviceAccount": {"name": "robot"}})
     assert binding["roleRef"]["name"] == "finetune-operator"
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "robot", "namespace": "finetune-system"}]
-    deployment = _one("Deployment", {"serviceAccount": {"name": "robot"}})
+    deployment = one("Deployment", {"serviceAccount": {"name": "robot"}})
     assert deployment["spec"]["template"]["spec"]["serviceAccountName"] == "robot"
 
 
@@ -199,36 +156,36 @@ def test_the_binding_joins_the_operators_account_and_its_role() -> None:
     ],
 )
 def test_users_roles_are_aggregated_and_write_no_status(name: str, roles: set[str], rules: list[Any]) -> None:
-    role = _one("ClusterRole", name=name)
+    role = one("ClusterRole", name=name)
     prefix = "rbac.authorization.k8s.io/aggregate-to-"
     assert {label.removeprefix(prefix) for label in role["metadata"]["labels"] if label.startswith(prefix)} == roles
     assert role["rules"] == rules
 
 
 def test_users_roles_can_be_left_out() -> None:
-    assert _kinds(render({"rbac": {"aggregateUserRoles": False}})).count("ClusterRole") == 1
+    assert kinds(render({"rbac": {"aggregateUserRoles": False}})).count("ClusterRole") == 1
 
 
 def test_an_existing_account_must_be_named() -> None:
-    assert "ServiceAccount" not in _kinds(render({"serviceAccount": {"create": False, "name": "mine"}}))
+    assert "ServiceAccount" not in kinds(render({"serviceAccount": {"create": False, "name": "mine"}}))
     assert "serviceAccount.name is empty" in refusal({"serviceAccount": {"create": False}})
 
 
 def test_annotations_reach_the_account() -> None:
     values = {"serviceAccount": {"annotations": {"example.com/role": "r"}}}
-    assert _one("ServiceAccount", values)["metadata"]["annotations"] == {"example.com/role": "r"}
+    assert one("ServiceAccount", values)["metadata"]["annotations"] == {"example.com/role": "r"}
 
 
 # --- the Deployment --------------------------------------------------------------------------------------------------
 
 
 def test_there_is_one_operator_and_never_two() -> None:
-    spec = _one("Deployment")["spec"]
+    spec = one("Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 
 def test_the_pod_passes_pod_security_restricted() -> None:
-    pod = _one("Deployment")["spec"]["template"]["spec"]
+    pod = one("Deployment")["spec"]["template"]["spec"]
     assert pod["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 65532,
@@ -236,20 +193,20 @@ def test_the_pod_passes_pod_security_restricted() -> None:
         "fsGroup": 65532,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    assert _container()["securityContext"] == {
+    assert container()["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
     assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}]
-    assert _container()["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
+    assert container()["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
     assert pod["enableServiceLinks"] is False
 
 
 def test_the_container_runs_the_operator_with_its_settings() -> None:
-    container = _container({"logLevel": "DEBUG", "workers": 4})
-    assert container["command"] == ["python", "-m", "finetune_operator"]
-    assert {e["name"]: e["value"] for e in container["env"]} == {
+    found = container({"logLevel": "DEBUG", "workers": 4})
+    assert found["command"] == ["python", "-m", "finetune_operator"]
+    assert {e["name"]: e["value"] for e in found["env"]} == {
         "FINETUNE_LOG_LEVEL": "DEBUG",
         "FINETUNE_WORKERS": "4",
         "FINETUNE_HEALTH_PORT": "8080",
@@ -258,19 +215,19 @@ def test_the_container_runs_the_operator_with_its_settings() -> None:
 
 
 def test_the_number_of_workers_is_the_operators_own_unless_set() -> None:
-    assert "FINETUNE_WORKERS" not in [e["name"] for e in _container()["env"]]
+    assert "FINETUNE_WORKERS" not in [e["name"] for e in container()["env"]]
 
 
 def test_the_probes_ask_the_health_port() -> None:
-    container = _container()
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    found = container()
+    ports = {port["name"]: port["containerPort"] for port in found["ports"]}
     assert ports == {"health": 8080, "metrics": 9090}
-    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+    assert found["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    assert found["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
 
 def test_the_container_says_what_it_needs() -> None:
-    assert _container()["resources"] == {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
+    assert container()["resources"] == {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +241,7 @@ def test_the_container_says_what_it_needs() -> None:
     ids=["app version", "tag", "digest", "digest wins"],
 )
 def test_the_image_is_named_by_digest_tag_or_version(image: Values, expected: str) -> None:
-    assert _container({"image": image})["image"] == expected
+    assert container({"image": image})["image"] == expected
 
 
 def test_scheduling_values_reach_the_pod() -> None:
@@ -295,12 +252,12 @@ def test_scheduling_values_reach_the_pod() -> None:
         "priorityClassName": "high",
         "imagePullSecrets": [{"name": "pull"}],
     }
-    pod = _one("Deployment", values)["spec"]["template"]["spec"]
+    pod = one("Deployment", values)["spec"]["template"]["spec"]
     assert {key: pod[key] for key in values} == values
 
 
 def test_labels_and_annotations_reach_the_pod_beside_our_own() -> None:
-    deployment = _one("Deployment", {"podLabels": {"team": "ml"}, "podAnnotations": {"a": "b"}})
+    deployment = one("Deployment", {"podLabels": {"team": "ml"}, "podAnnotations": {"a": "b"}})
     template = deployment["spec"]["template"]["metadata"]
     assert template["labels"]["team"] == "ml"
     assert template["annotations"] == {"a": "b"}
@@ -313,21 +270,21 @@ def test_labels_and_annotations_reach_the_pod_beside_our_own() -> None:
 @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "ServiceMonitor"])
 def test_what_selects_the_operator_finds_its_pod_or_service(kind: str) -> None:
     values = {"networkPolicy": {"enabled": True}, "metrics": {"serviceMonitor": {"enabled": True}}}
-    spec = _one(kind, values)["spec"]
+    spec = one(kind, values)["spec"]
     selector = spec.get("podSelector", spec.get("selector", {}))
     labels = selector.get("matchLabels", selector)
-    target = _one("Service") if kind == "ServiceMonitor" else _one("Deployment")["spec"]["template"]
+    target = one("Service") if kind == "ServiceMonitor" else one("Deployment")["spec"]["template"]
     assert labels
     assert labels.items() <= target["metadata"]["labels"].items()
 
 
 def test_the_service_leads_to_the_metrics() -> None:
-    assert _one("Service")["spec"]["ports"] == [{"name": "metrics", "port": 9090, "targetPort": "metrics"}]
+    assert one("Service")["spec"]["ports"] == [{"name": "metrics", "port": 9090, "targetPort": "metrics"}]
 
 
 def test_a_service_monitor_is_made_on_demand() -> None:
     values = {"metrics": {"serviceMonitor": {"enabled": True, "interval": "15s", "labels": {"release": "prometheus"}}}}
-    monitor = _one("ServiceMonitor", values)
+    monitor = one("ServiceMonitor", values)
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics", "interval": "15s"}]
 
@@ -335,86 +292,10 @@ def test_a_service_monitor_is_made_on_demand() -> None:
 def test_a_network_policy_lets_in_probes_and_metrics_and_out_to_the_api_server_and_dns() -> None:
     peers = [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
     values = {"networkPolicy": {"enabled": True, "metricsFrom": peers, "apiServerPorts": [6443]}}
-    spec = _one("NetworkPolicy", values)["spec"]
+    spec = one("NetworkPolicy", values)["spec"]
     assert spec["policyTypes"] == ["Ingress", "Egress"]
     assert spec["ingress"] == [
         {"ports": [{"port": "health", "protocol": "TCP"}]},
         {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": peers},
     ]
     assert [[port["port"] for port in rule["ports"]] for rule in spec["egress"]] == [[6443], [53, 53]]
-
-
-# --- the runtime -----------------------------------------------------------------------------------------------------
-
-
-def _runtime(values: Values) -> dict[str, Any]:
-    """The FineTuneRuntime that the operator is handed."""
-    return dict(json.loads(_one("ConfigMap", values)["data"]["runtime.json"]))
-
-
-def test_the_operator_gets_a_runtime_where_its_image_is_named() -> None:
-    runtime = _runtime({"runtime": {**RUNTIME, "annotations": {"a": "b"}}})
-    assert (runtime["metadata"]["name"], runtime["metadata"]["annotations"]) == ("default", {"a": "b"})
-    assert runtime["spec"] == {
-        "image": f"registry.example/trainer@{DIGEST}",
-        "outputPrefix": "s3://results/",
-        "storage": [{"prefix": "s3://", "endpoint": "https://s3.example", "addressingStyle": "Path"}],
-        "train": {"resources": {"memory": "16Gi"}},
-    }
-    FineTuneRuntimeSpec.model_validate(runtime["spec"], extra="forbid")
-    assert read_manifest(json.dumps(runtime)).name == "default"
-
-
-@pytest.mark.parametrize("values", [{}, {"runtime": {**RUNTIME, "create": False}}], ids=["no image", "switched off"])
-def test_it_gets_none_otherwise_and_no_right_to_write_one(values: Values) -> None:
-    assert "ConfigMap" not in _kinds(render(values))
-    assert "FINETUNE_RUNTIME_FILE" not in [e["name"] for e in _container(values)["env"]]
-    assert _one("ClusterRole", values, name="finetune-operator")["rules"] == OPERATOR_RULES
-
-
-def test_the_operator_may_write_the_runtime_of_the_values_and_no_other() -> None:
-    rules = _one("ClusterRole", {"runtime": {**RUNTIME, "name": "big"}}, name="finetune-operator")["rules"]
-    (added,) = [rule for rule in rules if rule not in OPERATOR_RULES]
-    assert added == {
-        "apiGroups": ["finetune.dev"],
-        "resources": ["finetuneruntimes"],
-        "resourceNames": ["big"],
-        "verbs": ["create", "patch"],
-    }
-
-
-def test_the_operator_reads_the_file_that_is_mounted() -> None:
-    container = _container(RUNTIME_VALUES)
-    (path,) = [e["value"] for e in container["env"] if e["name"] == "FINETUNE_RUNTIME_FILE"]
-    (mount,) = [m for m in container["volumeMounts"] if path == f"{m['mountPath']}/runtime.json"]
-    volumes = _one("Deployment", RUNTIME_VALUES)["spec"]["template"]["spec"]["volumes"]
-    (source,) = [v["configMap"]["name"] for v in volumes if v["name"] == mount["name"]]
-    assert source == _one("ConfigMap", RUNTIME_VALUES)["metadata"]["name"]
-
-
-def test_another_runtime_is_another_pod() -> None:
-    def mark(**changes: Any) -> Any:
-        values = {"runtime": {**RUNTIME, **changes}, "podAnnotations": {"a": "b"}}
-        annotations = _one("Deployment", values)["spec"]["template"]["metadata"]["annotations"]
-        assert annotations["a"] == "b"
-        return annotations["finetune.dev/runtime-manifest"]
-
-    assert mark() == mark()
-    assert mark() != mark(outputPrefix="s3://elsewhere/")
-
-
-def test_the_trainers_image_needs_a_digest() -> None:
-    message = refusal({"runtime": {"image": {"repository": "trainer", "tag": "v1"}}})
-    assert "runtime.image.digest is empty; set it to the trainer image's sha256:… digest" in message
-
-
-def test_a_test_cluster_may_use_a_tag() -> None:
-    values = {"runtime": {"image": {"repository": "trainer", "tag": "v1"}, "allowUnpinnedImage": True}}
-    assert _runtime(values)["spec"] == {"image": "trainer:v1", "allowUnpinnedImage": True}
-
-
-def test_an_empty_list_says_none_and_null_says_nothing() -> None:
-    values = {"runtime": {**RUNTIME, "allowedNamespaces": [], "allowedUriPrefixes": None}}
-    spec = _runtime(values)["spec"]
-    assert spec["allowedNamespaces"] == []
-    assert "allowedUriPrefixes" not in spec

@@ -130,7 +130,13 @@ def _for_nothing_of_its_own(child: ChildView, pods: tuple[PodView, ...], *, left
     away = _newest([pod for pod in pods if pod.turned_away])
     if child.failed_reason != "BackoffLimitExceeded" or away is None or counted_failures(child, pods) > left:
         return None
-    return Interrupted(pod=away.name, counts=False, why=_end_of_pod(away) or "The node turned the pod away.")
+    return Interrupted(pod=away.name, counts=False, why=_end_of_pod(away) or _turned_away(away))
+
+
+def _turned_away(pod: PodView) -> str:
+    """What a node says of a pod that it lacks something for (``OutOf…``)."""
+    words = f": {bare(pod.message)}" if pod.message else ""
+    return f"The node turned pod {pod.name} away ({sanitise(pod.reason or 'no reason given', 64)}){words}."
 
 
 def _ended_unseen(pods: Iterable[PodView]) -> PodView | None:

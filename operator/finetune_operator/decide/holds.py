@@ -94,6 +94,8 @@ _KEY_MISSING: Final = re.compile(
     r"|(?i:references non-existent secret key:?) (?P<bare>[-._A-Za-z0-9]+)"
 )
 _ACCOUNT_MISSING: Final = re.compile(rf'(?i:serviceaccounts?) "(?P<name>{_NAME})" (?i:not found)')
+_QUOTA: Final = ("exceeded quota", "status unknown for quota")
+"""The second is told of a quota that is so new that nobody has counted for it yet."""
 _DENIED: Final = re.compile(r"denied (?:the )?request", re.IGNORECASE)
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _BACK_OFF: Final = re.compile(rf'^Back-off pulling image "[^"]*"(?:: (?:{"|".join(sorted(_IMAGE_REASONS))}))?(?:: )?')
@@ -139,7 +141,7 @@ def hold_of_refusal(message: str) -> Hold:
     text = bare(message)
     if is_denied(text):
         return _known(Reason.NOT_PERMITTED, f"The cluster refuses it: {text}")
-    if "exceeded quota" in text.lower():
+    if any(words in text.lower() for words in _QUOTA):
         return _known(Reason.QUOTA_EXCEEDED, f"{text}. {REASONS[Reason.QUOTA_EXCEEDED].mend}")
     if found := _ACCOUNT_MISSING.search(text):
         return _known(

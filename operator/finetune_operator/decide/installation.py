@@ -17,7 +17,7 @@ from finetune_api import API_VERSION, GROUP, RUNTIME_KIND
 from finetune_api.base import SUBDOMAIN
 from finetune_api.digest import digest_of
 
-__all__ = ["MANIFEST_DIGEST", "InstalledRuntime", "Step", "next_step", "read_manifest", "renewal"]
+__all__ = ["MANIFEST_DIGEST", "InstalledRuntime", "Step", "next_step", "read_manifest"]
 
 MANIFEST_DIGEST: Final = f"{GROUP}/manifest-digest"
 """Annotation with the digest of the manifest that was applied last."""
@@ -74,22 +74,3 @@ def next_step(runtime: InstalledRuntime, stored: dict[str, Any] | None) -> Step:
     if applied == runtime.digest or metadata.get("deletionTimestamp") is not None:
         return "nothing"
     return "renew"
-
-
-def renewal(runtime: InstalledRuntime, stored: dict[str, Any]) -> dict[str, Any]:
-    """Return the merge patch that makes the stored spec that of the manifest.
-
-    Fields that were added by hand go too, which an apply would leave to whoever added them. What the API server had
-    filled in it fills in again.
-    """
-    spec, metadata = runtime.manifest.get("spec") or {}, runtime.manifest["metadata"]
-    marks = {key: metadata[key] for key in ("labels", "annotations") if key in metadata}
-    return {"metadata": marks, "spec": _replaced(stored.get("spec") or {}, spec)}
-
-
-def _replaced(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    patch: dict[str, Any] = {key: None for key in stored if key not in wanted}
-    for key, value in wanted.items():
-        before = stored.get(key)
-        patch[key] = _replaced(before, value) if isinstance(before, dict) and isinstance(value, dict) else value
-    return patch

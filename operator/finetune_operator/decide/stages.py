@@ -70,7 +70,6 @@ def has_begun(stages: Iterable[StageStatus]) -> bool:
 
 def has_started(stage: StageStatus, child: ChildView, pods: Iterable[PodView]) -> bool:
     """Tell whether a pod of the stage's child has ever started."""
-    pods = tuple(pods)
     return stage.state == "Running" or pods_have_started(child, pods)
 
 

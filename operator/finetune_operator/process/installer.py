@@ -12,6 +12,7 @@ import logging
 from contextlib import suppress
 from typing import Final
 
+from finetune_operator.cluster.patches import merge_patch
 from finetune_operator.cluster.protocol import (
     ClusterError,
     ClusterGateway,
@@ -20,8 +21,8 @@ from finetune_operator.cluster.protocol import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.cluster.views import as_text, metadata
-from finetune_operator.decide.installation import InstalledRuntime, next_step, renewal
+from finetune_operator.cluster.views import as_dict, as_text, metadata
+from finetune_operator.decide.installation import InstalledRuntime, next_step
 
 __all__ = ["Installer"]
 
@@ -97,7 +98,7 @@ class Installer:
             await self._gateway.apply_runtime(name, self._runtime.manifest)
         elif step == "renew" and stored is not None:
             version = as_text(metadata(stored).get("resourceVersion")) or ""
-            await self._gateway.patch_runtime(name, resource_version=version, patch=renewal(self._runtime, stored))
+            await self._gateway.patch_runtime(name, resource_version=version, patch=self._renewal(stored))
         if step in ("create", "renew"):
             log.info("FineTuneRuntime %s was applied", name, extra={"event": "RuntimeApplied"})
         if step == "foreign" and not self._told_foreign:
@@ -108,6 +109,16 @@ class Installer:
                 extra={"event": "RuntimeForeign"},
             )
         self._told_foreign = step == "foreign"
+
+    def _renewal(self, stored: Raw) -> Raw:
+        """Return the merge patch that makes the stored spec that of the manifest.
+
+        Fields that were added by hand go too, which an apply would leave to whoever added them. What the API server had
+        filled in it fills in again.
+        """
+        wanted = self._runtime.manifest
+        marks = {key: wanted["metadata"][key] for key in ("labels", "annotations") if key in wanted["metadata"]}
+        return {"metadata": marks, "spec": merge_patch(as_dict(stored.get("spec")), as_dict(wanted.get("spec")))}
 
     async def _stored(self) -> Raw | None:
         try:

@@ -9,6 +9,7 @@ from tests.support.simulation import Simulation
 from tests.unit.operator.decide.kit import SPEC, running
 
 QUOTA = 'jobs.batch "x" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1, used: 2, limited: 2'
+UNCOUNTED = 'pods "x" is forbidden: status unknown for quota: gpus, resources: requests.nvidia.com/gpu'
 WEBHOOK = (
     'The API server answers 500: Internal error occurred: failed calling webhook "policy.example.com": failed to call '
     'webhook: Post "https://policy.ns.svc:443/validate": no endpoints available for service "policy"'
@@ -16,6 +17,7 @@ WEBHOOK = (
 POLICY = 'jobs.batch "x" is forbidden: ValidatingAdmissionPolicy "no-gpus" denied request: not here'
 FAULTS = {
     "a full quota": (QUOTA, "QuotaExceeded"),
+    "a quota that is not counted yet": (UNCOUNTED, "QuotaExceeded"),
     "a webhook without endpoints": (WEBHOOK, "ControlPlaneFault"),
     "an internal error": ("The API server answers 500: Internal error occurred: x", "ControlPlaneFault"),
     "a time-out": ("The API server answers 504: Timeout: request did not complete", "ControlPlaneFault"),

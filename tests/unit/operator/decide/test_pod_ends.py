@@ -154,3 +154,11 @@ def test_a_pod_was_turned_away_only_if_no_container_of_it_can_have_run(pod: dict
     (view,) = running().change_pod("train", phase="Failed", **{"node": "node-1", **pod}).pods.values()
     assert view.turned_away is away
     assert view.started is not away
+
+
+def test_what_a_node_lacks_for_a_pod_is_told_with_its_words() -> None:
+    life = Simulation(b.job(b.cpu_spec(backoffLimit=0)), runtime=b.runtime()).settle()
+    words = "Node didn't have enough resource: nvidia.com/gpu, requested: 1, used: 1, capacity: 1"
+    life.change_pod("train", phase="Failed", reason="OutOfnvidia.com/gpu", message=words, node="node-1")
+    life.change_child("train", active=0, failed=1).fails("train", "BackoffLimitExceeded").settle(1)
+    assert "away (OutOfnvidia.com/gpu): Node didn't have enough resource" in life.condition("Succeeded")["message"]
