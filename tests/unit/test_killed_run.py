@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.guard import ending_with_us
+
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
 import subprocess, time
@@ -46,3 +48,10 @@ def test_the_servers_of_a_killed_run_end_with_it(tmp_path: Path, number: signal.
     while alive(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(pid)
+
+
+def test_a_server_whose_run_died_before_it_had_begun_does_not_begin() -> None:
+    command = [*ending_with_us(), "echo", "began"]
+    from_another = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])", *command]
+    assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"began\n"
+    assert subprocess.run(from_another, stdout=subprocess.PIPE, check=True).stdout == b""
