@@ -23,7 +23,7 @@ from finetune_trainer.model.load import load_model
 from finetune_trainer.model.lora import add_lora
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from finetune_trainer.training import beginning
-from finetune_trainer.training.loop import LIMITS, train
+from finetune_trainer.training.loop import default_limits, train
 from finetune_trainer.training.observer import LogEntry, Silent
 from finetune_trainer.training.plan import Hyperparameters, steps
 
@@ -86,7 +86,7 @@ def main() -> None:
     )
     if not order.settings.get("shared", True):
         beginning.SHARED_SHARE = 2.0  # type: ignore[misc]  # never worth it
-    limits = LIMITS["cpu", precision]
+    limits = default_limits(loaded, parameters)
     if "tokens" in order.settings:
         limits = dataclasses.replace(limits, tokens=int(order.settings["tokens"]))
     lengths = np.diff(rows.offsets)

@@ -101,7 +101,7 @@ def axes(library: str, step: Step) -> tuple[tuple[Settings, ...], ...]:
     """Return the changes to try, one group after the other."""
     batch = step.rows
     if library == "ours":
-        return (tuple({"tokens": n} for n in (512, 1024, 2048)),)
+        return (tuple({"tokens": n} for n in (256, 512, 1024, 2048)),)
     if library == "trainer":
         return (({"attention": "sdpa"}, {"attention": "eager"}),)
     precisions: tuple[Settings, ...] = ({"precision": "bfloat16"}, {"precision": "autocast"})

@@ -58,7 +58,7 @@ from finetune_trainer.training.state import (
     TrainingStopped,
 )
 
-__all__ = ["train"]
+__all__ = ["default_limits", "train"]
 
 MAX_NORM: Final = 1.0
 LIMITS: Final = {
@@ -70,8 +70,17 @@ LIMITS: Final = {
 """By device and precision. On a CPU a batch that fills the processor gains nothing by growing, and its activations are
 most of the memory; what a batch costs by itself is the way of all gradients through memory, which weighs more the
 faster the products are."""
+ADAPTER_LIMITS: Final = {**LIMITS, ("cpu", "Float32"): BatchLimits(tokens=512, labels=256, overhead=64)}
+"""The same where only adapters are trained: their products are too thin to fill a processor with 256 tokens, and no
+gradient of the base takes the memory."""
 LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
 """Steps between two looks at the device; on a CPU looking is free."""
+
+
+def default_limits(loaded: LoadedModel, parameters: Hyperparameters) -> BatchLimits:
+    """Return the largest micro-batches that a job takes by itself."""
+    by_place = ADAPTER_LIMITS if parameters.method == "LoRA" else LIMITS
+    return by_place[loaded.device.type, loaded.precision]
 
 
 def train(
@@ -115,7 +124,7 @@ def train(
             prepared,
             parameters,
             observer=observer or Silent(),
-            limits=limits or LIMITS[loaded.device.type, loaded.precision],
+            limits=limits or default_limits(loaded, parameters),
             checkpointer=checkpointer or NoCheckpoints(),
         )
         if state is not None:
