@@ -65,8 +65,8 @@ bench-start: $(VENV) ## From apply to the first forward pass on the development 
 	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3)
 bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Speed and memory of the training loop against TRL (METHOD=LoRA, BATCH=4, TUNE=1)
 	@$(PY) -m benchmarks.trainer_bench --method $(or $(METHOD),Full) --batch $(or $(BATCH),4) $(if $(TUNE),--tune)
-bench-memory: $(VENV) ## Memory and speed of preparing 1 GB, and of scoring 100,000 rows (MB=1000 ROWS=100000)
-	@$(PY) -m benchmarks.memory_bench --megabytes $(or $(MB),1000) --rows $(or $(ROWS),100000)
+bench-memory: $(VENV) ## Memory and speed of preparing 1 GB, and of scoring 100,000 rows (MB=1000 ROWS=100000 FORMAT=parquet)
+	@$(PY) -m benchmarks.memory_bench --megabytes $(or $(MB),1000) --rows $(or $(ROWS),100000) --format $(or $(FORMAT),jsonl)
 
 # TRL never enters the product's environment.
 benchmarks/.venv-trl/.complete: $(VENV) benchmarks/requirements-trl.txt

@@ -124,17 +124,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the dataset (default: 1000)")
     parser.add_argument("--rows", type=int, default=100_000, help="test rows to score (default: 100000)")
+    parser.add_argument("--format", choices=("jsonl", "parquet"), default="jsonl", help="of the dataset")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as scratch:
         folder = Path(scratch)
         # In a process of its own: a process begins with the memory mark of the one that starts it.
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.memory_bench.rows", str(folder), str(arguments.megabytes)],
+            [
+                sys.executable,
+                "-m",
+                "benchmarks.memory_bench.rows",
+                str(folder),
+                str(arguments.megabytes),
+                arguments.format,
+            ],
             cwd=ROOT,
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        size = (folder / "rows.jsonl").stat().st_size
+        size = (folder / f"rows.{arguments.format}").stat().st_size
         begin = time.monotonic()
         watched = run([sys.executable, "-m", "benchmarks.memory_bench.stage", str(folder)], folder / "log")
         seconds = time.monotonic() - begin
@@ -147,6 +155,7 @@ def main() -> None:
         "peak_mib": round(watched.peak),
         "private_peak_mib": round(watched.private),
         "worker_peak_mib": round(watched.children),
+        "format": arguments.format,
         "file_mib": round(size / 2**20),
         "rows": rows,
         "train_tokens": dataset["tokens"],
@@ -161,7 +170,7 @@ def main() -> None:
     text = table(
         ["prepare stage", "value"],
         [
-            ["dataset", f"{figures['file_mib']} MiB, {rows} rows"],
+            ["dataset", f"{figures['file_mib']} MiB of {arguments.format}, {rows} rows"],
             ["peak resident memory", f"{figures['peak_mib']} MiB"],
             ["  of it private (sampled)", f"{figures['private_peak_mib']} MiB"],
             ["peak of the template worker", f"{figures['worker_peak_mib']} MiB"],
@@ -180,7 +189,7 @@ def main() -> None:
             ["time", f"{scored['seconds']} s, {scored['rows_per_second']} rows a second"],
         ],
     )
-    finish("memory", figures, text)
+    finish("memory" if arguments.format == "jsonl" else f"memory-{arguments.format}", figures, text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Makes the memory benchmark's inputs: a large JSON Lines file of support messages, and a small tokenizer for it.
+"""Makes the memory benchmark's inputs: a large file of support messages, and a small tokenizer for it.
 
-    python -m benchmarks.memory_bench.rows FOLDER MEGABYTES
+    python -m benchmarks.memory_bench.rows FOLDER MEGABYTES [parquet]
 
 Run as a process of its own, so that the measuring process stays small. The same bytes every time: sentences are put
 together from a fixed vocabulary, so words repeat as they do in a language, and every row is another one.
@@ -17,11 +17,13 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+from pyarrow import parquet
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["LABELS", "make_tokenizer", "rows", "write_rows"]
+__all__ = ["LABELS", "make_tokenizer", "rows", "write_parquet", "write_rows"]
 
 SEED: Final = 20261123
 LABELS: Final = ("billing", "card", "cash", "exchange", "limit", "login", "pin", "refund", "shipping", "top-up")
@@ -29,6 +31,8 @@ _WORDS: Final = 6000
 _SENTENCES: Final = 20_000
 _SYLLABLES: Final = tuple(re.findall("..", "bacadefigohainkalemonaorpequrisotaunvewiyazoexalentherst"))
 _VOCABULARY: Final = 4096
+_GROUP: Final = 100_000
+"""Rows of a row group; some writers make groups of a million, as large as the memory allows."""
 
 
 def _sentences(source: random.Random) -> list[str]:
@@ -65,6 +69,17 @@ def write_rows(path: Path, *, size: int) -> int:
     raise AssertionError("rows never end")
 
 
+def write_parquet(path: Path, *, size: int) -> None:
+    """Write the same rows as Parquet, uncompressed, until their texts have ``size`` bytes."""
+    written = 0
+    source = rows()
+    with parquet.ParquetWriter(path, pa.schema(dict.fromkeys(("id", "text", "label"), pa.string())), "none") as file:
+        while written < size:
+            group = list(islice(source, _GROUP))
+            written += sum(len(row["text"]) for row in group)
+            file.write_table(pa.Table.from_pylist(group), row_group_size=_GROUP)
+
+
 def make_tokenizer(folder: Path) -> None:
     """Train a byte-level BPE of a few thousand tokens on the first rows; stored as a model folder without weights."""
     bpe = Tokenizer(models.BPE())
@@ -84,11 +99,14 @@ def make_tokenizer(folder: Path) -> None:
 
 
 def main() -> None:
-    """Write ``rows.jsonl`` and ``model/``, and print the number of rows."""
-    folder, megabytes = Path(sys.argv[1]), int(sys.argv[2])
+    """Write ``rows.jsonl`` or ``rows.parquet``, and ``model/``."""
+    folder, size = Path(sys.argv[1]), int(sys.argv[2]) * 10**6
     (folder / "model").mkdir(parents=True, exist_ok=True)
     make_tokenizer(folder / "model")
-    print(write_rows(folder / "rows.jsonl", size=megabytes * 10**6))
+    if sys.argv[3:] == ["parquet"]:
+        write_parquet(folder / "rows.parquet", size=size)
+    else:
+        write_rows(folder / "rows.jsonl", size=size)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def stage_input(folder: Path) -> StageInput:
     spec = {
         "model": {"uri": f"file://{folder}/model/"},
         "dataset": {
-            "uri": f"file://{folder}/rows.jsonl",
+            "uri": f"file://{next(folder.glob('rows.*'))}",
             "template": {"name": "topic"},
             "split": {"stratifyBy": "label"},
         },

@@ -13,10 +13,42 @@ from pydantic import Field
 from finetune_api.base import Rule, SecretRef, SpecModel, not_yet
 from finetune_api.uris import DOT_SEGMENT, S3_URI
 
-__all__ = ["BadRows", "Dataset", "DatasetFiles", "InlineTemplate", "Percents", "Split", "Template", "Uri", "uri_rule"]
+__all__ = [
+    "BadRows",
+    "Dataset",
+    "DatasetFiles",
+    "Encoding",
+    "InlineTemplate",
+    "Percents",
+    "Split",
+    "Template",
+    "Uri",
+    "uri_rule",
+]
 
 Uri = Annotated[str, Field(min_length=6, max_length=1024)]
 _ROWS: Final = "s3://bucket/rows.jsonl"
+Encoding = Literal[
+    "UTF-8",
+    "UTF-16",
+    "UTF-16LE",
+    "UTF-16BE",
+    "UTF-32",
+    "Windows-1250",
+    "Windows-1251",
+    "Windows-1252",
+    "Windows-1254",
+    "ISO-8859-1",
+    "ISO-8859-2",
+    "ISO-8859-15",
+    "KOI8-R",
+    "Shift_JIS",
+    "EUC-JP",
+    "EUC-KR",
+    "GB18030",
+    "Big5",
+]
+"""Names of the IANA registry that Python knows too."""
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 
 
@@ -231,21 +263,17 @@ class Dataset(SpecModel):
             check=lambda d: not (d.files and d.files.validation) or d.percents.validation == 0,
             field="split.validationPercent",
         ),
-        not_yet(
-            "self.format in ['Auto', 'Jsonl', 'Csv', 'Tsv']",
-            "dataset.format other than Auto, Jsonl, Csv and Tsv",
-            lambda d: d.format in ("Auto", "Jsonl", "Csv", "Tsv"),
-            field="format",
-            mend="convert the file to JSON lines or CSV",
-        ),
     )
 
     uri: Uri | None = Field(None, description="One file with all rows, for example s3://bucket/rows.jsonl.")
     files: DatasetFiles | None = Field(None, description="Files for data that is split already.")
     format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] = Field(
         "Auto",
-        description="Auto goes by the ending of the URI: .jsonl, .csv, .tsv. Json, Parquet and Arrow are refused by "
-        "this version.",
+        description="Auto goes by the ending of the URI: .jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather, each "
+        "also with .gz or .zst behind it.",
+    )
+    encoding: Encoding | None = Field(
+        None, description="Of the text in the files. Absent: UTF-8, or what a byte order mark says."
     )
     credentials_ref: SecretRef | None = Field(
         None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for reading the rows."

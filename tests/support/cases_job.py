@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from finetune_api.dataset import Encoding
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 
 __all__ = ["JOB_CASES"]
@@ -104,10 +105,8 @@ def _dataset() -> Iterator[Case]:
         files | {"dataset.files.validation": rows} | given,
         "dataset.split.validationPercent must be absent or 0 with dataset.files.validation",
     )
-    yield from JOB.choice("dataset.format", "Auto", "Jsonl", "Csv", "Tsv", also=["Json", "Parquet", "Arrow"])
-    for value in ("Json", "Parquet", "Arrow"):
-        message = not_yet("dataset.format other than Auto, Jsonl, Csv and Tsv", "convert the file to JSON lines or CSV")
-        yield JOB.no("dataset.format", f"format {value}", {"dataset.format": value}, message)
+    yield from JOB.choice("dataset.format", "Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow")
+    yield from JOB.choice("dataset.encoding", *get_args(Encoding))
     yield from JOB.name("dataset.credentialsRef.name")
     yield JOB.no(
         "dataset.credentialsRef.name", "dataset.credentialsRef without name", {"dataset.credentialsRef": {}}, "equired"

@@ -97,6 +97,21 @@ def test_a_long_conversation_loses_its_oldest_turns_first(chat: PreTrainedTokeni
     assert (result.prompt, result.truncated) == (expected.prompt, True)
 
 
+def test_a_greeting_goes_before_the_question_that_follows_it(chat: PreTrainedTokenizerFast) -> None:
+    turns = [Message(("assistant", "user")[i % 2], f"turn {i}: the film was great") for i in range(4)]
+    whole = encode(Encoder(chat, max_length=4000), tuple(turns), "ok")
+    result = encode(Encoder(chat, max_length=len(ids_of(whole)) - 1), tuple(turns), "ok")
+    expected = encode(Encoder(chat, max_length=4000), tuple(turns[1:]), "ok")
+    assert (result.prompt, result.truncated) == (expected.prompt, True)
+
+
+def test_of_a_greeting_and_a_long_question_the_question_is_left(chat: PreTrainedTokenizerFast) -> None:
+    turns = (Message("assistant", "Hello"), Message("user", "c " * 99))
+    result = encode(Encoder(chat, max_length=60), turns, "ok")
+    assert len(ids_of(result)) == 60
+    assert "Hello" not in decode(chat, result.prompt)
+
+
 def test_a_conversation_with_one_long_turn_loses_the_middle_of_its_text_and_keeps_the_system_turn(
     chat: PreTrainedTokenizerFast,
 ) -> None:

@@ -1,27 +1,33 @@
-"""Reads a dataset file row by row: JSON Lines, CSV or TSV, from a local path, as a stream.
+"""Reads a dataset file row by row, from a local path, as a stream: JSON, CSV, TSV, Parquet or Arrow.
 
-The first half of prepare; ``table.py`` and the templates take it from here. Written here rather than left to a library
-because a bad row must be named by its line, and must not end the reading. ``source.py`` below says what a file is;
-CSV and TSV have their own module, ``separated.py``.
+The first half of prepare; ``table.py`` and the templates take it from here. JSON Lines are read here rather than by a
+library because a bad row must be named by its line, and must not end the reading; the other formats have modules of
+their own. ``source.py`` below says what a file is.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 from finetune_api.reasons import Reason
+from finetune_trainer.data.columnar import read_columnar
+from finetune_trainer.data.json_text import Shape, objects_of
+from finetune_trainer.data.opened import numbered_lines
 from finetune_trainer.data.separated import read_separated
-from finetune_trainer.data.source import BadRow, Row, Source, has_surrogate, look_at, numbered_lines, too_long
+from finetune_trainer.data.source import BadRow, Row, Source, has_surrogate, look_at, too_long
 from finetune_trainer.errors import StageError
 
 __all__ = ["BadRow", "Row", "Source", "look_at", "read_rows"]
 
-_ONE_A_LINE: Final = "write one object a line (JSON Lines)"
-_ARRAY: Final = re.compile(rb"\[\s*(\{|$)")
+_ONE_A_LINE: Final = "write one object a line"
+_HOLDS: Final = {
+    "Jsonl": "one JSON object a line",
+    "Json": "an array of objects",
+    "Csv": "a header and the rows below it",
+}
 
 
 def read_rows(source: Source) -> Iterator[Row | BadRow]:
@@ -35,56 +41,53 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
     Raises
     ------
     StageError
-        DatasetInvalid: nothing in the file, no usable header, a quote that swallows rows, or not a file of this format
-        at all.
+        DatasetInvalid: nothing in the file, no usable header, a quote that swallows rows, a damaged file, or not a file
+        of this format at all.
     """
     empty = True
-    for row in _json_lines(source) if source.format == "Jsonl" else read_separated(source):
+    for row in _rows(source):
         empty = False
         yield row
     if empty:
-        needs = "one JSON object a line" if source.format == "Jsonl" else "a header and the rows below it"
+        needs = _HOLDS.get(source.format, "a row at least" if source.is_columnar else _HOLDS["Csv"])
         raise StageError(
             Reason.DATASET_INVALID, f"{source.name} has no rows; a {source.format} file holds {needs}", tells_mend=True
         )
 
 
+def _rows(source: Source) -> Iterator[Row | BadRow]:
+    if source.is_columnar:
+        return read_columnar(source)
+    if source.shape is None:
+        return read_separated(source)
+    return _json_lines(source) if source.shape is Shape.LINES else _json_values(source, source.shape)
+
+
 def _json_lines(source: Source) -> Iterator[Row | BadRow]:
-    first = True
-    with source.path.open("rb") as file:
+    with source.text() as file:
         for number, line in numbered_lines(file):
             if line is None:
                 yield BadRow(number, too_long())
                 continue
             line = line.strip()
-            if not line:
-                continue
-            if first:
-                _check_first(line, source.name)
-            first = False
-            yield _json_row(number, line)
+            if line:
+                yield _json_row(number, line, source)
 
 
-def _check_first(line: bytes, name: str) -> None:
-    """Refuse what is JSON but not JSON Lines by the line that it begins with."""
-    if _ARRAY.match(line):
-        raise StageError(
-            Reason.DATASET_INVALID,
-            f"{name} is a JSON array; {_ONE_A_LINE}, without brackets around and commas between them",
-            tells_mend=True,
-        )
-    if line == b"{":
-        raise StageError(
-            Reason.DATASET_INVALID, f"the objects of {name} stand over several lines; {_ONE_A_LINE}", tells_mend=True
-        )
+def _json_values(source: Source, shape: Shape) -> Iterator[Row | BadRow]:
+    with source.text() as file:
+        for number, text in objects_of(file, shape, source.name):
+            yield _json_row(number, text.encode(errors="surrogateescape"), source)
 
 
-def _json_row(number: int, line: bytes) -> Row | BadRow:
+def _json_row(number: int, line: bytes, source: Source) -> Row | BadRow:
+    text = ""
     try:
-        text = line.decode()
+        # Whoever writes an array by hand ends lines in commas.
+        text = line.decode().removesuffix(",")
         return Row(number, _json_object(text), len(line))
     except UnicodeDecodeError as e:
-        return BadRow(number, f"not UTF-8 at byte {e.start + 1} of the line")
+        return BadRow(number, f"{source.not_text()} at byte {e.start + 1} of the line")
     except json.JSONDecodeError as e:
         return BadRow(number, _not_json(text, e))
     except RecursionError:
@@ -96,8 +99,7 @@ def _json_row(number: int, line: bytes) -> Row | BadRow:
 def _not_json(text: str, error: json.JSONDecodeError) -> str:
     rest = text[error.pos :].lstrip()
     if error.msg == "Extra data" and rest.startswith(("{", ",")):
-        what = "a comma" if rest == "," else "more"
-        return f"{what} after the object at column {error.colno}; {_ONE_A_LINE} with nothing between them"
+        return f"more after the object at column {error.colno}; {_ONE_A_LINE} with nothing between them"
     if not rest and text.startswith("{"):
         return f"not JSON: the line ends inside the object ({error.msg} at column {error.colno}); {_ONE_A_LINE}"
     return f"not JSON: {error.msg} at column {error.colno}"

@@ -10,17 +10,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from finetune_api.reasons import Reason
-from finetune_trainer.data import source as files
-from finetune_trainer.data.source import BadRow, Row, Source, has_surrogate, text_lines
+from finetune_trainer.data import opened as files
+from finetune_trainer.data.delimiters import DELIMITERS, is_excel_mark
+from finetune_trainer.data.opened import text_lines
+from finetune_trainer.data.source import BadRow, Row, Source, has_surrogate, too_long
 from finetune_trainer.data.tsv_quotes import QuoteMarks
 from finetune_trainer.errors import StageError
 
+if TYPE_CHECKING:
+    from _csv import Reader as _Reader
+
 __all__ = ["lacks_first_name", "read_separated"]
 
-_OTHER_DELIMITERS: Final = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 _CLOSE_IT: Final = "close it, or write a quote inside a quoted cell twice"
 
 
@@ -34,9 +38,12 @@ def read_separated(source: Source) -> Iterator[Row | BadRow]:
     """
     csv.field_size_limit(files.MAX_RECORD_BYTES)
     _check_not_json(source)
-    lines = _Lines(text_lines(source.path))
-    delimiter = files.DELIMITERS[source.format]
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=_quoting(source))
+    with source.text() as file:
+        yield from _table_rows(source, _Lines(text_lines(file)))
+
+
+def _table_rows(source: Source, lines: _Lines) -> Iterator[Row | BadRow]:
+    reader = _reader(source, lines)
     table: _Table | None = None
     while True:
         number = reader.line_num + 1
@@ -50,10 +57,10 @@ def read_separated(source: Source) -> Iterator[Row | BadRow]:
                 raise _bad_header(source, lines.taken, e) from e
             yield table.not_a_row(number, lines.taken, e)
             continue
-        if fields in ([], [""]):
+        if fields in ([], [""]) or (table is None and is_excel_mark(lines.taken[0])):
             continue
         if table is None:
-            table = _Table(source, delimiter, _checked_header(fields, source, lines.taken))
+            table = _Table(source, _checked_header(fields, source, lines.taken))
         else:
             yield table.row(number, fields, lines.taken)
     if table is not None:
@@ -62,17 +69,18 @@ def read_separated(source: Source) -> Iterator[Row | BadRow]:
 
 def lacks_first_name(source: Source) -> bool:
     """Whether the first column of a CSV or TSV file has no name, so that it is left out."""
-    lines, delimiter = text_lines(source.path), files.DELIMITERS[source.format]
-    reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=_quoting(source))
-    try:
-        fields = next((f for f in reader if f not in ([], [""])), [])
-    except csv.Error:  # the reading says what is wrong
-        return False
+    with source.text() as file:
+        lines = (line for line in text_lines(file) if not is_excel_mark(line))
+        try:
+            fields = next((f for f in _reader(source, lines) if f not in ([], [""])), [])
+        except csv.Error:  # the reading says what is wrong
+            return False
     return len(fields) > 1 and not fields[0].strip()
 
 
-def _quoting(source: Source) -> Literal[0, 3]:
-    return csv.QUOTE_MINIMAL if source.marks is QuoteMarks.QUOTING else csv.QUOTE_NONE
+def _reader(source: Source, lines: Iterable[str]) -> _Reader:
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if source.marks is QuoteMarks.QUOTING else csv.QUOTE_NONE
+    return csv.reader(lines, delimiter=source.delimiter, strict=True, quoting=quoting)
 
 
 class _Lines:
@@ -96,8 +104,8 @@ class _Table:
     _SURE: Final = 8
     """So many rows in a row inside one cell are no text that happens to look like them."""
 
-    def __init__(self, source: Source, delimiter: str, header: list[str]) -> None:
-        self._source, self._delimiter, self._header = source, delimiter, header
+    def __init__(self, source: Source, header: list[str]) -> None:
+        self._source, self._delimiter, self._header = source, source.delimiter, header
         self._over_lines = self._swallowing = 0
         self._first: StageError | None = None
 
@@ -106,7 +114,7 @@ class _Table:
         if len(lines) > 1:
             self._look_inside(number, lines)
         if any(has_surrogate(f) for f in fields):
-            return BadRow(number, f"not UTF-8, or {files.too_long()}")
+            return BadRow(number, f"{self._source.not_text()}, or {too_long()}")
         if len(fields) != len(self._header):
             why = f"{len(fields)} fields where the header has {len(self._header)}"
             return BadRow(number, why + self._about_marks(lines))
@@ -229,7 +237,7 @@ def _checked_header(fields: list[str], source: Source, lines: Sequence[str]) -> 
     if len(lines) > 1:
         raise _bad_header(source, lines, csv.Error())
     if any(has_surrogate(n) for n in names):
-        raise _refused(f"the header of {source.name} is not UTF-8; store the file as UTF-8")
+        raise _refused(f"the header of {source.name} is {source.not_text()}; store the file as UTF-8")
     if len(names) == 1:
         _check_delimiter(names[0], source)
     unnamed = [n for n, name in enumerate(names, start=1) if not name and (n > 1 or len(names) == 1)]
@@ -244,26 +252,20 @@ def _checked_header(fields: list[str], source: Source, lines: Sequence[str]) -> 
 
 
 def _check_delimiter(header: str, source: Source) -> None:
-    """Refuse a header of one column that holds what parts columns elsewhere."""
-    own = files.DELIMITERS[source.format]
-    for delimiter, words in _OTHER_DELIMITERS.items():
-        if delimiter in header and delimiter != own:
-            format_ = {"\t": "Tsv", ",": "Csv"}.get(delimiter)
-            mend = (
-                f"set dataset.format to {format_}"
-                if format_
-                else "store it with commas, with tabs as TSV, or as JSON Lines"
-            )
-            shown = header if len(header) <= 60 else header[:57] + "..."
-            raise _refused(
-                f"the header of {source.name}, {shown!r}, is one column: it is parted by {words}, and {source.format} "
-                f"by {_OTHER_DELIMITERS[own]}; {mend}"
-            )
+    """Refuse a header of one column that holds what parts columns elsewhere, and did not fit the rows here."""
+    inside = next((words for delimiter, words in DELIMITERS.items() if delimiter in header), None)
+    if inside is not None:
+        shown = header if len(header) <= 60 else header[:57] + "..."
+        raise _refused(
+            f"the header of {source.name}, {shown!r}, is one column, though it holds {inside}: the rows below are not "
+            f"parted by {inside} in the same way; mend the rows, or take the {inside} out of the header"
+        )
 
 
 def _check_not_json(source: Source) -> None:
     """Refuse JSON Lines under another ending: as a header, an object's pieces would be columns."""
-    first = next((line for line in text_lines(source.path) if line.strip()), "")
+    with source.text() as file:
+        first = next((line for line in text_lines(file) if line.strip()), "")
     if not first.lstrip().startswith("{"):
         return
     try:

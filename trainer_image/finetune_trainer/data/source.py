@@ -1,26 +1,33 @@
-"""A dataset file before its rows are read: what the user calls it, which format it is in, whether its cells are quoted.
+"""A dataset file before its rows are read: what the user calls it, its format, packing, encoding and delimiter.
 
-Below ``readers.py``. What is no text at all (an archive, a workbook, a web page) is told here by its first bytes, since
-further on it would only be thousands of bad rows.
+Below ``readers.py``. What holds no rows at all (an archive, a workbook, a web page) is told here by its first bytes,
+since further on it would only be thousands of bad rows.
 """
 
 from __future__ import annotations
 
 import csv
 import re
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, get_args
 from urllib.parse import urlsplit
 
+from finetune_api.dataset import Dataset, Encoding
 from finetune_api.reasons import Reason
+from finetune_trainer.data import opened as files
+from finetune_trainer.data.delimiters import find_delimiter
+from finetune_trainer.data.encodings import guess, is_utf8, marked
+from finetune_trainer.data.json_text import Shape, shape_of
+from finetune_trainer.data.opened import Packing, opened, packing_of, text_lines, unpacked
 from finetune_trainer.data.tsv_quotes import QuoteMarks, judge_quotes
 from finetune_trainer.errors import StageError
 
 __all__ = [
-    "DELIMITERS",
-    "MAX_RECORD_BYTES",
+    "OWN_DELIMITER",
     "BadRow",
     "Format",
     "Row",
@@ -28,38 +35,42 @@ __all__ = [
     "file_name",
     "has_surrogate",
     "look_at",
-    "numbered_lines",
     "resolve_format",
-    "text_lines",
     "too_long",
 ]
 
-Format = Literal["Jsonl", "Csv", "Tsv"]
+Format = Literal["Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"]
 
-MAX_RECORD_BYTES: Final = 16 * 2**20
-"""A longer line is a bad row; without a bound a file without line ends would fill the memory."""
-DELIMITERS: Final[dict[str, str]] = {"Csv": ",", "Tsv": "\t"}
+OWN_DELIMITER: Final[dict[str, str]] = {"Csv": ",", "Tsv": "\t"}
+"""What a format's name says; :func:`~finetune_trainer.data.delimiters.find_delimiter` may find another."""
 
-_ENDINGS: Final[dict[str, Format]] = {".jsonl": "Jsonl", ".ndjson": "Jsonl", ".csv": "Csv", ".tsv": "Tsv"}
-_UTF8_BOM: Final = b"\xef\xbb\xbf"
+_ENDINGS: Final[dict[str, Format]] = {
+    ".jsonl": "Jsonl",
+    ".ndjson": "Jsonl",
+    ".json": "Json",
+    ".csv": "Csv",
+    ".tsv": "Tsv",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".feather": "Arrow",
+}
+_PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
 _HEAD: Final = 512
+_COPIED: Final = 2**20
 _NAME_CHARS: Final = 80
-_UNCOMPRESSED: Final = "store it uncompressed, as JSON Lines, CSV or TSV"
-_TEXT_PLEASE: Final = "store its rows as JSON Lines, CSV or TSV"
-_NO_TEXT: Final = (
-    (b"\x1f\x8b", "compressed with gzip", _UNCOMPRESSED),
-    (b"BZh", "compressed with bzip2", _UNCOMPRESSED),
-    (b"\xfd7zXZ\x00", "compressed with xz", _UNCOMPRESSED),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd", _UNCOMPRESSED),
-    (b"PK\x03\x04", "a zip archive or a workbook of Excel", _TEXT_PLEASE),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook of Excel", _TEXT_PLEASE),
-    (b"PAR1", "a Parquet file", _TEXT_PLEASE),
-    (b"ARROW1", "an Arrow file", _TEXT_PLEASE),
-    (b"SQLite format 3", "an SQLite database", _TEXT_PLEASE),
-    (b"%PDF-", "a PDF file", _TEXT_PLEASE),
-    (b"\xff\xfe", "UTF-16", "store it as UTF-8"),
-    (b"\xfe\xff", "UTF-16", "store it as UTF-8"),
+_ROWS_PLEASE: Final = "store its rows as JSON Lines, CSV, TSV or Parquet"
+_NO_ROWS: Final = (
+    (b"BZh", "compressed with bzip2", "compress it with gzip or zstd, or not at all"),
+    (b"\xfd7zXZ\x00", "compressed with xz", "compress it with gzip or zstd, or not at all"),
+    (b"PK\x03\x04", "a zip archive or a workbook of Excel", _ROWS_PLEASE),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a workbook of Excel", _ROWS_PLEASE),
+    (b"FEA1", "a Feather file of the first version", "write it with the second version (Arrow IPC), or as Parquet"),
+    (b"ORC", "an ORC file", _ROWS_PLEASE),
+    (b"Obj\x01", "an Avro file", _ROWS_PLEASE),
+    (b"SQLite format 3", "an SQLite database", _ROWS_PLEASE),
+    (b"%PDF-", "a PDF file", _ROWS_PLEASE),
 )
+_COLUMNAR: Final[tuple[tuple[bytes, Format], ...]] = ((b"PAR1", "Parquet"), (b"ARROW1", "Arrow"))
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _WEB_PAGE: Final = (b"<!doctype html", b"<html")
 
@@ -91,7 +102,7 @@ class BadRow:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A file of rows.
 
@@ -104,13 +115,50 @@ class Source:
     format
         As declared, or by the ending.
     marks
-        What the quotation marks in it are; CSV is always ``Quoting``.
+        What the quotation marks in a file of tabs are; CSV is always ``Quoting``.
+    packing
+        What it is packed in; unpacked already for Parquet and Arrow, which are not read from front to end.
+    encoding
+        That of its text.
+    seems
+        What the text seems to be where it is not UTF-8, and nobody has said so.
+    delimiter
+        Between the cells of CSV and TSV.
+    shape
+        How the objects of JSON are put together; None for the other formats.
+    choices
+        Those that the job lists.
     """
 
     path: Path
     name: str
     format: Format
-    marks: QuoteMarks
+    marks: QuoteMarks = QuoteMarks.NONE
+    packing: Packing | None = None
+    encoding: Encoding = "UTF-8"
+    seems: Encoding | None = None
+    delimiter: str = ","
+    shape: Shape | None = None
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def is_columnar(self) -> bool:
+        """Whether it is read by column, and so has rows but no lines."""
+        return self.format in ("Parquet", "Arrow")
+
+    @property
+    def unit(self) -> str:
+        """What the number of a row counts."""
+        return "row" if self.is_columnar else "line"
+
+    def text(self) -> AbstractContextManager[BinaryIO]:
+        """Open its text as UTF-8, from the beginning."""
+        return opened(self.path, self.packing, self.encoding, self.name)
+
+    def not_text(self) -> str:
+        """Say what bytes are that can't be decoded."""
+        hint = f" (it seems to be {self.seems}; if so, set dataset.encoding to that)" if self.seems else ""
+        return f"not {self.encoding}{hint}"
 
 
 def file_name(uri: str) -> str:
@@ -119,34 +167,67 @@ def file_name(uri: str) -> str:
     return name if len(name) <= _NAME_CHARS else "..." + name[3 - _NAME_CHARS :]
 
 
-def look_at(path: Path, declared: str = "Auto", name: str | None = None) -> Source:
+def look_at(path: Path, dataset: Dataset | None = None, name: str | None = None) -> Source:
     """Find out what a file is.
 
     Parameters
     ----------
     path
-        A local file in UTF-8; a byte order mark is tolerated.
-    declared
-        ``dataset.format``.
+        A local file. One of columns that is packed is unpacked beside it.
+    dataset
+        Its declared format, encoding and choices; everything is found out without.
     name
         What the user calls it; that of the path if None.
 
     Raises
     ------
     StageError
-        DatasetInvalid: the format can't be told, or it is no text.
+        DatasetInvalid: the format can't be told, or it holds no rows.
     """
     name = name or path.name
-    with path.open("rb") as file:
-        _check_text(file.read(_HEAD), name)
-    kind = resolve_format(path, declared, name)
-    if kind == "Jsonl":
-        return Source(path, name, kind, QuoteMarks.NONE)
-    if kind == "Csv":
-        return Source(path, name, kind, QuoteMarks.QUOTING)
+    packing = packing_of(path)
+    with unpacked(path, packing, name) as file:
+        head = file.read(_HEAD)
+    _check_rows(head, name)
+    kind = _format_of(path, head, dataset.format if dataset else "Auto", name)
+    choices = tuple(dataset.template.choices) if dataset and dataset.template.choices else None
+    if kind in ("Parquet", "Arrow"):
+        return Source(path=_plain_file(path, packing, name), name=name, format=kind, choices=choices)
+    encoding = _encoding_of(head, dataset.encoding if dataset else None)
+    source = Source(path=path, name=name, format=kind, packing=packing, encoding=encoding, choices=choices)
+    source = replace(
+        source, seems=_checked_encoding(source, declared=dataset is not None and dataset.encoding is not None)
+    )
+    if kind in ("Jsonl", "Json"):
+        with source.text() as text:
+            return replace(source, shape=shape_of(text, one_a_line=kind == "Jsonl", name=name))
+    return _separated(source)
+
+
+def _separated(source: Source) -> Source:
+    """Find what parts the cells, and what the quotation marks are."""
     # The bound of the csv module is one for the process; ours is far above its 128 KiB, which texts do reach.
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    return Source(path, name, kind, judge_quotes(lambda: text_lines(path)))
+    csv.field_size_limit(files.MAX_RECORD_BYTES)
+    with source.text() as text:
+        delimiter = find_delimiter(text_lines(text), OWN_DELIMITER[source.format])
+    if delimiter != "\t":
+        return replace(source, delimiter=delimiter, marks=QuoteMarks.QUOTING)
+
+    def lines() -> Iterator[str]:
+        with source.text() as text:
+            yield from text_lines(text)
+
+    return replace(source, delimiter=delimiter, marks=judge_quotes(lines))
+
+
+def _plain_file(path: Path, packing: Packing | None, name: str) -> Path:
+    """Return the file itself, or what is packed in it, unpacked beside it."""
+    if packing is None:
+        return path
+    plain = path.with_name(path.name + ".unpacked")
+    with unpacked(path, packing, name) as packed, plain.open("wb") as file:
+        shutil.copyfileobj(packed, file, _COPIED)
+    return plain
 
 
 def resolve_format(path: Path, declared: str, name: str | None = None) -> Format:
@@ -157,60 +238,78 @@ def resolve_format(path: Path, declared: str, name: str | None = None) -> Format
     StageError
         DatasetInvalid: the ending says nothing.
     """
-    if declared in ("Jsonl", "Csv", "Tsv"):
+    if declared in get_args(Format):
         return declared  # type: ignore[return-value]  # membership was just checked
-    known = _ENDINGS.get(path.suffix.lower())
+    endings = [suffix.lower() for suffix in path.suffixes]
+    if endings and endings[-1] in _PACKED:
+        endings.pop()
+    known = _ENDINGS.get(endings[-1]) if endings else None
     if known is None:
         raise StageError(
             Reason.DATASET_INVALID,
-            f"the ending of {name or path.name!r} does not tell its format; set dataset.format to Jsonl (one JSON "
-            "object a line), Csv or Tsv",
+            f"the ending of {name or path.name!r} does not tell its format; set dataset.format to one of "
+            f"{', '.join(get_args(Format))}",
             tells_mend=True,
         )
     return known
 
 
-def _check_text(head: bytes, name: str) -> None:
-    for magic, what, mend in _NO_TEXT:
+def _format_of(path: Path, head: bytes, declared: str, name: str) -> Format:
+    """Return the format; one that its first bytes tell is told apart from what is declared."""
+    told = next((kind for magic, kind in _COLUMNAR if head.startswith(magic)), None)
+    if told is None:
+        return resolve_format(path, declared, name)
+    if declared not in ("Auto", told):
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{name} is {told}, not {declared}; set dataset.format to {told}, or leave it out",
+            tells_mend=True,
+        )
+    return told
+
+
+def _encoding_of(head: bytes, declared: Encoding | None) -> Encoding:
+    found = marked(head)
+    return declared or found or "UTF-8"
+
+
+def _checked_encoding(source: Source, *, declared: bool) -> Encoding | None:
+    """Return what the text seems to be where it should be UTF-8 and is not.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid: it is UTF-8, and declared as something else: every letter beyond ASCII would be garbled.
+    """
+    if source.encoding == "UTF-8":
+        with source.text() as text:
+            return guess(text)
+    if declared:
+        with unpacked(source.path, source.packing, source.name) as plain:
+            if is_utf8(plain):
+                raise StageError(
+                    Reason.DATASET_INVALID,
+                    f"{source.name} is UTF-8, not {source.encoding}; take dataset.encoding out",
+                    tells_mend=True,
+                )
+    return None
+
+
+def _check_rows(head: bytes, name: str) -> None:
+    for magic, what, mend in _NO_ROWS:
         if head.startswith(magic):
             raise StageError(Reason.DATASET_INVALID, f"{name} is {what}; {mend}", tells_mend=True)
-    if head.removeprefix(_UTF8_BOM).lstrip().lower().startswith(_WEB_PAGE):
+    if head.removeprefix(files.UTF8_BOM).lstrip().lower().startswith(_WEB_PAGE):
         raise StageError(
             Reason.DATASET_INVALID,
             f"{name} is a web page, not rows; give the address of the file itself",
             tells_mend=True,
         )
-    # Text without a mark in front: in UTF-16 every second byte of plain letters is zero.
-    if len(head) >= 4 and b"\0" in head[:4]:
-        raise StageError(
-            Reason.DATASET_INVALID, f"{name} is no UTF-8 text (UTF-16?); store it as UTF-8", tells_mend=True
-        )
-
-
-def numbered_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """Yield (number, line), without a byte order mark; None stands for a line over the bound, which is passed over."""
-    number = 0
-    while line := file.readline(MAX_RECORD_BYTES + 1):
-        number += 1
-        if len(line) <= MAX_RECORD_BYTES:
-            yield number, line.removeprefix(_UTF8_BOM) if number == 1 else line
-            continue
-        while not line.endswith(b"\n") and (line := file.readline(MAX_RECORD_BYTES)):
-            pass
-        yield number, None
-
-
-def text_lines(path: Path) -> Iterator[str]:
-    """Yield lines as text; a line that is too long becomes one lone surrogate, which makes its row a bad one."""
-    with path.open("rb") as file:
-        for _, line in numbered_lines(file):
-            # surrogateescape keeps reading after a bad byte, so that only its own row is lost.
-            yield "\udcff\n" if line is None else line.decode(errors="surrogateescape")
 
 
 def too_long() -> str:
     """Why a line over the bound is a bad row."""
-    return f"longer than {MAX_RECORD_BYTES} bytes"
+    return f"longer than {files.MAX_RECORD_BYTES} bytes"
 
 
 def has_surrogate(text: str) -> bool:

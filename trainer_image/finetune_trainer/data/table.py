@@ -16,10 +16,12 @@ from typing import Any, Final
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.delimiters import DELIMITERS
+from finetune_trainer.data.json_text import Shape
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.readers import BadRow, Row, Source, look_at, read_rows
 from finetune_trainer.data.separated import lacks_first_name
-from finetune_trainer.data.source import file_name
+from finetune_trainer.data.source import OWN_DELIMITER, file_name
 from finetune_trainer.data.tsv_quotes import QuoteMarks
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
@@ -96,7 +98,7 @@ def _read(
     done = 0
     for part, source in files:
         for row in read_rows(source):
-            yield part, f"{source.name} line {row.number}", row
+            yield part, f"{source.name} {source.unit} {row.number}", row
             done += 1
             if done % _PROGRESS_ROWS == 0:
                 progress(done, total)
@@ -165,14 +167,28 @@ def _sources(files: Mapping[str, Path], dataset: Dataset) -> tuple[tuple[Part, S
         if key not in files:
             continue
         name = names[key]
-        source = look_at(files[key], dataset.format, name)
-        if source.marks is not QuoteMarks.NONE and source.format == "Tsv":
-            _log.info("the quotation marks in %s are read as %s", name, source.marks.value)
-        if source.format != "Jsonl" and lacks_first_name(source):
-            _log.info("the first column of %s has no name and is left out", name)
+        source = look_at(files[key], dataset, name)
+        for found in _told(source):
+            _log.info("%s", found)
         twice = list(names.values()).count(name) > 1
         given.append((part, replace(source, name=f"{part} {name}") if twice else source))
     return tuple(given)
+
+
+def _told(source: Source) -> Iterator[str]:
+    """Say what was found out about a file that its user may not know."""
+    if source.encoding != "UTF-8":
+        yield f"{source.name} is read as {source.encoding}"
+    if source.shape not in (None, Shape.LINES):
+        yield f"{source.name} is {source.shape.value}"
+    if source.format not in ("Csv", "Tsv"):
+        return
+    if source.delimiter != OWN_DELIMITER[source.format]:
+        yield f"the cells of {source.name} are parted by {DELIMITERS[source.delimiter]}"
+    if source.delimiter == "\t" and source.marks is not QuoteMarks.NONE:
+        yield f"the quotation marks in {source.name} are read as {source.marks.value}"
+    if lacks_first_name(source):
+        yield f"the first column of {source.name} has no name and is left out"
 
 
 def shown_columns(columns: Sequence[str]) -> str:

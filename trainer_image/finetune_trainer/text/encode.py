@@ -244,7 +244,8 @@ class Encoder:
         """Drop the oldest turns, then the middle of the last user turn, whose instruction stands at one of its ends."""
         system, rest = (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
         while len(rest) > 1:
-            rest = rest[2:]
+            # A question goes with its answer, a greeting by itself.
+            rest = rest[1:] if rest[0].role == "assistant" else rest[2:]
             shorter = self._shorter((*system, *rest), (CONVERSATION,))
             if shorter is not None and len(shorter.ids) <= room:
                 return shorter

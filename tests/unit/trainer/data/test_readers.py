@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 from pathlib import Path
@@ -13,15 +12,13 @@ from hypothesis import strategies as st
 
 from finetune_api.dataset import Dataset
 from finetune_api.reasons import Reason
-from finetune_trainer.data import source as data
+from finetune_trainer.data import opened
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.readers import BadRow, Row, look_at, read_rows
 from finetune_trainer.data.separated import lacks_first_name
 from finetune_trainer.data.source import file_name, resolve_format
 from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
-
-GZIPPED = gzip.compress(b'{"a": 1}', mtime=0)  # the test's id holds it, and must not change from worker to worker
 
 
 def write(folder: Path, name: str, content: bytes | str) -> Path:
@@ -48,7 +45,6 @@ def test_a_byte_order_mark_is_tolerated(tmp_path: Path) -> None:
     ("line", "why"),
     [
         (b'{"a": ', "the line ends inside the object (Expecting value at column 6); write one object a line"),
-        (b'{"a": 1},', "a comma after the object at column 9; write one object a line"),
         (b'{"a": 1}{"a": 2}', "more after the object at column 9; write one object a line"),
         (b'{"a": 1e999}', "the number 1e999 is too large"),
         (b'{"a": [1, {"b": -1e400}]}', "the number -1e400 is too large"),
@@ -84,7 +80,7 @@ def test_an_escaped_surrogate_pair_is_text(tmp_path: Path) -> None:
 def test_an_overlong_line_is_a_bad_row_and_the_next_keeps_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "MAX_RECORD_BYTES", 20)
+    monkeypatch.setattr(opened, "MAX_RECORD_BYTES", 20)
     rows = read(tmp_path, "a.jsonl", '{"a": "' + "x" * 100 + '"}\n{"a": 1}\n')
     assert rows == [BadRow(1, "longer than 20 bytes"), Row(2, {"a": 1})]
     rows = read(tmp_path, "a.csv", "a,b\n" + "x," * 30 + "\n1,2\n")
@@ -200,11 +196,6 @@ def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path
         ("a.csv", b"a,b\n", "a.csv has no rows"),
         ("a.csv", b"a,,c\n1,2,3\n", "column 2 of a.csv has no name; name it in the header, or take the column out"),
         ("a.csv", b",,c\n1,2,3\n", "column 2 of a.csv has no name"),
-        ("a.csv", b"text;label\na;b\n", "'text;label', is one column: it is parted by semicolons, and Csv by commas"),
-        ("a.csv", b"sep=;\ntext;label\na;b\n", "parted by semicolons"),
-        ("a.csv", b"text|label\na|b\n", "parted by bars"),
-        ("a.csv", b"text\tlabel\na\tb\n", "parted by tabs, and Csv by commas; set dataset.format to Tsv"),
-        ("a.tsv", b"text,label\na,b\n", "parted by commas, and Tsv by tabs; set dataset.format to Csv"),
         ("a.csv", b'"text,label\na,b\nc,d\n', "the header of a.csv opens a quote in line 1 that is not closed there"),
         ("a.csv", b'"text,label\na",b\nc,d\n', "the header of a.csv opens a quote in line 1 that is not closed there"),
         ("a.csv", b"a,b\r1,2\r3,4\r", "the lines of a.csv end in a bare carriage return"),
@@ -217,24 +208,21 @@ def test_a_csv_field_may_be_longer_than_the_csv_modules_own_limit(tmp_path: Path
             "a.csv looks like JSON Lines, not Csv: its first line is a JSON",
         ),
         ("a.tsv", b'\xef\xbb\xbf{"a": 1}\n', "a.tsv looks like JSON Lines, not Tsv"),
-        ("a.jsonl", b'[\n{"a": 1}\n]', "JSON array; write one object a line"),
-        ("a.jsonl", b'[{"a": 1},\n{"a": 2}]', "JSON array; write one object a line"),
-        ("a.jsonl", b'[{"a": 1}, {"a": 2}]', "JSON array; write one object a line"),
-        ("a.jsonl", b'\xef\xbb\xbf\n[ {"a": 1}]', "JSON array; write one object a line"),
-        ("a.jsonl", b'{\n  "a": 1\n}\n', "the objects of a.jsonl stand over several lines; write one object a line"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "a.jsonl is UTF-16; store it as UTF-8"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "a.jsonl is no UTF-8 text (UTF-16?)"),
-        ("a.jsonl", GZIPPED, "a.jsonl is compressed with gzip; store it uncompressed"),
-        (
-            "a.jsonl.gz",
-            GZIPPED,
-            "a.jsonl.gz is compressed with gzip; store it uncompressed",
-        ),
+        ("a.csv", b"a;b\n1;2\n3\n4\n", "'a;b', is one column, though it holds semicolons: the rows below"),
         ("a.csv", b"PK\x03\x04....", "a.csv is a zip archive or a workbook of Excel"),
-        ("a.parquet", b"PAR1....", "a.parquet is a Parquet file; store its rows as JSON Lines, CSV or TSV"),
+        ("a.csv", b"FEA1....", "a Feather file of the first version; write it with the second version"),
+        (
+            "a.jsonl.xz",
+            b"\xfd7zXZ\x00..",
+            "a.jsonl.xz is compressed with xz; compress it with gzip or zstd, or not at all",
+        ),
         ("a.csv", b"\n<!DOCTYPE html><html>", "a.csv is a web page, not rows"),
-        ("a.json", b"{}", "the ending of 'a.json' does not tell its format; set dataset.format to Jsonl (one JSON"),
-        ("a.dat", b"a", "set dataset.format to Jsonl (one JSON object a line), Csv or Tsv"),
+        (
+            "a.dat",
+            b"a",
+            "the ending of 'a.dat' does not tell its format; set dataset.format to one of Jsonl, Json, Csv",
+        ),
+        ("a.gz", b"a", "the ending of 'a.gz' does not tell its format"),
     ],
 )
 def test_a_file_that_is_no_dataset_ends_the_stage(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -252,6 +240,11 @@ def test_a_file_that_is_no_dataset_ends_the_stage(tmp_path: Path, name: str, con
         ("a.ndjson", "Auto", "Jsonl"),
         ("a.csv", "Auto", "Csv"),
         ("a.tsv", "Auto", "Tsv"),
+        ("a.json", "Auto", "Json"),
+        ("a.PARQUET", "Auto", "Parquet"),
+        ("a.feather", "Auto", "Arrow"),
+        ("a.jsonl.gz", "Auto", "Jsonl"),
+        ("a.b.csv.zst", "Auto", "Csv"),
         ("a.txt", "Csv", "Csv"),
         ("a.csv", "Tsv", "Tsv"),
         ("a", "Jsonl", "Jsonl"),
@@ -330,9 +323,9 @@ def test_words_that_stand_for_missing_values_elsewhere_are_texts_in_csv(tmp_path
 
 
 def test_messages_use_the_users_name_of_a_file(tmp_path: Path) -> None:
-    path = write(tmp_path, "all.csv", "a;b\n1;2\n")
+    path = write(tmp_path, "all.csv", "a,a\n1,2\n")
     with pytest.raises(StageError, match=r"the header of intents\.csv"):
-        list(read_rows(look_at(path, "Auto", "intents.csv")))
+        list(read_rows(look_at(path, name="intents.csv")))
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def test_the_last_turn_is_the_answer_and_all_before_it_the_prompt(roles: tuple[s
         ([], "the last message must have role assistant"),
         (turns("user"), "the last message must have role assistant"),
         (turns("user", "assistant", "user"), "the last message must have role assistant"),
-        (turns("system", "assistant"), "alternate between user and assistant, the user first"),
-        (turns("assistant"), "alternate between user and assistant, the user first"),
+        (turns("system", "assistant"), "no message has role user"),
+        (turns("assistant"), "no message has role user"),
         (turns("user", "user", "assistant"), "alternate between user and assistant"),
         (turns("user", "assistant", "assistant"), "alternate between user and assistant"),
         (turns("user", "system", "assistant"), "only the first message may have role system"),
@@ -69,11 +69,6 @@ def test_other_conversations_are_refused(value: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("role", "mend"),
     [
-        ("developer", "use system"),
-        ("human", "use user"),
-        ("gpt", "use assistant"),
-        ("model", "use assistant"),
-        ("User", "use user"),
         ("critic", "use system, user or assistant"),
         (None, "use system, user or assistant"),
     ],
@@ -120,12 +115,37 @@ def test_a_row_with_tools_is_a_bad_one_of_the_template() -> None:
         project(template, {"messages": turns("user", "assistant"), "tools": [{"name": "topic"}]}, open_answer)
 
 
-def test_from_and_value_are_named_as_keys_with_the_ones_that_are_wanted() -> None:
-    value = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    with pytest.raises(
-        ValueError, match=r"'m' has turns with the keys from and value \(ShareGPT\); name them role and"
-    ):
-        to_messages(value, "m")
+@pytest.mark.parametrize(
+    ("role", "plain"),
+    [("developer", "system"), ("human", "user"), ("gpt", "assistant"), ("Model", "assistant"), ("User", "user")],
+)
+def test_a_role_of_another_dialect_is_read_as_what_it_is(role: str, plain: str) -> None:
+    before = {"system": [], "user": [], "assistant": turns("user")}[plain]
+    after = {"system": turns("user", "assistant"), "user": turns("assistant"), "assistant": []}[plain]
+    messages = to_messages([*before, {"role": role, "content": "a"}, *after], "m")
+    assert messages[len(before)] == Message(plain, "a")
+
+
+def test_the_turns_of_sharegpt_are_read() -> None:
+    value = [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert to_messages(value, "m") == (Message("system", "s"), Message("user", "a"), Message("assistant", "b"))
+
+
+def test_a_greeting_before_the_first_question_stays_in_the_prompt() -> None:
+    value = [{"from": "gpt", "value": "Hello"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert [m.content for m in to_messages(value, "m")] == ["Hello", "a", "b"]
+
+
+@pytest.mark.parametrize("other", [{"role": "user"}, {"content": "c"}])
+def test_a_turn_of_two_dialects_that_differ_is_refused(other: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="message 2 has from and value beside another role or content"):
+        to_messages([*turns("user"), {"from": "gpt", "value": "b", **other}], "m")
+
+
+@pytest.mark.parametrize("role", ["function_call", "observation"])
+def test_a_tool_of_sharegpt_is_told_as_one(role: str) -> None:
+    with pytest.raises(ValueError, match=f"message 2 has role '{role}'; tools can't be learned yet"):
+        to_messages([*turns("user"), {"from": role, "value": "x"}, *turns("assistant")], "m")
 
 
 @pytest.mark.parametrize(

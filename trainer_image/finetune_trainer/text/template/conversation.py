@@ -1,8 +1,9 @@
 """A conversation in a data file becomes turns, or a reason that names the message and the mend.
 
-Chat files come in several dialects. What can be learned is taken: plain turns, content as parts of text, answers that
-are marked as not to be learned (weight 0). What can't be learned yet (tools, images, reasoning beside the answer, the
-keys ``from`` and ``value``) makes a bad row: a turn left out or read as another would be learned in silence.
+Chat files come in several dialects. What can be learned is taken: plain turns, those of ShareGPT (``from`` and
+``value``), the roles' other names, content as parts of text, answers that are marked as not to be learned (weight 0), a
+greeting of the assistant before the first question. What can't be learned yet (tools, images, reasoning beside the
+answer) makes a bad row: a turn left out or read as another would be learned in silence.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 __all__ = ["Message", "check_beside", "shown", "to_messages"]
@@ -25,7 +27,7 @@ _KNOWN_AS: Final = {
     "chatbot": "assistant",
     "ai": "assistant",
 }
-"""What other files call the roles."""
+"""What other files call the roles; case does not matter."""
 _TOOL_ROLES: Final = ("tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
 _CALLS: Final = ("tool_calls", "function_call")
 _TOOLS: Final = ("tools", "functions")
@@ -45,6 +47,8 @@ class Message:
 
 def to_messages(value: Any, column: str) -> tuple[Message, ...]:
     """Check a conversation: an optional system turn, then user and assistant in turn, ended by the turn to learn.
+
+    The assistant may speak first, as a greeting does; whether it can be rendered is the chat template's matter.
 
     That turn is the last of the assistant which has no weight 0; what follows it is left out.
 
@@ -67,11 +71,7 @@ def to_messages(value: Any, column: str) -> tuple[Message, ...]:
             raise ValueError(f"column {column!r} is no JSON list of messages") from e
     if not isinstance(value, list) or not all(isinstance(m, Mapping) for m in value):
         raise ValueError(f"column {column!r} is no list of objects with role and content")
-    if value and all("from" in m and "role" not in m for m in value):
-        raise ValueError(
-            f"column {column!r} has turns with the keys from and value (ShareGPT); name them role and content, with "
-            "the roles system, user and assistant"
-        )
+    value = [_one_dialect(n, m) for n, m in enumerate(value, start=1)]
     messages = [_message(n, message) for n, message in enumerate(value, start=1)]
     _check_order(messages)
     learned = _learned(value, messages)
@@ -96,6 +96,22 @@ def check_beside(values: Mapping[str, Any], column: str) -> None:
             )
 
 
+def _one_dialect(n: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a turn with the keys role and content.
+
+    Raises
+    ------
+    ValueError
+        It has those of both dialects, and they differ: which one is meant can't be told.
+    """
+    if "from" not in message:
+        return message
+    named = {"role": message["from"], "content": message.get("value")}
+    if any(key in message and message[key] != value for key, value in named.items()):
+        raise ValueError(f"message {n} has from and value beside another role or content; keep one of them")
+    return {**message, **named}
+
+
 def _message(n: int, message: Mapping[str, Any]) -> Message:
     role = _role(n, message)
     for key in _CALLS:
@@ -116,8 +132,10 @@ def _role(n: int, message: Mapping[str, Any]) -> str:
     plain = str(role).strip().lower()
     if plain in _TOOL_ROLES:
         raise ValueError(f"message {n} has role {shown(str(role))}; tools can't be learned yet, leave such rows out")
-    wanted = _KNOWN_AS.get(plain) or (plain if plain in _ROLES else "system, user or assistant")
-    raise ValueError(f"message {n} has role {shown(str(role))}; use {wanted}")
+    known = _KNOWN_AS.get(plain) or (plain if plain in _ROLES else None)
+    if known is None:
+        raise ValueError(f"message {n} has role {shown(str(role))}; use system, user or assistant")
+    return known
 
 
 def _content(n: int, content: Any) -> str:
@@ -142,10 +160,12 @@ def _check_order(messages: Sequence[Message]) -> None:
     turns = [m.role for m in messages if m.role != "system"]
     if any(m.role == "system" for m in messages[1:]):
         raise ValueError("only the first message may have role system")
-    if turns[1::2] != ["assistant"] * (len(turns) // 2) or turns[::2] != ["user"] * ((len(turns) + 1) // 2):
-        raise ValueError("messages must alternate between user and assistant, the user first")
     if not turns or turns[-1] != "assistant":
         raise ValueError("the last message must have role assistant; it is the expected answer")
+    if any(one == next_ for one, next_ in pairwise(turns)):
+        raise ValueError("messages must alternate between user and assistant")
+    if "user" not in turns:
+        raise ValueError("no message has role user, so nothing is asked")
 
 
 def _learned(value: Sequence[Mapping[str, Any]], messages: Sequence[Message]) -> int:
