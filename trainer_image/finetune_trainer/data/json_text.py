@@ -22,6 +22,7 @@ from finetune_trainer.errors import StageError
 __all__ = ["Shape", "Values", "objects_of", "shape_of"]
 
 _CHUNK: Final = 2**16
+_HEAD: Final = 4096
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _STRICT: Final = json.JSONDecoder()
 _BRACKET: Final = re.compile(r"\[[ \t\r\n]*([^ \t\r\n])")
@@ -50,9 +51,10 @@ def shape_of(file: BinaryIO, *, one_a_line: bool, name: str) -> Shape:
     StageError
         DatasetInvalid: it begins with something that is no JSON.
     """
-    first, second = _two_lines(file)
-    if _ARRAY.match(first):
+    if _ARRAY.match(file.read(_HEAD).removeprefix(UTF8_BOM).lstrip()):
         return Shape.ARRAY
+    file.seek(0)
+    first, second = _two_lines(file)
     # A first line that is broken is a bad row where the second one is whole.
     if not first.startswith(b"{") or (second and (_is_object(first) or _is_object(second))):
         return Shape.LINES

@@ -64,6 +64,15 @@ def test_an_object_around_an_array_is_read_as_a_stream(tmp_path: Path, monkeypat
     assert values(path) == ROWS
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_an_array_in_one_line_is_read_however_long_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(opened, "MAX_RECORD_BYTES", 500)
+    monkeypatch.setattr(json_text, "_CHUNK", 64)
+    assert values(written(tmp_path, name, json.dumps(ROWS))) == ROWS
+
+
 def test_one_object_alone_in_json_lines_is_a_row(tmp_path: Path) -> None:
     assert values(written(tmp_path, "a.jsonl", '{"messages": [{"role": "user"}]}')) == [
         {"messages": [{"role": "user"}]}
