@@ -10,7 +10,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from enum import Enum
 from typing import Any, BinaryIO, Final
 
@@ -38,11 +39,13 @@ class Shape(Enum):
     WRAPPED = "an object around an array"
 
 
-def shape_of(file: BinaryIO, *, one_a_line: bool, name: str) -> Shape:
+def shape_of(text: Callable[[], AbstractContextManager[BinaryIO]], *, one_a_line: bool, name: str) -> Shape:
     """Find out how a file is put together, by its beginning.
 
     Parameters
     ----------
+    text
+        Opens it from the beginning; what is packed or decoded can't be wound back.
     one_a_line
         The format is JSON Lines: an object that is alone in its file is a row, whatever it holds.
 
@@ -51,15 +54,16 @@ def shape_of(file: BinaryIO, *, one_a_line: bool, name: str) -> Shape:
     StageError
         DatasetInvalid: it begins with something that is no JSON.
     """
-    if _ARRAY.match(file.read(_HEAD).removeprefix(UTF8_BOM).lstrip()):
-        return Shape.ARRAY
-    file.seek(0)
-    first, second = _two_lines(file)
+    with text() as file:
+        if _ARRAY.match(file.read(_HEAD).removeprefix(UTF8_BOM).lstrip()):
+            return Shape.ARRAY
+    with text() as file:
+        first, second = _two_lines(file)
     # A first line that is broken is a bad row where the second one is whole.
     if not first.startswith(b"{") or (second and (_is_object(first) or _is_object(second))):
         return Shape.LINES
-    file.seek(0)
-    return _of_first_object(file, one_a_line=one_a_line, name=name)
+    with text() as file:
+        return _of_first_object(file, one_a_line=one_a_line, name=name)
 
 
 def _of_first_object(file: BinaryIO, *, one_a_line: bool, name: str) -> Shape:

@@ -199,8 +199,7 @@ def look_at(path: Path, dataset: Dataset | None = None, name: str | None = None)
         source, seems=_checked_encoding(source, declared=dataset is not None and dataset.encoding is not None)
     )
     if kind in ("Jsonl", "Json"):
-        with source.text() as text:
-            return replace(source, shape=shape_of(text, one_a_line=kind == "Jsonl", name=name))
+        return replace(source, shape=shape_of(source.text, one_a_line=kind == "Jsonl", name=name))
     return _separated(source)
 
 
