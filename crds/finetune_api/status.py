@@ -59,7 +59,11 @@ class StageStatus(ApiModel):
     recreated: int = Field(0, ge=0, description="How often the child Job was made anew because its report was lost.")
     start_time: Timestamp | None = Field(None, description="When the child Job started.")
     completion_time: Timestamp | None = Field(None, description="When the child Job ended.")
-    run_seconds: int = Field(0, ge=0, description="Seconds that count against activeDeadlineSeconds.")
+    run_seconds: int = Field(
+        0,
+        ge=0,
+        description="Seconds that count against activeDeadlineSeconds, those in which its pod waited for a node included.",
+    )
     digest: Digest | None = Field(None, description="Digest of the manifest that the stage left behind.")
 
 

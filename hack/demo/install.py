@@ -154,7 +154,7 @@ def chart_values(images: Images, s3: S3Access, *, cpu: str, memory: str, simulat
         "runtime": {
             "image": {"repository": trainer_repository, "digest": trainer_digest},
             "simulatedGpus": simulated_gpus,
-            "outputPrefix": "s3://finetune-results",
+            "outputPrefix": "s3://demo-results",
             "storage": [
                 {"prefix": "s3://", "endpoint": s3.endpoint, "region": s3.region, "addressingStyle": "Path"},
             ],

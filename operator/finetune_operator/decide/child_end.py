@@ -260,7 +260,7 @@ def _report(pod: PodView) -> StageReport | None:
     if wire is None or not _fits(wire):
         return None
     try:
-        return StageReport.model_validate(clean(wire))
+        return StageReport.model_validate(clean(wire, verbatim=("stop",)))
     except ValidationError:
         return None
 

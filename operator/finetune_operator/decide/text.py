@@ -6,6 +6,7 @@ Pure. Tenant text (termination messages, scheduler and kubelet messages, URIs) r
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -41,14 +42,20 @@ def last_line(text: str, limit: int = 300) -> str:
     return lines[-1] if lines else ""
 
 
-def clean(value: Any) -> Any:
-    """Sanitise every string inside a JSON-able value; lengths are bounded by the types already."""
+def clean(value: Any, *, verbatim: Collection[str] = ()) -> Any:
+    """Sanitise every string inside a JSON-able value; lengths are bounded by the types already.
+
+    Parameters
+    ----------
+    verbatim
+        Keys whose values stay as they are, since programs are given them: a line end is a line end.
+    """
     if isinstance(value, str):
         return sanitise(value)
     if isinstance(value, list):
-        return [clean(item) for item in value]
+        return [clean(item, verbatim=verbatim) for item in value]
     if isinstance(value, dict):
-        return {key: clean(item) for key, item in value.items()}
+        return {key: item if key in verbatim else clean(item, verbatim=verbatim) for key, item in value.items()}
     return value
 
 

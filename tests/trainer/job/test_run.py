@@ -242,6 +242,21 @@ def test_a_run_by_hand_that_comes_again_takes_its_result(cheap: dict[str, Any], 
     assert snapshot(tmp_path / "out") == before
 
 
+def test_a_corrected_job_of_another_uid_takes_the_folder_of_one_that_failed_on_its_spec(
+    cheap: dict[str, Any], tmp_path: Path
+) -> None:
+    uri = cheap["dataset"]["uri"]
+    cheap["dataset"]["uri"] = f"file://{tmp_path}/mistyped.jsonl"
+    failed, _ = run(make_stage_input("train", cheap, includes_prepare=True), tmp_path)
+    assert failed.failure is not None
+    assert failed.failure.reason == Reason.DATASET_NOT_FOUND
+    cheap["dataset"]["uri"] = uri
+    corrected = make_stage_input("train", cheap, includes_prepare=True)
+    corrected = corrected.model_copy(update={"job": corrected.job.model_copy(update={"uid": "another"})})
+    report, _ = run(corrected, tmp_path)
+    assert report.failure is None
+
+
 @pytest.mark.parametrize("if_exists", ["Reuse", "Fail"])
 def test_a_run_by_hand_with_other_rows_leaves_the_earlier_result(
     if_exists: str, cheap: dict[str, Any], tmp_path: Path

@@ -23,6 +23,7 @@ from finetune_trainer.output.ownership import (
     describe_job,
     predecessors,
     publish_manifest,
+    release,
 )
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.store import Store
@@ -366,3 +367,35 @@ def test_a_complete_result_is_looked_at_and_not_gone_on_with(store: Store) -> No
     store.put_bytes(MANIFEST, manifest())
     assert take(store, "applied-again") is not None
     assert owner(store)["jobUid"] == "uid-1"
+
+
+def test_a_folder_in_which_nothing_was_stored_is_given_back(store: Store) -> None:
+    take(store)
+    release(store, job())
+    assert listing(store) == {}
+    assert take(store, "uid-2") is None
+
+
+def test_a_folder_with_work_in_it_is_kept(store: Store) -> None:
+    take(store)
+    store.put_bytes("prepared/x", b"1")
+    before = listing(store)
+    release(store, job())
+    assert listing(store) == before
+
+
+def test_the_folder_of_another_job_is_not_given_back(store: Store) -> None:
+    take(store, "uid-2")
+    before = listing(store)
+    release(store, job())
+    assert listing(store) == before
+
+
+def test_a_folder_that_was_taken_from_another_job_still_says_so(store: Store) -> None:
+    take(store, "uid-2")
+    take(store, if_exists="Overwrite")
+    before = listing(store)
+    release(store, job())
+    assert listing(store) == before
+    with pytest.raises(StageError, match="was taken over by another job"):
+        take(store, "uid-2", "Overwrite")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from finetune_api.report import (
 from finetune_api.stage import StageInput
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
+from finetune_trainer.output.ownership import release
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.environment import Environment
 from finetune_trainer.process.interrupt import Interrupt
@@ -88,10 +90,20 @@ def run_stage(
                 fresh=fresh,
                 interrupt=interrupt,
             )
-            return _run(work)
+            return _run_or_release(work)
     except Exception as error:  # whatever it is, it has to reach the report
         failure = failure_of(error, console)
         return StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure)
+
+
+def _run_or_release(work: Work) -> StageReport:
+    """Run; a job that fails before it has stored anything leaves no folder behind that is taken."""
+    try:
+        return _run(work)
+    except StageError:
+        with suppress(StageError):  # the failure at hand is the one to tell
+            release(work.output, work.stage_input.job)
+        raise
 
 
 def _run(work: Work) -> StageReport:

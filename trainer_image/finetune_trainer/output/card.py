@@ -10,7 +10,7 @@ import yaml
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score, SecondaryName
-from finetune_trainer.output.facts import data_facts
+from finetune_trainer.output.facts import data_facts, scored_rows
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
@@ -54,7 +54,7 @@ Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision
 
 ## Accuracy
 
-{results.metric} on {results.test.total} sealed test rows, which neither training nor validation saw: a row counts as
+{results.metric} on {scored_rows(results, data)}, which neither training nor validation saw: a row counts as
 right when {METRICS[results.metric]}.
 
 | model | score | 95 % interval | correct | loss |

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 
-from finetune_api.status import DatasetSummary, Resolved
+from finetune_api.status import DatasetSummary, Resolved, Results
 from finetune_trainer.output.data_words import left_out, shares
 
-__all__ = ["data_facts"]
+__all__ = ["data_facts", "scored_rows"]
+
+
+def scored_rows(results: Results, data: DatasetSummary | None) -> str:
+    """Say on how many of the sealed rows the scores stand."""
+    scored = results.test.total
+    if data is None or scored == data.test:
+        return f"{scored} sealed test rows"
+    return f"{scored} of {data.test} sealed test rows (evaluation.limit)"
 
 
 def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:

@@ -16,7 +16,7 @@ from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score, ValidationPoint
 from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.output.card import METRICS
-from finetune_trainer.output.facts import data_facts
+from finetune_trainer.output.facts import data_facts, scored_rows
 from finetune_trainer.prepare.prepared import TextRow
 
 __all__ = ["html_page"]
@@ -55,7 +55,7 @@ def html_page(
 <style>{_STYLE}</style></head><body>
 <h1>{name}</h1>
 <p>{escape(stage_input.spec.model.uri)}, {escape(resolved.method or "")}, {escape(results.metric)} on
-{results.test.total} sealed test rows. Gain <b>{escape(results.gain)}</b>, two-sided p-value
+{scored_rows(results, report.dataset)}. Gain <b>{escape(results.gain)}</b>, two-sided p-value
 {escape(results.p_value or "")} (exact McNemar test).</p>
 {_scores(results.baseline, results.test)}
 {_other_metrics(results)}

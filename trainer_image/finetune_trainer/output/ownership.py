@@ -30,7 +30,7 @@ from finetune_trainer.output.folder import MANIFEST, OWNER, clear
 from finetune_trainer.output.manifest import Manifest, read_manifest
 from finetune_trainer.storage.store import Store
 
-__all__ = ["EarlierResult", "check_owner", "claim", "describe_job", "predecessors", "publish_manifest"]
+__all__ = ["EarlierResult", "check_owner", "claim", "describe_job", "predecessors", "publish_manifest", "release"]
 
 IfExists = Literal["Reuse", "Fail", "Overwrite"]
 
@@ -122,13 +122,25 @@ def claim(
     return _earlier(store, owner, if_exists, whose="an earlier run of this job" if ours else f"another job ({owner})")
 
 
+def release(store: Store, job: JobIdentity) -> None:
+    """Give a folder back in which this job has stored nothing, so that a corrected one may take it.
+
+    One that was taken from another job stays ours: ``owner.json`` says whom we replaced.
+    """
+    if [file.key for file in store.list(limit=2)] != [OWNER]:
+        return
+    owner = _parse(store.get_bytes(OWNER))
+    if owner.uid == job.uid and not owner.replaced:
+        store.delete(OWNER)
+
+
 def _earlier(store: Store, owner: _Owner, if_exists: IfExists, *, whose: str) -> EarlierResult:
     manifest = read_manifest(store.get_bytes(MANIFEST)) if store.size(MANIFEST) is not None else None
     # A job that has lost the folder may have left its manifest there; the owner's own counts.
     if manifest is None or manifest.job.uid != owner.uid:
         raise _exists(
-            f"{store.uri} holds files of {whose} and no complete result of it; let that job finish, or "
-            "set output.ifExists: Overwrite to replace them"
+            f"{store.uri} holds files of {whose} and no complete result of it; let that job finish if it "
+            "runs, name another output.uri, or set output.ifExists: Overwrite to replace them"
         )
     if if_exists == "Fail":
         raise _exists(

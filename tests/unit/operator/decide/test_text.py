@@ -60,6 +60,12 @@ def test_every_text_inside_a_value_is_cleaned_and_the_rest_is_kept() -> None:
     assert clean({"a": ["x\ny", 1, None, {"b": "\x1b[31mz"}]}) == {"a": ["x y", 1, None, {"b": "z"}]}
 
 
+def test_a_text_that_programs_are_given_stays_as_it_is() -> None:
+    assert clean({"a": {"stop": ["\n", "\nText:"], "b": "\n"}}, verbatim=("stop",)) == {
+        "a": {"stop": ["\n", "\nText:"], "b": ""}
+    }
+
+
 def test_an_error_names_every_wrong_field_by_its_path_on_the_wire() -> None:
     spec = b.job_spec(training={"batchSize": 0}, evaluation={"metric": "Best"})
     with pytest.raises(ValidationError) as caught:

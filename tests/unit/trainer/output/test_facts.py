@@ -6,14 +6,23 @@ from typing import Any
 
 import pytest
 
-from finetune_api.status import DatasetSummary, Resolved, ResolvedSplit, TruncatedField
+from finetune_api.status import DatasetSummary, Resolved, ResolvedSplit, Results, Score, TruncatedField
 from finetune_trainer.output.data_words import left_out
-from finetune_trainer.output.facts import data_facts
+from finetune_trainer.output.facts import data_facts, scored_rows
 
 
 def facts(resolved: dict[str, Any] | None = None, **data: Any) -> list[str]:
     summary = DatasetSummary(rows=100, train=70, validation=9, test=18, duplicates=1, **data)
     return data_facts(summary, Resolved(**(resolved or {})))
+
+
+@pytest.mark.parametrize(
+    ("total", "told"), [(18, "18 sealed test rows"), (10, "10 of 18 sealed test rows (evaluation.limit)")]
+)
+def test_a_score_on_some_of_the_sealed_rows_says_of_how_many(total: int, told: str) -> None:
+    score = Score(score="0.5", correct=total // 2, total=total)
+    results = Results(metric="ChoiceAccuracy", baseline=score, test=score, gain="+0.0")
+    assert scored_rows(results, DatasetSummary(rows=100, train=70, validation=9, test=18)) == told
 
 
 def test_without_anything_special_only_the_parts_and_what_was_left_out_are_told() -> None:
