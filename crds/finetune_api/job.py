@@ -302,7 +302,8 @@ class FineTuneJobSpec(SpecModel):
         None,
         ge=60,
         le=31536000,
-        description="Seconds over all stages in which a Job of it wants a pod or has one: waiting for a node counts, suspension does not. Absent: the runtime's maximum. May rise until the end.",
+        description="Seconds over all stages in which a Job of it wants a pod or has one: waiting for a node counts, "
+        "suspension does not. Absent: the runtime's maximum. May rise until the end.",
     )
     ttl_seconds_after_finished: int = Field(
         86400, ge=0, le=31536000, description="When the child Jobs go after the end; this object is never deleted."

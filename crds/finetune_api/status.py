@@ -62,7 +62,7 @@ class StageStatus(ApiModel):
     run_seconds: int = Field(
         0,
         ge=0,
-        description="Seconds that count against activeDeadlineSeconds, those in which its pod waited for a node included.",
+        description="Seconds that count against activeDeadlineSeconds, waiting for a node included.",
     )
     digest: Digest | None = Field(None, description="Digest of the manifest that the stage left behind.")
 
