@@ -66,14 +66,15 @@ _HEAD: Final = """# When a job waits or fails
 
 <!-- Made by `make generate` from crds/finetune_api/reasons.py; do not edit. -->
 
-`kubectl get ftj NAME -n NAMESPACE` shows the reason. While a job waits, `status.conditions[Succeeded]` is `Unknown` with
-the reason and a message; once it has failed, `Succeeded` is `False`, `Stalled` is `True`, and `status.failure` names the
-reason and a message with the mend; where a pod told it, the stage, the exit code and the pod too. A job that has failed
-is never started again: mend the cause, delete it, and apply the same manifest anew (`suspend`, `ttlSecondsAfterFinished`
-and `activeDeadlineSeconds` may differ). It goes on from what the failed one had stored at `output.uri`: checkpoints and
-the score of the untouched model, if the rows are still the same. With another spec choose another `output.uri`, or set
-`output.ifExists: Overwrite`; neither is needed where the failed job had stored nothing yet. There is no half success:
-status has all results or none, and a folder without `manifest.json` is no result.
+`kubectl get ftj NAME -n NAMESPACE` shows the reason. While a job waits, `status.conditions[Succeeded]` is `Unknown`
+with the reason and a message; once it has failed, `Succeeded` is `False`, `Stalled` is `True`, and `status.failure`
+names the reason and a message with the mend; where a pod told it, the stage, the exit code and the pod too. A job
+that has failed is never started again: mend the cause, delete it, and apply the same manifest anew (`suspend`,
+`ttlSecondsAfterFinished` and `activeDeadlineSeconds` may differ). It goes on from what the failed one had stored at
+`output.uri`: checkpoints and the score of the untouched model, if the rows are still the same. With another spec
+choose another `output.uri`, or set `output.ifExists: Overwrite`; neither is needed where the failed job had stored
+nothing yet. There is no half success: status has all results or none, and a folder without `manifest.json` is no
+result.
 
 ```console
 $ kubectl get ftj support-intent -o jsonpath='{.status.failure.reason}: {.status.failure.message}'

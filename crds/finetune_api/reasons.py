@@ -221,7 +221,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     Reason.DEADLINE_EXCEEDED: ReasonInfo(
         meaning="The job has used up its activeDeadlineSeconds: all stages and attempts, and the time in which their "
         "pods waited for a node.",
-        mend="Raise activeDeadlineSeconds, or make the job smaller: delete it and apply it again; with no more than the "
+        mend="Raise activeDeadlineSeconds, or make the job smaller: delete it and apply it again; with nothing but the "
         "deadline changed it goes on from what it stored.",
         found_by=_OPERATOR,
     ),
