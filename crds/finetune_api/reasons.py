@@ -143,7 +143,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.CREDENTIALS_NOT_FOUND: ReasonInfo(
         meaning="A Secret or service account is missing (the job waits), or a key in the Secret is empty (it ends).",
-        mend="Create the named Secret with the keys that its role needs.",
+        mend="Create the Secret, or give it the key that is missing.",
         exit_code=21,
         waits=True,
         found_by=_BOTH,

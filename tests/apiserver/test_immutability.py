@@ -24,6 +24,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "model.credentialsRef": ({"name": "hub"}, {"name": "other"}),
     "dataset.uri": ("s3://bucket/rows.jsonl", "s3://bucket/other.jsonl"),
     "dataset.format": ("Jsonl", "Csv"),
+    "dataset.encoding": ("Windows-1252", "UTF-16"),
     "dataset.credentialsRef": ({"name": "s3"}, {"name": "other"}),
     "dataset.template.name": ("intent", "topic"),
     "dataset.template.columns": ({"text": "a"}, {"text": "b"}),

@@ -70,9 +70,7 @@ def _required(folder: Path, key: str, role: Role) -> str:
     value = _value(folder, key)
     if value is None:
         raise StageError(
-            Reason.CREDENTIALS_NOT_FOUND,
-            f"the Secret of {role}.credentialsRef has no value under the key {key}; add it to that Secret",
-            tells_mend=True,
+            Reason.CREDENTIALS_NOT_FOUND, f"the Secret of {role}.credentialsRef has no value under the key {key}"
         )
     if not (value.isascii() and value.isprintable() and " " not in value):
         raise StageError(
