@@ -23,7 +23,7 @@ from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from finetune_trainer.training import beginning
 from finetune_trainer.training import loop as train_module
 from finetune_trainer.training.batch import collate, common_beginning, completion_lengths
-from finetune_trainer.training.loop import default_limits, train
+from finetune_trainer.training.loop import train
 from finetune_trainer.training.optimizer import MasterAdamW
 from finetune_trainer.training.outcome import TrainOutcome
 from finetune_trainer.training.plan import BatchLimits
@@ -85,20 +85,6 @@ def test_the_loss_is_that_of_the_library_over_completion_tokens(tmp_path: Path, 
             expected += float(mean) * int(completion_lengths(part)[row])
     assert len(batch.targets) == completion_lengths(part)[rows].sum()
     assert total == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("precision", ["Float32", "BFloat16"])
-def test_adapters_get_micro_batches_of_at_least_the_tokens_that_all_weights_get(
-    tmp_path: Path, device: str, precision: Precision
-) -> None:
-    make_model(tmp_path)
-    loaded = dataclasses.replace(load(tmp_path), device=torch.device(device), precision=precision)
-    all_weights, adapters = (
-        default_limits(loaded, dataclasses.replace(FULL, method=method)) for method in ("Full", "LoRA")
-    )
-    assert adapters.tokens >= all_weights.tokens
-    assert (adapters.tokens > all_weights.tokens) == ((device, precision) == ("cpu", "Float32"))
 
 
 def first_gradient(folder: Path, monkeypatch: pytest.MonkeyPatch, limits: BatchLimits | None = None) -> torch.Tensor:

@@ -1,8 +1,9 @@
 """Reads Parquet and Arrow files with pyarrow, a few rows at a time.
 
-Called by ``readers.py``. Values become what JSON would hold: text, numbers, booleans, lists and objects; dates and
-decimals are texts, a missing number is none. What the ``datasets`` library notes about a column (the names of its
-classes) is used, since numbers alone would be shifted labels waiting to happen.
+Called by ``readers.py``, which loads it with the first such file: pyarrow takes a tenth of a second. Values become
+what JSON would hold: text, numbers, booleans, lists and objects; dates and decimals are texts, a missing number is
+none. What the ``datasets`` library notes about a column (the names of its classes) is used, since numbers alone would
+be shifted labels waiting to happen.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import pyarrow as pa
+from pyarrow import parquet, types
 
 from finetune_api.reasons import Reason
 from finetune_trainer.data.source import BadRow, Row, Source
 from finetune_trainer.errors import StageError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["class_names", "read_columnar"]
 
@@ -70,9 +71,6 @@ def class_names(metadata: Mapping[bytes, bytes] | None, choices: Sequence[str] |
 
 
 def _batches(source: Source) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa  # noqa: PLC0415 - a tenth of a second, and only for these files
-    from pyarrow import parquet  # noqa: PLC0415
-
     if source.format == "Parquet":
         # Pages are read as they are needed: a file may be one row group.
         with parquet.ParquetFile(source.path, pre_buffer=False, buffer_size=_PAGE) as file:
@@ -85,8 +83,6 @@ def _batches(source: Source) -> Iterator[pa.RecordBatch]:
 
 
 def _arrow(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa  # noqa: PLC0415
-
     magic = mapped.read(6)
     mapped.seek(0)
     if magic == b"ARROW1":
@@ -105,8 +101,6 @@ def _arrow(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
 
 @contextmanager
 def _damage(name: str) -> Iterator[None]:
-    import pyarrow as pa  # noqa: PLC0415
-
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -146,9 +140,6 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
 
 def _as_text(column: pa.Array) -> pa.Array:
     """Return dates as texts: what Python makes of them has no nanoseconds, and fails where there are some."""
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import types  # noqa: PLC0415
-
     return column.cast(pa.string()) if types.is_temporal(column.type) and not types.is_duration(column.type) else column
 
 

@@ -39,7 +39,7 @@ _CANDIDATES: Final[dict[str, Encoding]] = {
 def marked(head: bytes) -> Encoding | None:
     """Return the encoding that a byte order mark says; None without one, and for that of UTF-8, which is read anyway.
 
-    Text in UTF-16 or 32 without a mark is told by its zeros: in front of, or behind, the letters of its first column.
+    Text in UTF-16 without a mark is told by its zeros: in front of, or behind, the letters that it begins with.
     """
     known = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
     if known is None and len(head) >= 4 and b"\0" in head[:4]:

@@ -20,7 +20,7 @@ from finetune_trainer.data import opened as files
 from finetune_trainer.data.opened import UTF8_BOM
 from finetune_trainer.errors import StageError
 
-__all__ = ["Shape", "Values", "objects_of", "shape_of"]
+__all__ = ["Shape", "objects_of", "shape_of"]
 
 _CHUNK: Final = 2**16
 _HEAD: Final = 4096

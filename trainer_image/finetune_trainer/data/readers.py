@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from finetune_api.reasons import Reason
-from finetune_trainer.data.columnar import read_columnar
 from finetune_trainer.data.json_text import Shape, objects_of
 from finetune_trainer.data.opened import numbered_lines
 from finetune_trainer.data.separated import read_separated
@@ -57,6 +56,8 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
 
 def _rows(source: Source) -> Iterator[Row | BadRow]:
     if source.is_columnar:
+        from finetune_trainer.data.columnar import read_columnar  # noqa: PLC0415 - loads pyarrow
+
         return read_columnar(source)
     if source.shape is None:
         return read_separated(source)

@@ -193,11 +193,10 @@ def look_at(path: Path, dataset: Dataset | None = None, name: str | None = None)
     choices = tuple(dataset.template.choices) if dataset and dataset.template.choices else None
     if kind in ("Parquet", "Arrow"):
         return Source(path=_plain_file(path, packing, name), name=name, format=kind, choices=choices)
-    encoding = _encoding_of(head, dataset.encoding if dataset else None)
+    declared = dataset.encoding if dataset else None
+    encoding = _encoding_of(head, declared, name)
     source = Source(path=path, name=name, format=kind, packing=packing, encoding=encoding, choices=choices)
-    source = replace(
-        source, seems=_checked_encoding(source, declared=dataset is not None and dataset.encoding is not None)
-    )
+    source = replace(source, seems=_checked_encoding(source, declared=declared is not None))
     if kind in ("Jsonl", "Json"):
         return replace(source, shape=shape_of(source.text, one_a_line=kind == "Jsonl", name=name))
     return _separated(source)
@@ -267,8 +266,25 @@ def _format_of(path: Path, head: bytes, declared: str, name: str) -> Format:
     return told
 
 
-def _encoding_of(head: bytes, declared: Encoding | None) -> Encoding:
+def _encoding_of(head: bytes, declared: Encoding | None, name: str) -> Encoding:
+    """Return the encoding of a file's text, as declared or found.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid: its first bytes say another one, or are no text of UTF-8.
+    """
     found = marked(head)
+    if declared is not None and found is not None and not declared.startswith(found[: len("UTF-16")]):
+        raise StageError(
+            Reason.DATASET_INVALID, f"{name} is {found}, not {declared}; take dataset.encoding out", tells_mend=True
+        )
+    if declared is None and found is None and b"\0" in head[:4]:
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{name} is no UTF-8 text (it begins with zeros); set dataset.encoding, or store it as UTF-8",
+            tells_mend=True,
+        )
     return declared or found or "UTF-8"
 
 

@@ -135,6 +135,19 @@ def test_utf_8_that_is_declared_as_something_else_is_refused_before_its_letters_
     assert values(plain, dataset(encoding="Windows-1252")) == [{"text": "a", "label": "b"}]
 
 
+def test_a_mark_that_says_another_encoding_than_the_job_is_told(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", CSV.encode("utf-16"))
+    with pytest.raises(StageError, match=r"a\.csv is UTF-16, not Windows-1252; take dataset\.encoding out"):
+        look_at(path, dataset(encoding="Windows-1252"))
+
+
+def test_zeros_that_no_encoding_explains_are_refused_as_no_text(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", CSV.encode("utf-32-le"))
+    with pytest.raises(StageError, match=r"a\.csv is no UTF-8 text .* set dataset\.encoding") as caught:
+        look_at(path)
+    assert caught.value.tells_mend
+
+
 def test_half_a_letter_at_the_end_of_utf_16_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"a\.csv is not UTF-16"):
         values(written(tmp_path, "a.csv", CSV.encode("utf-16")[:-1]))
