@@ -20,6 +20,7 @@ __all__ = [
     "Condition",
     "DatasetSummary",
     "DroppedRows",
+    "FailedAttempt",
     "Failure",
     "FineTuneJobStatus",
     "Phase",
@@ -42,6 +43,16 @@ SecondaryName = Literal["ChoiceAccuracy", "ExactMatch", "ExactMatchTokens"]
 Message = Annotated[str, Field(max_length=1024)]
 
 
+class FailedAttempt(ApiModel):
+    """A pod that failed, and after which another one was tried."""
+
+    attempt: int = Field(ge=1, description="Which of the backoffLimit + 1 attempts it was.")
+    reason: str = Field(max_length=64, description="A reason of the table in the documentation, or what the node says.")
+    message: str = Field(max_length=512, description="What happened.")
+    exit_code: int | None = Field(None, description="Exit code of the container.")
+    pod: str = Field(max_length=253, description="The pod that failed.")
+
+
 class StageStatus(ApiModel):
     """One stage, one child Job."""
 
@@ -55,6 +66,9 @@ class StageStatus(ApiModel):
     last_attempt_time: Timestamp | None = Field(None, description="When the newest of these pods was created.")
     failures: int = Field(
         0, ge=0, description="Failures of child Jobs that were replaced since; they count against backoffLimit."
+    )
+    last_failure: FailedAttempt | None = Field(
+        None, description="The newest attempt that failed and was tried again; it stays when a later one succeeds."
     )
     recreated: int = Field(0, ge=0, description="How often the child Job was made anew because its report was lost.")
     start_time: Timestamp | None = Field(None, description="When the child Job started.")

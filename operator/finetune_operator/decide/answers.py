@@ -60,6 +60,7 @@ def hold_up(
     hold: Hold,
     *,
     actions: Iterable[Action] = (),
+    events: Iterable[Event] = (),
     poll: float | None = None,
 ) -> Plan:
     """Something is missing, or the cluster has no room or a fault: wait and tell, with since when.
@@ -88,7 +89,7 @@ def hold_up(
     return Plan(
         status=s.changed(_ongoing(s, status, hold.reason, message)),
         actions=tuple(actions),
-        events=(event,) if _is_news(s, hold) else (),
+        events=(*events, event) if _is_news(s, hold) else tuple(events),
         requeue_after=max(1.0, min(pauses)) if pauses else None,
         waiting=hold.known,
     )

@@ -25,7 +25,7 @@ from finetune_operator.decide.plan import ChildView, PodView
 from finetune_operator.decide.stages import counted_failures, ended_by_deletion, given_up
 from finetune_operator.decide.text import bare, clean, last_line, sanitise
 
-__all__ = ["ChildEnd", "EndedBadly", "EndedSilently", "EndedWell", "Interrupted", "how_it_ended"]
+__all__ = ["ChildEnd", "EndedBadly", "EndedSilently", "EndedWell", "Interrupted", "cause_of", "how_it_ended"]
 
 _EXIT_CODE: Final = re.compile(r"exit code (\d{1,3})\b")
 _DISK: Final = re.compile(r"emptydir|ephemeral[- ](?:local )?storage", re.IGNORECASE)
@@ -204,6 +204,11 @@ def _badly(child: ChildView, pods: Iterable[PodView], *, stage: StageName, spec_
         pod=sanitise(pod.name, 253) if pod else None,
     )
     return EndedBadly(failure=failure, report=report if report and _answers(report, stage, spec_digest) else None)
+
+
+def cause_of(pod: PodView) -> tuple[Reason | None, str]:
+    """Tell why a pod failed: a reason of the table, if it is known, and a sentence."""
+    return _cause(pod, _report(pod), pod.exit_code)
 
 
 def _cause(pod: PodView | None, report: StageReport | None, code: int | None) -> tuple[Reason | None, str]:

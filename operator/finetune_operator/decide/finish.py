@@ -8,6 +8,7 @@ from __future__ import annotations
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, FineTuneJobStatus
 from finetune_operator.decide.answers import delete, fail, go_on, succeed, ttls
+from finetune_operator.decide.attempts import with_failure
 from finetune_operator.decide.child_end import EndedBadly, EndedWell
 from finetune_operator.decide.plan import Event, Plan
 from finetune_operator.decide.situation import Situation
@@ -33,7 +34,9 @@ def stage_done(s: Situation) -> Situation:
     end, child = s.child_end, s.current_child
     assert isinstance(end, EndedWell)  # noqa: S101 - the choice says so
     report = end.report
-    stage = ended(s.current_stage, child, s.pods, now=s.now, digest=report.digest, succeeded=True)
+    # An operator that was away sees the failure of an earlier pod only now.
+    before = with_failure(s, s.current_stage)
+    stage = ended(before, child, s.pods, now=s.now, digest=report.digest, succeeded=True)
     status = with_report(s.having(stage), report, succeeded=True)
     if stage.name == "train" or report.reused:
         status = status.model_copy(update={"manifest_digest": report.digest})

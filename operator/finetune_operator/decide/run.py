@@ -12,6 +12,7 @@ from finetune_api.names import StageName
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.answers import go_on, hold_up
+from finetune_operator.decide.attempts import attempt_note, failed_again, interruption_note, with_failure
 from finetune_operator.decide.holds import Hold, hold_of
 from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
 from finetune_operator.decide.situation import Situation
@@ -62,28 +63,39 @@ def held_up(s: Situation) -> Plan:
     # The scheduler's verdict is part of the watched pod, a suspension of the watched Job; no Event is to be looked for.
     poll = None if hold.reason == "Unschedulable" or child.suspended else _poll(s, child)
     status = _seen(s, child)
-    return hold_up(s, status, hold, actions=_edited_deadline(s, child, status), poll=poll)
+    return hold_up(
+        s, status, hold, actions=_edited_deadline(s, child, status), events=failed_again(s, status), poll=poll
+    )
 
 
 def works(s: Situation) -> Plan:
     """The child runs, or is about to."""
     child = s.current_child
+    status = _seen(s, child)
     started = has_started(s.current_stage, child, s.pods)
     if started:
-        reason, message = _STARTED[s.current_stage.name]
-        message += _note_about_the_deadline(s)
+        reason, message = _started(s, status)
     else:
         reason, message = before_pod(s, s.current_stage.name)
-    status = _seen(s, child)
     return go_on(
         s,
         status,
         reason=reason,
         message=message,
         actions=_edited_deadline(s, child, status),
+        events=failed_again(s, status),
         requeue_after=_poll(s, child),
         clock_goes_on=not started and not s.begun and _may_still_be_missing(s),
     )
+
+
+def _started(s: Situation, status: FineTuneJobStatus) -> tuple[str, str]:
+    """Tell of a stage that has started: what is done there, and why it is not the first attempt."""
+    reason, message = _STARTED[s.current_stage.name]
+    if not s.pods and s.reason == reason:
+        return reason, s.told  # a pod that saved its state may be gone before the next one comes
+    notes = _note_about_the_deadline(s), attempt_note(s, status), interruption_note(s)
+    return reason, message + "".join(notes)
 
 
 def _may_still_be_missing(s: Situation) -> bool:
@@ -102,7 +114,9 @@ def _seen(s: Situation, child: ChildView) -> FineTuneJobStatus:
     stage = s.current_stage
     if child.suspended:
         return s.having(stood_still(stage, child))
-    return s.having(running(stage, child, s.pods)) if has_started(stage, child, s.pods) else s.status
+    if not has_started(stage, child, s.pods):
+        return s.status
+    return s.having(with_failure(s, running(stage, child, s.pods)))
 
 
 def _note_about_the_deadline(s: Situation) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, StageStatus
 from finetune_operator.decide.answers import delete, fail, go_on, out_of_time
+from finetune_operator.decide.attempts import attempt_note, with_failure, with_failure_of
 from finetune_operator.decide.child_end import Interrupted
 from finetune_operator.decide.holds import POD_IN_THE_WAY, orphan, stuck
 from finetune_operator.decide.plan import ChildView, Event, Plan
@@ -108,6 +109,8 @@ def try_again(s: Situation) -> Plan:
     what = "failed" if end.counts else "saved its state and ended"
     why = end.why or f"The trainer in pod {end.pod} {what}, and another container keeps the pod."
     message = f"{why} Stage {stage.name} goes on anew."
+    if end.counts:
+        message += attempt_note(s, s.having(stage))
     event = Event(reason="PodReplaced", message=message, type="Warning")
     return go_on(
         s, s.having(stage), reason="Restarting", message=message, actions=[delete(child)], events=[event], final=True
@@ -158,8 +161,12 @@ def foreign_child(s: Situation) -> Plan:
 def _given_up(s: Situation, stage: StageStatus, child: ChildView) -> StageStatus:
     # A suspended child that was recorded as standing still has run nothing since.
     seen = running(stage, child, s.pods) if has_started(stage, child, s.pods) and not child.suspended else stage
-    failed = isinstance(s.child_end, Interrupted) and s.child_end.counts
-    return set_back(seen, child, s.pods, now=s.now, failed=failed)
+    seen = with_failure(s, seen)
+    if not isinstance(s.child_end, Interrupted) or not s.child_end.counts:
+        return set_back(seen, child, s.pods, now=s.now)
+    back = set_back(seen, child, s.pods, now=s.now, failed=True)
+    pod = next(pod for pod in s.pods if pod.name == s.child_end.pod)
+    return with_failure_of(back, pod, number=back.failures)
 
 
 def _missed(s: Situation, stage: StageStatus) -> StageStatus:
