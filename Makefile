@@ -37,12 +37,17 @@ test: $(VENV) ## Everything of the CI tier: lint, unit, trainer, API server, cha
 .PHONY: test-unit test-trainer test-apiserver test-e2e
 test-unit: $(VENV) ## Pure functions, tables, golden files, the chart's templates
 	$(PYTEST) tests/unit tests/devcluster tests/chart -q
-test-trainer: $(VENV) ## The trainer on tiny models, a real S3 server and a local hub
+test-trainer: $(VENV) browser ## The trainer on tiny models, a real S3 server and a local hub
 	$(PYTEST) tests/trainer -q
 test-apiserver: $(VENV) ## CRDs, RBAC and the operator against a real kube-apiserver and etcd
 	$(PYTEST) tests/apiserver -q
 test-e2e: $(VENV) ## The chart and the images on the development cluster, real model included
 	$(PYTEST) tests/e2e -q
+
+.PHONY: browser
+browser: ## Chromium and its driver, for the tests of the report's page
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 
 .PHONY: test-gpu
 test-gpu: ## The trainer on a CUDA device (by hand; not in CI)

@@ -6,6 +6,7 @@ otherwise than the model did.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.output.card import model_card
 from finetune_trainer.output.export import Exported, reload_and_compare
 from finetune_trainer.output.folder import artifact_of
-from finetune_trainer.output.html_report import html_page
 from finetune_trainer.output.manifest import build_manifest
 from finetune_trainer.output.ownership import check_owner, publish_manifest
 from finetune_trainer.output.predictions import write_predictions, write_results
+from finetune_trainer.output.report.page import html_page
 from finetune_trainer.output.serving import check_served
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Console
@@ -95,9 +96,9 @@ def publish_result(
         if any(entry.path.startswith(f"{name}/") for entry in stored.entries)
     ]
     report = report.model_copy(update={"artifacts": [*artifacts, inputs.stored.artifact]})
-    folder = work.folder / "beside"
-    _write_beside(folder, work.stage_input, inputs.prepared, report, tuned=tuned, after=after)
-    files = {**files_of(folder), METRICS: work.folder / METRICS}
+    folder, metrics = work.folder / "beside", work.folder / METRICS
+    _write_beside(folder, work.stage_input, inputs.prepared, report, tuned=tuned, after=after, metrics=metrics)
+    files = {**files_of(folder), METRICS: metrics}
     entries = (*stored.entries, *_store(work, "report", "store the report", files, work.folder / "beside_back"))
     told = [
         artifact_of("predictions", "predictions.jsonl", entries),
@@ -118,15 +119,25 @@ def publish_result(
 
 
 def _write_beside(
-    folder: Path, asked: StageInput, prepared: Prepared, report: StageReport, *, tuned: Tuned, after: Evaluation
+    folder: Path,
+    asked: StageInput,
+    prepared: Prepared,
+    report: StageReport,
+    *,
+    tuned: Tuned,
+    after: Evaluation,
+    metrics: Path,
 ) -> None:
-    page, texts = folder / "report/index.html", prepared.texts["test"]
+    page = folder / "report/index.html"
     page.parent.mkdir(parents=True)
     write_predictions(folder / "predictions.jsonl", prepared, tuned.before, after)
     write_results(folder / "results.json", report, tuned.layers)
     card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    page.write_text(html_page(asked, report, texts=texts, baseline=tuned.before, test=after), encoding="utf-8")
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    texts = prepared.texts["test"]
+    html = html_page(asked, report, texts=texts, baseline=tuned.before, test=after, metrics=lines)
+    page.write_text(html, encoding="utf-8")
 
 
 def _store(work: Work, name: str, text: str, files: Mapping[str, Path], back: Path) -> tuple[FileEntry, ...]:

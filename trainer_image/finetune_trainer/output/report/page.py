@@ -1,0 +1,137 @@
+"""``report/index.html``: the page itself, rendered from what ``content``, ``words`` and ``charts`` say.
+
+One file without script, without network and with a policy that forbids both. Jinja escapes every text; the charts, our
+own markup, are the one exception.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from finetune_api.report import StageReport
+from finetune_api.stage import StageInput
+from finetune_api.status import Compute, Results
+from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.output.card import METRICS
+from finetune_trainer.output.facts import data_facts, scored_rows
+from finetune_trainer.output.manifest import versions
+from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
+from finetune_trainer.output.report.words import chinchilla, headline, interval
+from finetune_trainer.prepare.prepared import TextRow
+
+__all__ = ["html_page"]
+
+
+@cache
+def _template() -> Template:
+    folder = files("finetune_trainer.output.report")
+    environment = Environment(
+        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def html_page(
+    stage_input: StageInput,
+    report: StageReport,
+    *,
+    texts: Sequence[TextRow],
+    baseline: Evaluation,
+    test: Evaluation,
+    metrics: Iterable[Mapping[str, Any]],
+) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    texts
+        The test rows as text.
+    baseline, test
+        What the untouched and the tuned model answered to them.
+    metrics
+        The lines of ``metrics.jsonl``.
+
+    Raises
+    ------
+    ValueError
+        The report lacks results or resolved.
+    """
+    from finetune_trainer.output.report import charts  # noqa: PLC0415 - matplotlib, which nothing before the end needs
+
+    results, resolved = report.results, report.resolved
+    if results is None or resolved is None:
+        raise ValueError("the page needs results and resolved")
+    curve = curves(metrics)
+    scores = [("before", results.baseline), ("after", results.test)]
+    return _template().render(
+        name=stage_input.job.name,
+        namespace=stage_input.job.namespace,
+        headline=headline(stage_input.spec.model.uri, results, report.dataset, resolved),
+        results=results,
+        scores=[(label, score, interval(score)) for label, score in scores],
+        secondary=_secondary(results),
+        meaning=METRICS[results.metric],
+        on=scored_rows(results, report.dataset),
+        score_chart=Markup(charts.score_chart(scores, results.metric)),  # noqa: S704 - our own drawing
+        loss_chart=Markup(charts.loss_chart(curve)),  # noqa: S704
+        validation_chart=Markup(charts.validation_chart(curve, results.metric)),  # noqa: S704
+        validation=report.validation or [],
+        answers=by_answer(baseline, test),
+        confusion=confusion(test),
+        gained=changed(texts, baseline, test, gained=True),
+        lost=changed(texts, baseline, test, gained=False),
+        wrong=worst(texts, baseline, test),
+        facts=data_facts(report.dataset, resolved) if report.dataset is not None else [],
+        fingerprint=report.dataset.fingerprint if report.dataset is not None else None,
+        resolved=_plain(resolved.to_wire()),
+        spec=yaml.safe_dump(stage_input.spec.to_wire(), sort_keys=False, allow_unicode=True),
+        compute=_compute(report.compute),
+        chinchilla=chinchilla(report.compute) if report.compute is not None else "",
+        artifacts=report.artifacts or [],
+        output_uri=stage_input.output_uri,
+        image=stage_input.image,
+        spec_digest=report.spec_digest,
+        versions=versions(),
+    )
+
+
+def _secondary(results: Results) -> list[tuple[str, str, str, str]]:
+    """The other metrics on the same rows: name, before, after, meaning."""
+    before = {other.name: other.score for other in results.baseline.secondary or []}
+    return [(o.name, before.get(o.name, ""), o.score, METRICS[o.name]) for o in results.test.secondary or []]
+
+
+def _compute(compute: Compute | None) -> list[tuple[str, str]]:
+    if compute is None:
+        return []
+    memory = compute.peak_memory_bytes
+    told = [
+        ("Parameters", compute.parameters and f"{compute.parameters:,}"),
+        ("Parameters that were trained", compute.trained_parameters and f"{compute.trained_parameters:,}"),
+        ("Tokens in training", compute.train_tokens and f"{compute.train_tokens:,}"),
+        ("Tokens a second", compute.tokens_per_second and f"{compute.tokens_per_second:,}"),
+        ("Seconds in the training loop", compute.train_seconds and f"{compute.train_seconds:,}"),
+        ("Floating point operations (estimated)", compute.flops),
+        ("Peak memory", memory and f"{memory / 2**30:.2f} GiB"),
+    ]
+    return [(name, str(value)) for name, value in told if value]
+
+
+def _plain(wire: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return names and values for a table; what is no text is shown as JSON."""
+    return [
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in wire.items()
+    ]
