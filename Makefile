@@ -62,6 +62,7 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	.venv/bin/lint-imports
 	$(PY) -m finetune_api.crd --check
 	$(PY) -m finetune_api.failures --check
+	$(PY) -m finetune_trainer.text.template.page --check
 
 .PHONY: bench-operator bench-start bench-trainer bench-memory
 bench-operator: $(VENV) ## The operator under 200 jobs on simulated nodes (N=…, STAGES="1 2")
@@ -80,9 +81,10 @@ benchmarks/.venv-trl/.complete: $(VENV) benchmarks/requirements-trl.txt
 	@touch $@
 
 .PHONY: generate
-generate: $(VENV) ## Writes the CRDs and docs/failures.md from the API types
+generate: $(VENV) ## Writes the CRDs, docs/failures.md and docs/templates.md
 	$(PY) -m finetune_api.crd --write
 	$(PY) -m finetune_api.failures --write
+	$(PY) -m finetune_trainer.text.template.page --write
 
 .PHONY: constraints
 constraints: $(VENV) ## Pins all dependencies anew, with hashes

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 from pydantic import Field
 
 from finetune_api.base import Rule, SecretRef, SpecModel, not_yet
+from finetune_api.templates import TemplateName
 from finetune_api.uris import DOT_SEGMENT, S3_URI
 
 __all__ = [
@@ -145,21 +146,7 @@ class Template(SpecModel):
         ),
     )
 
-    name: (
-        Literal[
-            "sentiment",
-            "topic",
-            "intent",
-            "nli",
-            "qa",
-            "summarization",
-            "instruction",
-            "multiple-choice",
-            "raw",
-            "messages",
-        ]
-        | None
-    ) = Field(None, description="A template of the library.")
+    name: TemplateName | None = Field(None, description="A template of the library.")
     inline: InlineTemplate | None = Field(None, description="A template of your own.")
     promptsource: str | None = Field(
         None, max_length=253, description="A PromptSource template. Refused by this version."

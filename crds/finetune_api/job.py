@@ -13,6 +13,7 @@ from pydantic import Field
 
 from finetune_api.base import DecimalString, LocalName, Rule, SecretRef, SpecModel, not_yet
 from finetune_api.dataset import BadRows, Dataset, DatasetFiles, InlineTemplate, Split, Template, Uri, uri_rule
+from finetune_api.templates import OPEN_TEMPLATES
 from finetune_api.uris import CLUSTER_URI, S3_URI
 
 __all__ = [
@@ -274,12 +275,12 @@ class FineTuneJobSpec(SpecModel):
         ),
         Rule(
             cel="self.evaluation.metric != 'ChoiceAccuracy' || !has(self.dataset.template.name) || "
-            "!(self.dataset.template.name in ['summarization', 'instruction', 'messages']) || "
+            f"!(self.dataset.template.name in {list(OPEN_TEMPLATES)}) || "
             "has(self.dataset.template.choices)",
             message="evaluation.metric ChoiceAccuracy needs dataset.template.choices with this template",
             check=lambda s: (
                 s.evaluation.metric != "ChoiceAccuracy"
-                or s.dataset.template.name not in ("summarization", "instruction", "messages")
+                or s.dataset.template.name not in OPEN_TEMPLATES
                 or s.dataset.template.choices is not None
             ),
             field="evaluation.metric",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
+from finetune_api.templates import OPEN_TEMPLATES, TemplateName
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 
 __all__ = ["JOB_CASES"]
@@ -141,21 +142,9 @@ def _split() -> Iterator[Case]:
 
 def _template() -> Iterator[Case]:
     inline = {"dataset.template": {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}}
-    names = [
-        "sentiment",
-        "topic",
-        "intent",
-        "nli",
-        "qa",
-        "summarization",
-        "instruction",
-        "multiple-choice",
-        "raw",
-        "messages",
-    ]
     one_of = "dataset.template needs exactly one of name and inline"
     yield JOB.no("dataset.template", "no template", {"dataset.template": ABSENT}, "equired")
-    yield from JOB.choice("dataset.template.name", *names)
+    yield from JOB.choice("dataset.template.name", *get_args(TemplateName))
     yield JOB.ok("inline", inline)
     yield JOB.no("dataset.template", "an empty template", {"dataset.template": {}}, one_of)
     yield JOB.no("dataset.template", "name and inline", inline | {"dataset.template.name": "qa"}, one_of)
@@ -265,7 +254,7 @@ def _training() -> Iterator[Case]:
 
 def _evaluation() -> Iterator[Case]:
     yield from JOB.choice("evaluation.metric", "Auto", "ChoiceAccuracy", "ExactMatch")
-    for name in ("summarization", "instruction", "messages"):
+    for name in OPEN_TEMPLATES:
         scored = {"evaluation.metric": "ChoiceAccuracy", "dataset.template.name": name}
         message = "evaluation.metric ChoiceAccuracy needs dataset.template.choices with this template"
         yield JOB.no("evaluation.metric", f"choices of {name} unknown", scored, message)

@@ -65,3 +65,15 @@ def test_answers_of_an_inline_template_are_its_choices_whatever_blanks_are_aroun
     prepared = dataset.prepare(rows, spec_of(inline))
     assert prepared.summary.dropped == 0
     assert {t.completion for t in prepared.texts["test"]} <= {"good", "bad"}
+
+
+def test_an_answer_that_is_too_long_for_its_task_is_warned_of(
+    dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(40)]
+    dataset.prepare(rows, spec_of({"name": "intent"}))
+    assert "longest answer" not in caplog.text
+    dataset.prepare(
+        [{**row, "label": f"{row['label']} label of many words " * 8} for row in rows], spec_of({"name": "intent"})
+    )
+    assert "and template intent is for answers of at most 16; make sure that column 'label' is the one" in caplog.text

@@ -218,6 +218,8 @@ class RowEncoder:
             return f"the answer {shown} is none of its row's choices"
         if self.template.choices is None:
             return f"the answer {shown} is no label of the train rows; list it in template.choices"
+        if self.template.own_choices:
+            return f"the answer {shown} is none of the choices of template {self.template.name}"
         return f"the answer {shown} is none of dataset.template.choices"
 
     def _choice_set(self, choices: tuple[str, ...]) -> int:

@@ -238,9 +238,7 @@ def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, 
 
 def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
     missing = [
-        field
-        for field in template.fields
-        if field.column not in columns and not (field.optional and field.column == field.name)
+        field for field in template.fields if field.column not in columns and not (field.optional and not field.mapped)
     ]
     if not missing:
         return

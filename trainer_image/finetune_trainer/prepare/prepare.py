@@ -32,7 +32,7 @@ from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
 from finetune_trainer.text.stop import stop_texts
-from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
+from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate, resolve_template
 from finetune_trainer.text.template.render import Renderer
 from finetune_trainer.text.template.survey import AnswerSurvey
 
@@ -126,7 +126,7 @@ def prepare(
         _check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
-        _warn_of_text(writer)
+        _warn_of_text(writer, template)
         metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
         summary = DatasetSummary(
             rows=table.rows,
@@ -267,7 +267,16 @@ def _check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None
             )
 
 
-def _warn_of_text(writer: PreparedWriter) -> None:
+def _warn_of_text(writer: PreparedWriter, template: PromptTemplate) -> None:
+    if template.answer_tokens is not None and writer.longest > template.answer_tokens:
+        _log.warning(
+            "the longest answer has %d tokens, and template %s is for answers of at most %d; make sure that column %r "
+            "is the one that holds them",
+            writer.longest,
+            template.name,
+            template.answer_tokens,
+            next(field.column for field in template.fields if field.name == template.answer),
+        )
     if writer.truncated:
         fields = ", ".join(f"{name} in {rows}" for name, rows in writer.shortened.most_common())
         _log.warning("%d rows are shortened to fit training.maxLength: %s", writer.truncated, fields)

@@ -306,3 +306,41 @@ def test_what_is_a_whole_number() -> None:
         0, -1, 2, 3, None, None, None, None, None,
     ]  # fmt: skip
     assert fold("-0") == fold("0.0") == "0"
+
+
+YES_NO = {"name": "paraphrase"}
+
+
+def pairs(*values: Any) -> ROWS:
+    return [{"sentence1": "a", "sentence2": "b", "label": value} for value in values]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [(True, False), ("True", "false"), (1, 0), ("1", "0"), ("yes", "no"), ("Yes", " NO")],
+)
+def test_yes_and_no_are_read_from_booleans_numbers_and_words(values: tuple[Any, ...]) -> None:
+    assert texts(YES_NO, pairs(*values)) == ["yes", "no"]
+
+
+def test_booleans_mean_yes_and_no_in_whatever_order_these_stand() -> None:
+    assert texts({**YES_NO, "choices": ["Yes", "No"]}, pairs(True, False)) == ["Yes", "No"]
+
+
+def test_that_booleans_were_read_as_yes_and_no_is_told() -> None:
+    assert remark(YES_NO, pairs(True, False)) == "column 'label' holds true and false, which are read as yes and no"
+
+
+@pytest.mark.parametrize("values", [(True, 0), ("true", "1", "false"), (True, "maybe")])
+def test_booleans_beside_anything_else_are_not_guessed(values: tuple[Any, ...]) -> None:
+    message = refused(YES_NO, pairs(*values))
+    assert message.startswith(
+        "line 1: the answer 'true' in column 'label' is none of the choices of template paraphrase"
+    )
+
+
+def test_labels_that_are_none_of_the_templates_choices_are_sent_to_choices() -> None:
+    assert refused(YES_NO, pairs("same", "different")) == (
+        "no value of column 'label' is one of the choices of template paraphrase (no, yes); the first is 'same' "
+        "(line 1); list the column's own labels in dataset.template.choices, or map the column that holds the choices"
+    )

@@ -23,15 +23,49 @@ def projected(template: dict[str, Any], values: dict[str, Any]) -> Projected:
 
 FIELDS = {
     "sentiment": ["text", "label"],
+    "star-rating": ["text", "label"],
     "topic": ["text", "label"],
     "intent": ["text", "label"],
+    "spam": ["text", "label"],
+    "toxicity": ["text", "label"],
+    "emotion": ["text", "label"],
+    "stance": ["text", "target", "label"],
+    "classification": ["text", "label"],
     "nli": ["premise", "hypothesis", "label"],
-    "qa": ["context", "question", "answer"],
-    "summarization": ["text", "summary"],
-    "instruction": ["instruction", "input", "output"],
+    "paraphrase": ["sentence1", "sentence2", "label"],
+    "duplicate-question": ["question1", "question2", "label"],
+    "boolean-qa": ["passage", "question", "answer"],
     "multiple-choice": ["question", "choices", "answer"],
-    "raw": ["prompt", "completion"],
+    "commonsense-ending": ["context", "choices", "answer"],
+    "qa": ["context", "question", "answer"],
+    "extractive-qa": ["context", "question", "answer"],
+    "closed-qa": ["question", "answer"],
+    "entities": ["text", "entities"],
+    "key-values": ["text", "keys", "values"],
+    "slot-filling": ["text", "slots"],
+    "summarization": ["text", "summary"],
+    "headline": ["text", "headline"],
+    "dialogue-summary": ["dialogue", "summary"],
+    "translation": ["source", "target", "source_language", "target_language"],
+    "correction": ["text", "corrected"],
+    "simplification": ["text", "simple"],
+    "data-to-text": ["data", "text"],
+    "question-generation": ["context", "answer", "question"],
+    "review-generation": ["product", "rating", "review"],
+    "text-to-sql": ["schema", "question", "query"],
+    "final-answer": ["question", "answer"],
+    "code-explanation": ["code", "language", "explanation"],
+    "instruction": ["instruction", "input", "output"],
     "messages": ["messages"],
+    "raw": ["prompt", "completion"],
+}
+OPTIONAL = {
+    "key-values": ["keys"],
+    "translation": ["source_language", "target_language"],
+    "question-generation": ["answer"],
+    "review-generation": ["rating"],
+    "code-explanation": ["language"],
+    "instruction": ["input"],
 }
 
 
@@ -39,7 +73,7 @@ FIELDS = {
 def test_the_fields_of_every_template_are_as_promised(name: str) -> None:
     template = resolve_template(Template.model_validate({"name": name}))
     assert [f.name for f in template.fields] == FIELDS[name]
-    assert [f.name for f in template.fields if f.optional] == (["input"] if name == "instruction" else [])
+    assert [f.name for f in template.fields if f.optional] == OPTIONAL.get(name, [])
     assert all(f.description for f in template.fields)
 
 
@@ -143,3 +177,80 @@ def test_the_digest_changes_with_everything_that_changes_a_rendering() -> None:
     digests = [resolve_template(Template.model_validate(s)).digest for s in specs]
     assert len(set(digests)) == len(specs)
     assert digests[0] == resolve_template(Template.model_validate({"name": "intent", "columns": {}})).digest
+
+
+ENTITIES = {"name": "entities"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"person": ["Ada"], "n": 1}, '{"person": ["Ada"], "n": 1}'),
+        ('{"person":["Ada"],\n "n":1}', '{"person": ["Ada"], "n": 1}'),
+        (["Zoë"], '["Zoë"]'),
+        ({}, "{}"),
+        ([], "[]"),
+        ("[]", "[]"),
+    ],
+)
+def test_json_has_one_form_however_the_row_spells_it(value: object, text: str) -> None:
+    assert projected(ENTITIES, {"text": "t", "entities": value}).answer == text
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{person: Ada}", "column 'entities' is no JSON"),
+        ("[1,", "column 'entities' is no JSON"),
+        ('{"a": NaN}', "column 'entities' is no JSON"),
+        ("[" * 100000, "column 'entities' is no JSON"),
+        ("Ada", "column 'entities' is no JSON"),
+        ("7", "column 'entities' holds no JSON object and no list"),
+        (7, "column 'entities' holds no JSON object and no list"),
+        ('"Ada"', "column 'entities' holds no JSON object and no list"),
+        ("", "column 'entities' is empty"),
+        (None, "column 'entities' is empty"),
+    ],
+)
+def test_what_is_no_json_makes_a_bad_row(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        projected(ENTITIES, {"text": "t", "entities": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [({"a": 1}, '{"a": 1}'), (["a"], '["a"]'), (" a, b ", "a, b"), ("{a: b}", "{a: b}"), (3, "3")]
+)
+def test_data_is_a_text_or_json(value: object, text: str) -> None:
+    assert projected({"name": "data-to-text"}, {"data": value, "text": "t"}).inputs == {"data": text}
+
+
+@pytest.mark.parametrize("value", [{}, [], "", None])
+def test_data_that_is_empty_makes_a_bad_row(value: object) -> None:
+    with pytest.raises(ValueError, match="column 'data' is empty"):
+        projected({"name": "data-to-text"}, {"data": value, "text": "t"})
+
+
+@pytest.mark.parametrize("value", [{}, [], "", None])
+def test_keys_that_are_empty_count_as_missing(value: object) -> None:
+    row = {"text": "t", "keys": value, "values": {"a": 1}}
+    assert projected({"name": "key-values"}, row).inputs == {"text": "t", "keys": ""}
+
+
+def test_code_keeps_the_indentation_of_its_first_line() -> None:
+    row = {"code": "\r\n\n    return x\r\n    # end\n\n", "explanation": "e"}
+    inputs = projected({"name": "code-explanation"}, row).inputs
+    assert inputs["code"] == "    return x\n    # end"
+
+
+def test_a_field_may_have_a_column_of_its_own_name() -> None:
+    row = {"context": "c", "endings": ["a", "b"], "answer": "b"}
+    assert projected({"name": "commonsense-ending"}, row).choices == ("a", "b")
+    mapped = {"name": "commonsense-ending", "columns": {"choices": "ends"}}
+    assert projected(mapped, {"context": "c", "ends": ["a", "b"], "answer": "b"}).choices == ("a", "b")
+
+
+def test_choices_of_the_job_stand_before_those_of_the_template() -> None:
+    own = resolve_template(Template.model_validate({"name": "paraphrase"}))
+    given = resolve_template(Template.model_validate({"name": "paraphrase", "choices": ["different", "same"]}))
+    assert (own.choices, own.own_choices) == (("no", "yes"), True)
+    assert (given.choices, given.own_choices) == (("different", "same"), False)

@@ -1,42 +1,47 @@
-"""The template library: what each named template is called, needs and says; names and fields are API.
+"""Templates, ready for rows: what each is called, needs and says; names and fields are API.
 
-``resolve_template`` turns ``dataset.template`` of a spec, named or inline, into one :class:`PromptTemplate`.
+``resolve_template`` turns ``dataset.template`` of a spec, named or inline, into one :class:`PromptTemplate`; what a
+named one says comes from ``document.py``.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from typing import Any, Final, Literal
-
-import yaml
+from typing import Any, Final
 
 from finetune_api.digest import digest_of
 from finetune_api.job import Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.text.template.document import (
+    MESSAGES,
+    Choices,
+    Holds,
+    Side,
+    TemplateDocument,
+    WishedMetric,
+    library_document,
+)
 
-__all__ = ["MESSAGES", "ChoiceSource", "Field", "PromptTemplate", "Side", "library_template", "resolve_template"]
+__all__ = ["MESSAGES", "ChoiceSource", "Field", "PromptTemplate", "Side", "resolve_template", "template_of"]
 
-ChoiceSource = Literal["none", "labels", "row"]
-Side = Literal["start", "end", "middle"]
-"""Where a text loses characters when it is too long."""
+ChoiceSource = Choices
 
 RAW: Final = "raw"
-MESSAGES: Final = "messages"
-"""The one template that the model's chat template renders instead of Jinja text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A variable of a named template and the column that fills it."""
+    """A variable of a named template and the column that fills it; ``mapped``: the job names another than usual."""
 
     name: str
     column: str
     description: str
     optional: bool = False
+    mapped: bool = False
+    holds: Holds = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +61,19 @@ class PromptTemplate:
     choice_source
         Where choices come from when the spec gives none: the label set of the train rows, the row itself, nowhere.
     choices
-        Choices that the spec gives, outer white space stripped; of ``raw`` as they are written.
+        Choices that the spec gives, or the template itself, outer white space stripped; of ``raw`` as they are written.
+    own_choices
+        Whether it is the template that gives them.
     separator
         Between prompt and completion for a model without chat template, on the completion's side.
     verbatim
         Whether outer white space of prompt and completion is kept.
     truncate
         Fields that are shortened where a prompt is too long, and at which end; never an instruction or choices.
+    metric
+        What suits the task; None for an inline template.
+    answer_tokens
+        No answer of the task should be longer; None where there is no such bound.
     """
 
     name: str | None
@@ -75,21 +86,26 @@ class PromptTemplate:
     separator: str = " "
     verbatim: bool = False
     truncate: tuple[tuple[str, Side], ...] = ()
+    own_choices: bool = False
+    metric: WishedMetric | None = None
+    answer_tokens: int | None = None
 
     @property
     def digest(self) -> str:
         """Digest of everything that decides how a row is rendered."""
-        return digest_of(
-            {
-                "prompt": self.prompt,
-                "completion": self.completion,
-                "columns": {f.name: f.column for f in self.fields},
-                "choices": list(self.choices) if self.choices is not None else self.choice_source,
-                "separator": self.separator,
-                "verbatim": self.verbatim,
-                "truncate": dict(self.truncate),
-            }
-        )
+        content: dict[str, Any] = {
+            "prompt": self.prompt,
+            "completion": self.completion,
+            "columns": {f.name: f.column for f in self.fields},
+            "choices": list(self.choices) if self.choices is not None else self.choice_source,
+            "separator": self.separator,
+            "verbatim": self.verbatim,
+            "truncate": dict(self.truncate),
+        }
+        # What came later stands there only where it says something: digests of before stay what they were.
+        if holds := {f.name: f.holds for f in self.fields if f.holds != "text"}:
+            content["holds"] = holds
+        return digest_of(content)
 
 
 def resolve_template(spec: Template) -> PromptTemplate:
@@ -110,46 +126,68 @@ def resolve_template(spec: Template) -> PromptTemplate:
             None, prompt, completion, (), None, "none", choices, separator="" if own else " ", verbatim=True
         )
     assert spec.name is not None  # noqa: S101  # a rule of the API: exactly one of the two
-    entry = library_template(spec.name)
-    columns = dict(spec.columns or {})
-    fields = tuple(
-        Field(name, columns.pop(name, name), f["description"], f.get("optional", False))
-        for name, f in entry["fields"].items()
-    )
-    if columns:
+    return template_of(library_document(spec.name), columns=dict(spec.columns or {}), choices=choices)
+
+
+def template_of(
+    document: TemplateDocument, *, columns: dict[str, str], choices: tuple[str, ...] | None
+) -> PromptTemplate:
+    """Map a document's fields to columns.
+
+    Raises
+    ------
+    StageError
+        TemplateInvalid: ``columns`` maps a field that the template doesn't have.
+    """
+    unknown = sorted(columns.keys() - document.fields.keys())
+    if unknown:
         raise StageError(
             Reason.TEMPLATE_INVALID,
-            f"dataset.template.columns maps {min(columns)!r}, which is no field of template {spec.name}; "
-            f"its fields are {', '.join(f.name for f in fields)}",
+            f"dataset.template.columns maps {unknown[0]!r}, which is no field of template {document.name}; "
+            f"its fields are {', '.join(document.fields)}",
         )
-    if entry["choices"] == "row" and choices is not None:
+    fields = tuple(_field(document, name, columns.get(name)) for name in document.fields)
+    if document.choices == "row" and choices is not None:
         fields = tuple(f for f in fields if f.name != "choices")
+    own = isinstance(document.choices, list) and choices is None
     return PromptTemplate(
-        name=spec.name,
-        prompt=entry.get("prompt", ""),
-        completion=entry.get("completion", ""),
+        name=document.name,
+        prompt=document.prompt or "",
+        completion=document.completion or "",
         fields=fields,
-        answer=entry["answer"],
-        choice_source=entry["choices"],
-        choices=choices,
-        separator=entry.get("separator", " "),
-        verbatim=entry.get("verbatim", False),
-        truncate=tuple(entry.get("truncate", {}).items()),
+        answer=document.answer,
+        choice_source="labels" if isinstance(document.choices, list) else document.choices,
+        choices=_stripped(document.choices) if own else choices,
+        own_choices=own,
+        separator=document.separator,
+        verbatim=document.verbatim,
+        truncate=tuple(document.truncate.items()),
+        metric=document.metric,
+        answer_tokens=document.answer_tokens,
     )
 
 
-@cache
-def library_template(name: str) -> dict[str, Any]:
-    """Return a library file's content: description, fields, answer, choices and, but for messages, the Jinja texts."""
-    text = files("finetune_trainer.text.template").joinpath("library", f"{name}.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
+def _field(document: TemplateDocument, name: str, column: str | None) -> Field:
+    entry = document.fields[name]
+    usual = entry.column or name
+    return Field(
+        name,
+        column or usual,
+        entry.description,
+        entry.optional,
+        mapped=column is not None and column != usual,
+        holds=entry.holds,
+    )
+
+
+def _stripped(choices: Sequence[str]) -> tuple[str, ...]:
+    return tuple(choice.strip() for choice in choices)
 
 
 def _checked_choices(given: list[str] | None, *, verbatim: bool) -> tuple[str, ...] | None:
     if given is None:
         return None
-    choices = tuple(c.strip() for c in given)
+    choices = _stripped(given)
     if "" in choices:
         raise StageError(Reason.TEMPLATE_INVALID, "dataset.template.choices has an empty choice")
     forms = [" ".join(unicodedata.normalize("NFC", c).split()) for c in choices]

@@ -6,16 +6,19 @@ A :class:`ValueError` from here makes the row a bad one, with its message as the
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from finetune_trainer.text.template.catalog import MESSAGES, Field, PromptTemplate
 from finetune_trainer.text.template.conversation import Message, check_beside, to_messages
 from finetune_trainer.text.template.labels import Answers, as_text
 
 __all__ = ["Projected", "field_value", "project", "row_choices"]
+
+_BLANK_LINES: Final = re.compile(r"\A(?:[ \t]*\n)+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ def project(template: PromptTemplate, values: Mapping[str, Any], answers: Answer
             choices, names = row_choices(value, field.column)
             inputs[field.name] = list(choices)
         elif field.name == template.answer:
-            answer = value
-            _text(value, field)
+            text = _text(value, field)
+            answer = value if field.holds == "text" else text
         else:
             inputs[field.name] = _text(value, field, verbatim=template.verbatim)
     read = answers(answer, choices or (), names)
@@ -103,17 +106,41 @@ def field_value(field: Field, values: Mapping[str, Any]) -> Any:
     value = values[field.column]
     if value is None:
         value = ""
+    if field.holds == "json" and value in ([], {}):
+        return value  # nothing found is an answer
     if not field.optional and (value in ("", [], {}) or (isinstance(value, str) and not value.strip())):
         raise ValueError(f"column {field.column!r} is empty")
     return value
 
 
 def _text(value: Any, field: Field, *, verbatim: bool = False) -> str:
+    if field.holds == "json" and value != "":
+        return _json_text(value, field.column)
+    if field.holds == "either" and isinstance(value, list | dict):
+        return _json_text(value, field.column) if value else ""
     if isinstance(value, list | dict):
         raise ValueError(  # noqa: TRY004  # the caller tells a bad row by ValueError
             f"column {field.column!r} holds a {'list' if isinstance(value, list) else 'JSON object'}, not a text"
         )
+    if field.holds == "code" and isinstance(value, str):
+        return _BLANK_LINES.sub("", value.replace("\r\n", "\n")).rstrip()
     return value if verbatim and isinstance(value, str) else as_text(value)
+
+
+def _json_text(value: Any, column: str) -> str:
+    """One form of JSON for every row, however its file spells it."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"column {column!r} is no JSON") from e
+    if not isinstance(value, list | dict):
+        raise ValueError(f"column {column!r} holds no JSON object and no list")  # noqa: TRY004  # tells a bad row
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -43,6 +43,8 @@ _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u2060\ufeff\u00ad\u200e\u200f
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0+)?")
 _NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _BOOLEANS: Final = {"false": "0", "true": "1"}
+_YES_NO: Final = {"false": "no", "true": "yes"}
+_GIVEN: Final = "dataset.template.choices"
 _DIGITS: Final = re.compile(r"\d+")
 _SHOWN: Final = 5
 _SHOWN_SPELLINGS: Final = 4
@@ -114,20 +116,21 @@ def _differs(value: Any, choice: str) -> bool:
 
 
 class GivenChoices:
-    """A column whose choices the spec gives: texts of choices, or all of them numbers of choices from 0.
+    """A column whose choices are given: texts of choices, or all of them numbers of choices from 0.
 
     Among texts, one that is no choice is a matter of its row. Where no value is a choice, or numbers could be meant
     both ways, the whole column is refused.
     """
 
-    def __init__(self, choices: tuple[str, ...], column: str) -> None:
-        self._choices, self._column = choices, column
+    def __init__(self, choices: tuple[str, ...], column: str, given_by: str | None = None) -> None:
+        self._choices, self._column, self._given_by = choices, column, given_by or _GIVEN
         self._folds = unique_folds(choices)
         self._fits = 0
         self._unfit: tuple[str, str] | None = None
         self._not_whole: tuple[str, str] | None = None
         self._outside: tuple[str, str] | None = None
         self._zero = self._any_number = False
+        self._booleans = set(self._folds) == {"no", "yes"}
         self._spelt: dict[tuple[str, str], str] = {}
 
     def add(self, where: str, value: Any) -> None:
@@ -141,6 +144,7 @@ class GivenChoices:
         elif self._unfit is None:
             self._unfit = text, where
         self._any_number |= _number_or_boolean(text)
+        self._booleans = self._booleans and fold(text) in _YES_NO
         number = whole_number(text)
         if number is None:
             self._not_whole = self._not_whole or (text, where)
@@ -159,12 +163,16 @@ class GivenChoices:
         """
         if self._are_numbers():
             return self._by_number
+        if self._are_booleans():
+            return self._by_boolean
         if self._unfit is None or (self._fits and not self._could_be_numbers()):
             return self._by_text
         raise self._refusal(*self._unfit)
 
     def describe(self) -> Remark | None:
         """Say that numbers were read as choices, or which spellings became one; None if nothing needs a word."""
+        if self._are_booleans():
+            return Remark(f"column {self._column!r} holds true and false, which are read as yes and no")
         if not self._are_numbers():
             by_choice: dict[str, list[tuple[str, str]]] = {}
             for spelling, choice in self._spelt.items():
@@ -173,13 +181,21 @@ class GivenChoices:
                 self._column, [_also_spelt(choice, spelt) for choice, spelt in by_choice.items()], warns=False
             )
         first = ", ".join(f"{n} = {choice}" for n, choice in enumerate(self._choices[:_SHOWN]))
-        return Remark(f"column {self._column!r} holds numbers of dataset.template.choices, counted from 0: {first}")
+        return Remark(f"column {self._column!r} holds numbers of {self._given_by}, counted from 0: {first}")
 
     def _are_numbers(self) -> bool:
         return self._unfit is not None and self._why_not_numbers() is None
 
+    def _are_booleans(self) -> bool:
+        """Whether the choices are no and yes, and every value is true or false."""
+        return self._unfit is not None and self._booleans
+
     def _could_be_numbers(self) -> bool:
         return self._not_whole is None and self._outside is None and self._zero
+
+    def _by_boolean(self, value: Any, _choices: Sequence[str], _names: Sequence[str]) -> Answer:
+        text = _YES_NO.get(fold(as_text(value)), "")
+        return Answer(self._folds.get(text, as_text(value)))
 
     def _by_text(self, value: Any, _choices: Sequence[str], _names: Sequence[str]) -> Answer:
         text = as_text(value)
@@ -206,16 +222,17 @@ class GivenChoices:
 
     def _refusal(self, text: str, where: str) -> StageError:
         if not self._any_number:
+            where_to = "" if self._given_by == _GIVEN else f" in {_GIVEN}"
             names = ", ".join(self._choices[:_SHOWN]) + (", ..." if len(self._choices) > _SHOWN else "")
             return StageError(
                 Reason.DATASET_INVALID,
-                f"no value of column {self._column!r} is one of dataset.template.choices ({names}); the first is "
-                f"{shown(text)} ({where}); list the column's own labels, or map the column that holds the choices",
+                f"no value of column {self._column!r} is one of {self._given_by} ({names}); the first is {shown(text)} "
+                f"({where}); list the column's own labels{where_to}, or map the column that holds the choices",
                 tells_mend=True,
             )
         return StageError(
             Reason.DATASET_INVALID,
-            f"{where}: the answer {shown(text)} in column {self._column!r} is none of dataset.template.choices, and "
+            f"{where}: the answer {shown(text)} in column {self._column!r} is none of {self._given_by}, and "
             f"the column does not hold numbers of choices from 0 either: {self._why_not_numbers()}; write the choices' "
             "texts, or numbers from 0 in every row",
             tells_mend=True,

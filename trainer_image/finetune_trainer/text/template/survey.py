@@ -29,7 +29,8 @@ class AnswerSurvey:
             return
         column = self._answer.column
         if template.choices is not None:
-            self._judge = GivenChoices(tuple(c.strip() for c in template.choices), column)
+            given_by = f"the choices of template {template.name}" if template.own_choices else None
+            self._judge = GivenChoices(tuple(c.strip() for c in template.choices), column, given_by)
         elif template.choice_source == "labels":
             self._judge = FoundLabels(column, str(template.name))
         elif self._choices is not None:
