@@ -24,7 +24,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     "folder such as s3://bucket/name/",
     Reason.DATASET_INVALID: "1 of 12 rows can't be used, more than dataset.badRows.maxPercent 5: line 7: not JSON: "
     "Expecting property name enclosed in double quotes at column 14.",
-    Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset) was refused: 403.",
+    Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset.uri) was refused: 403.",
     Reason.UNSAFE_MODEL: "model.uri: config.json asks for code of its own (auto_map), which is never run.",
     Reason.VERIFICATION_FAILED: "s3://team-a-models/support-intent/model/model.safetensors is not what was written "
     "there.",
@@ -36,6 +36,8 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.OUTPUT_EXISTS: "output.uri: s3://team-a-models/support-intent/ holds a result of another job (team-a/first, "
     "0f3c9a1b-7d0c-4e0a-9b1c-2d3e4f5a6b7c) of another spec: training.seed; set output.ifExists: Overwrite to replace "
     "it.",
+    Reason.OUTPUT_NOT_FOUND: "listing s3://team-a-modles/support-intent/ (output.uri): there is no bucket "
+    "'team-a-modles'.",
     Reason.DIVERGED: "training diverged at step 3 of 120: the loss is nan and the gradient's norm nan, with "
     "training.learningRate 1.",
     Reason.CREDENTIALS_NOT_FOUND: 'Secret "team-a-s3" does not exist in the namespace of the job. Create it with the '

@@ -47,6 +47,7 @@ class Reason(StrEnum):
     ARTIFACT_UPLOAD_FAILED = "ArtifactUploadFailed"
     VERIFICATION_FAILED = "VerificationFailed"
     OUTPUT_EXISTS = "OutputExists"
+    OUTPUT_NOT_FOUND = "OutputNotFound"
     NAME_CONFLICT = "NameConflict"
     NOT_REPORTED = "NotReported"
     TRAINER_ERROR = "TrainerError"
@@ -133,6 +134,12 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         meaning="The output folder belongs to another job, or holds files that no job wrote.",
         mend="Choose another output.uri, or remove what lies there.",
         exit_code=19,
+        found_by=_TRAINER,
+    ),
+    Reason.OUTPUT_NOT_FOUND: ReasonInfo(
+        meaning="There is no such bucket for the results.",
+        mend="Create the bucket, or correct output.uri.",
+        exit_code=23,
         found_by=_TRAINER,
     ),
     Reason.DIVERGED: ReasonInfo(

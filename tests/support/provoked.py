@@ -88,7 +88,7 @@ PROVOKED: Final = tuple(
         ("the bucket of the model is missing", Reason.MODEL_NOT_FOUND, _TRAINER, "test_a_missing_bucket_is_named"),
         (
             "the bucket of the output is missing",
-            Reason.ARTIFACT_UPLOAD_FAILED,
+            Reason.OUTPUT_NOT_FOUND,
             _TRAINER,
             "test_a_missing_bucket_is_named",
         ),

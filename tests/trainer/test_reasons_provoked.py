@@ -261,7 +261,7 @@ def test_a_wrong_key_is_access_denied(pod: Pod) -> None:
     pod.keys("dataset", AWS_SECRET_ACCESS_KEY="canary-of-a-wrong-key")
     reason, code, message = pod.fails("prepare")
     assert (reason, code) == (Reason.ACCESS_DENIED, 12)
-    assert f"s3://{pod.bucket}/rows.jsonl (dataset)" in message
+    assert f"s3://{pod.bucket}/rows.jsonl (dataset.uri)" in message
     assert "canary" not in message
 
 
@@ -277,14 +277,14 @@ def test_a_secret_with_an_empty_key_is_credentials_not_found(pod: Pod) -> None:
     [
         ("dataset", "uri", (Reason.DATASET_NOT_FOUND, 15)),
         ("model", "uri", (Reason.MODEL_NOT_FOUND, 17)),
-        ("output", "uri", (Reason.ARTIFACT_UPLOAD_FAILED, 31)),
+        ("output", "uri", (Reason.OUTPUT_NOT_FOUND, 23)),
     ],
 )
 def test_a_missing_bucket_is_named(pod: Pod, role: str, field: str, expected: tuple[Reason, int]) -> None:
     pod.spec[role][field] = pod.spec[role][field].replace(f"//{pod.bucket}/", "//no-such-bucket/")
     reason, code, message = pod.fails("prepare")
     assert (reason, code) == expected
-    assert "no-such-bucket" in message
+    assert f"({role}.{field}): there is no bucket 'no-such-bucket'. Create the bucket, or correct {role}." in message
 
 
 def test_a_missing_file_of_rows_is_dataset_not_found(pod: Pod) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from finetune_api.names import StageName
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.report import StageReport, encode_report
 from finetune_api.runtime import ResolvedStorage, Storage
@@ -20,6 +21,7 @@ from finetune_trainer.job.run import exit_code, failure_of
 from finetune_trainer.process.console import Console
 from finetune_trainer.storage.files import publish
 from tests.support.s3server import S3Server
+from tests.support.s3stub import Answer, error_answer, running_stub
 from tests.support.stage_run import Finished, run
 from tests.support.tiny_job import make_stage_input, write_rows
 from tests.trainer.conftest import write_keys
@@ -182,12 +184,62 @@ def test_a_secret_without_a_key_is_credentials_not_found(full_on_s3: Finished, s
     assert failed(report)[:2] == (Reason.CREDENTIALS_NOT_FOUND, 21)
 
 
-def test_an_output_bucket_that_is_missing_is_a_failed_upload(
+def test_an_output_bucket_that_is_missing_ends_the_job_with_the_field_and_the_mend(
     full_on_s3: Finished, s3: S3Server, tmp_path: Path
 ) -> None:
     spec = {**full_on_s3.spec, "output": {"uri": "s3://no-such-bucket/out/"}}
     report = on_s3(full_on_s3, s3, tmp_path)(spec, stage="prepare")
-    assert failed(report)[:2] == (Reason.ARTIFACT_UPLOAD_FAILED, 31)
+    assert failed(report)[:2] == (Reason.OUTPUT_NOT_FOUND, 23)
+    assert report.failure is not None
+    assert report.failure.message == (
+        "reading s3://no-such-bucket/out/owner.json (output.uri): there is no bucket 'no-such-bucket'. "
+        "Create the bucket, or correct output.uri."
+    )
+
+
+def test_the_output_bucket_of_a_runtimes_prefix_is_for_the_platform_team_to_mend(
+    full_on_s3: Finished, s3: S3Server, tmp_path: Path
+) -> None:
+    one = Storage(prefix="s3://", endpoint=s3.endpoint)
+    write_keys(tmp_path / "keys" / "output", AWS_ACCESS_KEY_ID=s3.access_key, AWS_SECRET_ACCESS_KEY=s3.secret_key)
+    stage_input = make_stage_input("prepare", full_on_s3.spec, storage=ResolvedStorage(output=one))
+    spec = stage_input.spec.model_copy(update={"output": stage_input.spec.output.model_copy(update={"uri": None})})
+    update = {"spec": spec, "output_uri": "s3://no-such-bucket/team-a/tiny/"}
+    report, _ = run(stage_input.model_copy(update=update), tmp_path, credentials=tmp_path / "keys")
+    assert report.failure is not None
+    assert report.failure.reason is Reason.OUTPUT_NOT_FOUND
+    assert report.failure.message.endswith(
+        "(outputPrefix of the FineTuneRuntime): there is no bucket 'no-such-bucket'. The platform team creates the "
+        "bucket or corrects outputPrefix of the FineTuneRuntime."
+    )
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_an_output_that_may_not_be_written_is_told_before_the_rows_are_read(
+    stage: StageName, cheap: dict[str, Any], tmp_path: Path
+) -> None:
+    """The rows are not there at all, which would be told if they were looked for."""
+    empty = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"></ListBucketResult>'
+    cheap["dataset"]["uri"] = "file:///nowhere/rows.jsonl"
+    cheap["output"] = {"uri": "s3://team-a-models/out/"}
+    write_keys(tmp_path / "keys" / "output", AWS_ACCESS_KEY_ID="id", AWS_SECRET_ACCESS_KEY="secret")
+
+    def answer(method: str, path: str) -> Answer:
+        if method == "PUT":
+            return error_answer(403, "AccessDenied")
+        return Answer(200, empty) if "list-type" in path else error_answer(404, "NoSuchKey")
+
+    with running_stub() as stub:
+        stub.answer = answer
+        storage = ResolvedStorage(output=Storage(prefix="s3://", endpoint=stub.endpoint))
+        stage_input = make_stage_input(stage, cheap, storage=storage, includes_prepare=stage == "train")
+        report, _ = run(stage_input, tmp_path, credentials=tmp_path / "keys")
+    assert report.failure is not None
+    assert (report.failure.reason, exit_code(report)) == (Reason.ACCESS_DENIED, 12)
+    assert report.failure.message == (
+        "writing s3://team-a-models/out/owner.json (output.uri) was refused: AccessDenied. Give the identity of "
+        "output.credentialsRef the right to do this: s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload."
+    )
 
 
 def test_the_output_of_another_job_is_not_touched(full_on_s3: Finished, s3: S3Server, tmp_path: Path) -> None:

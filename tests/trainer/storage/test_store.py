@@ -196,7 +196,7 @@ def test_a_missing_file_has_the_reason_of_its_role(  # noqa: PLR0917 - fixtures
     [
         ("model", Reason.MODEL_NOT_FOUND),
         ("dataset", Reason.DATASET_NOT_FOUND),
-        ("output", Reason.ARTIFACT_UPLOAD_FAILED),
+        ("output", Reason.OUTPUT_NOT_FOUND),
     ],
 )
 def test_a_missing_bucket_is_named(role: Role, reason: Reason, access: Access) -> None:
@@ -205,11 +205,11 @@ def test_a_missing_bucket_is_named(role: Role, reason: Reason, access: Access) -
     assert "'no-such-bucket'" in error.message
 
 
-def test_writing_to_a_missing_bucket_is_a_failed_upload(access: Access, tmp_path: Path) -> None:
+def test_writing_to_a_missing_bucket_is_no_failed_upload(access: Access, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     store = access.open("output", "s3://no-such-bucket/x/")
-    assert failure(lambda: store.put_file("f", tmp_path / "f")).reason is Reason.ARTIFACT_UPLOAD_FAILED
-    assert failure(lambda: store.put_bytes("f", b"x")).reason is Reason.ARTIFACT_UPLOAD_FAILED
+    assert failure(lambda: store.put_file("f", tmp_path / "f")).reason is Reason.OUTPUT_NOT_FOUND
+    assert failure(lambda: store.put_bytes("f", b"x")).reason is Reason.OUTPUT_NOT_FOUND
 
 
 CANARY = "canary-that-must-not-appear"

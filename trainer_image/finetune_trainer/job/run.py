@@ -27,6 +27,7 @@ from finetune_trainer.process.interrupt import Interrupt
 from finetune_trainer.process.logs import logging_to
 from finetune_trainer.process.watchdog import Watchdog, stacks
 from finetune_trainer.storage.access import Access
+from finetune_trainer.storage.store import FIELDS, OUTPUT_PREFIX
 
 __all__ = ["exit_code", "failure_of", "run_stage", "write_report"]
 
@@ -86,7 +87,7 @@ def run_stage(
                 console=console,
                 access=access,
                 folder=Path(scratch),
-                output=access.open("output", stage_input.output_uri),
+                output=access.open("output", stage_input.output_uri, _named_by(stage_input)),
                 fresh=fresh,
                 interrupt=interrupt,
             )
@@ -94,6 +95,10 @@ def run_stage(
     except Exception as error:  # whatever it is, it has to reach the report
         failure = failure_of(error, console)
         return StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure)
+
+
+def _named_by(stage_input: StageInput) -> str:
+    return OUTPUT_PREFIX if stage_input.spec.output.uri is None else FIELDS["output"]
 
 
 def _run_or_release(work: Work) -> StageReport:

@@ -97,14 +97,14 @@ class Access:
         StageError
             InvalidSpec or CredentialsNotFound. Nothing is read yet.
         """
+        field = field or FIELDS[role]
         parsed = parse_role_uri(role, uri, field)
         if parsed.scheme == "s3":
             from finetune_trainer.storage.s3 import S3Store  # noqa: PLC0415 - boto3, which a file:// job does without
 
-            return S3Store(client=self._client(role), role=role, bucket=parsed.host, prefix=parsed.path)
+            return S3Store(client=self._client(role), role=role, bucket=parsed.host, prefix=parsed.path, field=field)
         if parsed.scheme == "file":
-            return LocalStore(role=role, folder=Path(parsed.path))
-        field = field or FIELDS[role]
+            return LocalStore(role=role, folder=Path(parsed.path), field=field)
         raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is no place for files; use s3:// or file://")
 
     def open_file(self, role: Role, uri: str, field: str | None = None) -> tuple[Store, str]:

@@ -28,8 +28,9 @@ _PART: Final = ".part"
 class LocalStore(Store):
     """A directory as a :class:`~finetune_trainer.storage.store.Store`; files appear whole or not at all."""
 
-    def __init__(self, *, role: Role, folder: Path) -> None:
+    def __init__(self, *, role: Role, folder: Path, field: str | None = None) -> None:
         self._role: Role = role
+        self._field = field or FIELDS[role]
         self.folder = folder
 
     @property
@@ -138,7 +139,7 @@ class LocalStore(Store):
 
     @contextmanager
     def _errors(self, operation: str, key: str) -> Iterator[None]:
-        what = f"{operation} {self.uri}{key} ({FIELDS[self._role]})"
+        what = f"{operation} {self.uri}{key} ({self._field})"
         try:
             yield
         except PermissionError as error:

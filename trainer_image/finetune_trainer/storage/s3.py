@@ -122,7 +122,7 @@ def make_client(
 class S3Store(Store):
     """A prefix of a bucket as a :class:`~finetune_trainer.storage.store.Store`."""
 
-    def __init__(self, *, client: S3Client, role: Role, bucket: str, prefix: str) -> None:
+    def __init__(self, *, client: S3Client, role: Role, bucket: str, prefix: str, field: str) -> None:
         self._client = client
         self._role: Role = role
         self._bucket = bucket
@@ -139,6 +139,7 @@ class S3Store(Store):
         addressing: Any = getattr(client.meta.config, "s3", None) or {}
         self._place = S3Place(
             role=role,
+            field=field,
             uri=self.uri,
             bucket=bucket,
             endpoint=client.meta.endpoint_url,

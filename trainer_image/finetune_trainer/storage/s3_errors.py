@@ -35,7 +35,7 @@ from finetune_api.names import Role
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.connection import IN_RUNTIME, Fault, explain, is_lasting, speaks_tls, tls_expected
-from finetune_trainer.storage.store import FIELDS, NOT_FOUND
+from finetune_trainer.storage.store import NOT_FOUND, OUTPUT_PREFIX
 
 __all__ = [
     "MISSING",
@@ -123,6 +123,8 @@ class S3Place:
 
     Attributes
     ----------
+    field
+        What names the place: a field of the spec, or of the runtime.
     uri
         The folder, ending with ``/``.
     endpoint
@@ -132,6 +134,7 @@ class S3Place:
     """
 
     role: Role
+    field: str
     uri: str
     bucket: str
     endpoint: str
@@ -166,7 +169,7 @@ def telling(place: S3Place, operation: Operation, key: str) -> Iterator[None]:
     except NO_IDENTITY:
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND,
-            f"{what} ({FIELDS[place.role]}): no credentials. Name a Secret in {place.role}.credentialsRef, or give the "
+            f"{what} ({place.field}): no credentials. Name a Secret in {place.role}.credentialsRef, or give the "
             "service account an identity; a local run reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             tells_mend=True,
         ) from None
@@ -201,13 +204,13 @@ def _told(reason: Reason, what: str, fault: Fault) -> StageError:
 def _unanswered(place: S3Place, what: str, error: BaseException) -> StageError:
     fault = explain(error, place.endpoint)
     if fault is None:
-        return StageError(Reason.STORAGE_UNAVAILABLE, f"{what} ({FIELDS[place.role]}) failed: {type(error).__name__}")
-    return _told(Reason.STORAGE_UNAVAILABLE, f"{what} ({FIELDS[place.role]}): ", fault)
+        return StageError(Reason.STORAGE_UNAVAILABLE, f"{what} ({place.field}) failed: {type(error).__name__}")
+    return _told(Reason.STORAGE_UNAVAILABLE, f"{what} ({place.field}): ", fault)
 
 
 def _refused(place: S3Place, operation: Operation, what: str, error: ClientError) -> StageError:
     code = code_of(error)
-    named = f"{what} ({FIELDS[place.role]})"
+    named = f"{what} ({place.field})"
     misplaced = _misplaced(place, error, code)
     if misplaced is not None:
         return _told(Reason.STORAGE_UNAVAILABLE, f"{what}: ", misplaced)
@@ -215,13 +218,23 @@ def _refused(place: S3Place, operation: Operation, what: str, error: ClientError
     if denied is not None:
         return _told(Reason.ACCESS_DENIED, f"{named} was refused: {code}", denied)
     if code == "NoSuchBucket":
-        reason = Reason.ARTIFACT_UPLOAD_FAILED if place.role == "output" else NOT_FOUND[place.role]
-        hint = "; or the storage needs addressingStyle Path" if place.style == "virtual" else ""
-        return StageError(reason, f"{named}: there is no bucket {place.bucket!r}{hint}")
+        return _told(
+            Reason.OUTPUT_NOT_FOUND if place.role == "output" else NOT_FOUND[place.role], named, _absent(place)
+        )
     if code in MISSING and operation != "writing":
         return StageError(NOT_FOUND[place.role], f"{named}: there is no such file")
     reason = Reason.ARTIFACT_UPLOAD_FAILED if operation == "writing" else Reason.STORAGE_UNAVAILABLE
     return StageError(reason, f"{what} failed: {code}")
+
+
+def _absent(place: S3Place) -> Fault:
+    """There is no such bucket: another try ends alike, so whoever named it is told at once."""
+    hint = "; or the storage needs addressingStyle Path" if place.style == "virtual" else ""
+    if place.field == OUTPUT_PREFIX:
+        mend = f"The platform team creates the bucket or corrects {place.field}."
+    else:
+        mend = f"Create the bucket, or correct {place.field}."
+    return Fault(f": there is no bucket {place.bucket!r}{hint}", mend)
 
 
 def _misplaced(place: S3Place, error: ClientError, code: str) -> Fault | None:

@@ -20,6 +20,7 @@ from finetune_trainer.errors import StageError
 __all__ = [
     "FIELDS",
     "NOT_FOUND",
+    "OUTPUT_PREFIX",
     "OnBytes",
     "Store",
     "StoredFile",
@@ -44,6 +45,9 @@ NOT_FOUND: Final[dict[Role, Reason]] = {
 
 FIELDS: Final[dict[Role, str]] = {"model": "model.uri", "dataset": "dataset", "output": "output.uri"}
 """The field of the spec that names a role's place, for messages."""
+
+OUTPUT_PREFIX: Final = "outputPrefix of the FineTuneRuntime"
+"""What names the output's place where the spec has no output.uri."""
 
 
 @dataclass(frozen=True, slots=True)
