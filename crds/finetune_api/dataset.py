@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
-from finetune_api.base import Rule, SecretRef, SpecModel, not_yet
+from finetune_api.base import Digest, Rule, SecretRef, SpecModel, not_yet
 from finetune_api.templates import TemplateName
-from finetune_api.uris import DOT_SEGMENT, S3_URI
+from finetune_api.uris import DOT_SEGMENT, ROWS_URI, S3_URI
 
 __all__ = [
     "BadRows",
@@ -90,7 +90,7 @@ def _cel_text(pattern: str) -> str:
 
 
 class DatasetFiles(SpecModel):
-    """One file for each part, for data that is split already."""
+    """A file, or a folder of files, for each part, for data that is split already."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         uri_rule("train", S3_URI, "dataset.files.train", example=_ROWS),
@@ -228,11 +228,24 @@ class Dataset(SpecModel):
     """The rows, how they are cut and how they become prompts."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        uri_rule("uri", S3_URI, "dataset.uri", example=_ROWS, optional=True),
+        uri_rule("uri", ROWS_URI, "dataset.uri", example=_ROWS, optional=True),
         Rule(
             cel="has(self.uri) != has(self.files)",
             message="dataset needs exactly one of uri and files",
             check=lambda d: (d.uri is None) != (d.files is None),
+        ),
+        Rule(
+            cel="!has(self.uri) || !self.uri.startsWith('https://') || has(self.digest)",
+            message="dataset.digest is needed with an https:// URI, since what lies there may change; set it to "
+            "sha256: and what sha256sum says of the file",
+            check=lambda d: d.uri is None or not d.uri.startswith("https://") or d.digest is not None,
+            field="digest",
+        ),
+        Rule(
+            cel="!has(self.digest) || (has(self.uri) && !self.uri.endsWith('/'))",
+            message="dataset.digest belongs to one file in dataset.uri; remove it",
+            check=lambda d: d.digest is None or (d.uri is not None and not d.uri.endswith("/")),
+            field="digest",
         ),
         Rule(
             cel="(has(self.files) && has(self.files.test)) ? (!has(self.split.testPercent) || "
@@ -252,7 +265,14 @@ class Dataset(SpecModel):
         ),
     )
 
-    uri: Uri | None = Field(None, description="One file with all rows, for example s3://bucket/rows.jsonl.")
+    uri: Uri | None = Field(
+        None,
+        description="All rows: a file such as s3://bucket/rows.jsonl; a folder that ends in '/', whose files are read "
+        "in the order of their keys; or https://host/rows.jsonl with digest.",
+    )
+    digest: Digest | None = Field(
+        None, description="Digest (sha256:...) that the file in uri must have. Needed with https://."
+    )
     files: DatasetFiles | None = Field(None, description="Files for data that is split already.")
     format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] = Field(
         "Auto",

@@ -1,7 +1,8 @@
 """Parses the URIs that users write, one place for both sides.
 
-Schemes: ``s3://bucket/key``, ``hf://org/name[@revision is a field]`` and, for local runs only, ``file:///path``.
-Anything that could make a prefix check lie (``..``, user info, queries, control characters) is refused here.
+Schemes: ``s3://bucket/key``, ``hf://org/name[@revision is a field]``, ``https://host/path`` and, for local runs only,
+``file:///path``. Anything that could make a prefix check lie (``..``, user info, queries, control characters) is
+refused here.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["CLUSTER_URI", "DOT_SEGMENT", "S3_URI", "URI", "has_prefix", "join_uri", "parse_uri"]
+__all__ = ["CLUSTER_URI", "DOT_SEGMENT", "ROWS_URI", "S3_URI", "URI", "has_prefix", "join_uri", "parse_uri"]
 
-Scheme = Literal["s3", "hf", "file"]
+Scheme = Literal["s3", "hf", "https", "file"]
 
 # The patterns below mean the same to Python, to Go (CEL and schemas of the API server) and to Rust (pydantic): explicit
 # classes instead of \s, whose meaning differs, and in Python fullmatch, since its $ also matches before a newline.
@@ -20,8 +21,16 @@ _KEY: Final = r"[^\x00-\x20\x7f?#\\]"
 _SEGMENT: Final = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _S3_BODY: Final = rf"s3://[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]/{_KEY}*"
 _HF_BODY: Final = rf"hf://{_SEGMENT}(/{_SEGMENT})?"
+# No escaped '.', '/' or '\\': a server undoes the escape, and the path would be another one than a prefix check saw.
+_ESCAPED: Final = "%[013467-9A-Fa-f][0-9A-Fa-f]|%2[0-9A-Da-d]|%5[0-9ABabD-Fd-f]"
+_HTTPS_BODY: Final = (
+    r"https://[a-z0-9][a-z0-9.-]{0,252}(:[0-9]{1,5})?/"
+    rf"([^\x00-\x20\x7f?#\\%]|{_ESCAPED})*([^\x00-\x20\x7f?#\\%/]|{_ESCAPED})"
+)
 
 S3_URI: Final = f"^{_S3_BODY}$"
+ROWS_URI: Final = f"^({_S3_BODY}|{_HTTPS_BODY})$"
+"""Where a pod can read rows: a file or a folder in S3, a file on the web."""
 CLUSTER_URI: Final = f"^({_S3_BODY}|{_HF_BODY})$"
 """What a pod can read: S3 and the hub."""
 
@@ -31,20 +40,27 @@ DOT_SEGMENT: Final = "/[.][.]?(/|$)"
 _PATTERNS: Final[tuple[tuple[Scheme, re.Pattern[str]], ...]] = (
     ("s3", re.compile(_S3_BODY)),
     ("hf", re.compile(_HF_BODY)),
+    ("https", re.compile(_HTTPS_BODY)),
     ("file", re.compile(r"file:///[^\x00-\x1f\x7f?#]*")),
 )
+_WITH_HOST: Final = ("s3", "https")
 
 
 @dataclass(frozen=True, slots=True)
 class URI:
-    """A parsed URI. ``host`` is the bucket for s3 and empty otherwise; ``path`` has no leading slash for s3 and hf."""
+    """A parsed URI.
+
+    ``host`` is the bucket for s3, host and port for https, and empty otherwise; only the path of file has a leading
+    slash.
+    """
 
     scheme: Scheme
     host: str
     path: str
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.host}/{self.path}" if self.scheme == "s3" else f"{self.scheme}://{self.path}"
+        place = f"{self.host}/{self.path}" if self.scheme in _WITH_HOST else self.path
+        return f"{self.scheme}://{place}"
 
 
 def parse_uri(text: str) -> URI:
@@ -58,11 +74,11 @@ def parse_uri(text: str) -> URI:
     for scheme, pattern in _PATTERNS:
         if pattern.fullmatch(text) and not re.search(DOT_SEGMENT, text):
             rest = text.removeprefix(f"{scheme}://")
-            host, _, key = rest.partition("/") if scheme == "s3" else ("", "", rest)
+            host, _, key = rest.partition("/") if scheme in _WITH_HOST else ("", "", rest)
             return URI(scheme, host, key)
     raise ValueError(
-        f"{text[:200]!r} is not a URI that this version reads; use s3://bucket/key, hf://org/name or, in a local run, "
-        "file:///path, without '..', '?', '#' or spaces"
+        f"{text[:200]!r} is not a URI that this version reads; use s3://bucket/key, hf://org/name, https://host/path "
+        "or, in a local run, file:///path, without '..', '?', '#' or spaces"
     )
 
 

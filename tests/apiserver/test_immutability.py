@@ -23,6 +23,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "model.revision": ("main", "v2"),
     "model.credentialsRef": ({"name": "hub"}, {"name": "other"}),
     "dataset.uri": ("s3://bucket/rows.jsonl", "s3://bucket/other.jsonl"),
+    "dataset.digest": ("sha256:" + "a" * 64, "sha256:" + "b" * 64),
     "dataset.format": ("Jsonl", "Csv"),
     "dataset.encoding": ("Windows-1252", "UTF-16"),
     "dataset.credentialsRef": ({"name": "s3"}, {"name": "other"}),

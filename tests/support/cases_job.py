@@ -14,13 +14,19 @@ __all__ = ["JOB_CASES"]
 JOB: Final = Kind("FineTuneJob")
 
 
-def _uri(path: str, example: str, *, with_: Edits | None = None, hub: bool = False, folder: str = "") -> Iterator[Case]:
+def _uri(
+    path: str, example: str, *, with_: Edits | None = None, hub: bool = False, folder: str = "", web: bool = False
+) -> Iterator[Case]:
     more = with_ or {}
     message = f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces"
     good = ["s3://abc/x/y.z", "s3://a-b.c1/ä/$&+,;=@", "s3://abc/...", "s3://abc/a..b/", "s3://abc/a\u00a0b"]
     good += ["hf://name", "hf://Org-1/name_2.x"] if hub else []
     bad = [
-        "https://host/x",
+        *(
+            ["https://host/", "https://u@host/x", "https://host/%2e%2e/x", "http://host/x"]
+            if web
+            else ["https://host/x"]
+        ),
         "file:///rows",
         "S3://abc/x",
         "s3://ab/x",
@@ -73,7 +79,8 @@ def _dataset() -> Iterator[Case]:
     both = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
     one_of = "dataset needs exactly one of uri and files"
     yield JOB.no("dataset", "no dataset", {"dataset": ABSENT}, "equired")
-    yield from _uri("dataset.uri", rows)
+    yield from _uri("dataset.uri", rows, web=True)
+    yield from _digest()
     yield from _uri("dataset.files.train", rows, with_={"dataset.uri": ABSENT})
     yield from _uri("dataset.files.validation", rows, with_=files | both)
     yield from _uri("dataset.files.test", rows, with_=files | split)
@@ -114,6 +121,26 @@ def _dataset() -> Iterator[Case]:
     )
     yield from JOB.choice("dataset.badRows.policy", "Drop", "Fail")
     yield from JOB.integer("dataset.badRows.maxPercent", 0, 100)
+
+
+def _digest() -> Iterator[Case]:
+    digest, web = "sha256:" + "a" * 64, "https://host:8443/rows.csv"
+    needed = (
+        "dataset.digest is needed with an https:// URI, since what lies there may change; set it to sha256: and what "
+        "sha256sum says of the file"
+    )
+    one_file = "dataset.digest belongs to one file in dataset.uri; remove it"
+    yield JOB.ok("a file from the web", {"dataset.uri": web, "dataset.digest": digest})
+    yield JOB.ok("a file in S3 with its digest", {"dataset.digest": digest})
+    yield JOB.no("dataset.digest", "a file from the web without digest", {"dataset.uri": web}, needed)
+    folder = {"dataset.uri": "s3://bucket/rows/"}
+    yield JOB.ok("a folder", folder)
+    yield JOB.no("dataset.digest", "a folder with a digest", folder | {"dataset.digest": digest}, one_file)
+    files = {"dataset.uri": ABSENT, "dataset.files.train": "s3://bucket/train.jsonl"}
+    yield JOB.no("dataset.digest", "files with a digest", files | {"dataset.digest": digest}, one_file)
+    bad = ["a" * 64, "sha256:" + "A" * 64, "sha256:" + "a" * 63, "md5:" + "a" * 32]
+    yield from JOB.pattern("dataset.digest", [], bad)
+    yield JOB.no("dataset.digest", "a digest of 72", {"dataset.digest": "sha256:" + "a" * 65}, "71")
 
 
 def _split() -> Iterator[Case]:

@@ -43,8 +43,8 @@ def _allowed() -> Iterator[Case]:
 
 def _prefix(path: str, *, at: str = "", wrap: Callable[[str], Any] = lambda text: text) -> Iterator[Case]:
     yield from RUNTIME.text(path, 1024, lambda n: "s3://abcd"[:n].ljust(n, "x"), shortest=5, at=at, wrap=wrap)
-    good = ["s3://", "s3://bucket", "s3://bucket/a/", "hf://org/"]
-    bad = ["https://host/x", "file:///x", "s3://a b", "s3://a?b", "s3://a#b", "s3://a\\b", "s3://abc\n"]
+    good = ["s3://", "s3://bucket", "s3://bucket/a/", "hf://org/", "https://host/x"]
+    bad = ["http://host/x", "file:///x", "s3://a b", "s3://a?b", "s3://a#b", "s3://a\\b", "s3://abc\n"]
     yield from RUNTIME.pattern(path, good, bad, at=at, wrap=wrap)
 
 
@@ -181,6 +181,15 @@ def _storage() -> Iterator[Case]:
         "storage has two entries with the same prefix; remove one",
     )
     yield from _prefix("storage", at="storage[0].prefix", wrap=lambda prefix: [{"prefix": prefix}])
+    own = {"caBundle": "-----BEGIN CERTIFICATE-----"}
+    yield RUNTIME.ok("certificates of a web server", {"storage": [{"prefix": "https://host/", **own}]})
+    for other in ({"endpoint": "https://h"}, {"region": "eu"}):
+        yield RUNTIME.no(
+            "storage[0]",
+            f"{next(iter(other))} of a web server",
+            {"storage": [{"prefix": "https://host/", **other}]},
+            "storage[].endpoint and region belong to s3:// and hf:// prefixes; an https:// one takes caBundle",
+        )
     field, wrap = at("endpoint")
     yield from RUNTIME.text("storage", 512, lambda n: "https://".ljust(n, "h"), at=field, wrap=wrap)
     good = ["http://10.0.0.1:9000", "https://s3.example"]

@@ -24,6 +24,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.folder import PREPARED_FILES, columns_of, fingerprint
 from finetune_trainer.prepare.prepare import load_prepared, prepare, prepared_digest
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
+from finetune_trainer.storage.rowfiles import RowFile
 from tests.support.prepare_kit import LABELS, Dataset, intents, spec_of, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -200,3 +201,18 @@ def test_the_fingerprint_is_the_digest_of_arrays_choices_and_end(odd: Prepared) 
     sha.update(canonical_json({"choices": [[c.texts, c.ids] for c in odd.choice_sets], "end": odd.end_ids}))
     assert len(odd.choice_sets) == 3
     assert odd.summary.fingerprint == f"sha256:{sha.hexdigest()}"
+
+
+def test_a_row_of_several_files_keeps_the_name_of_its_file(dataset: Dataset) -> None:
+    files = [
+        RowFile(
+            path=write(dataset.folder / f"{n}.jsonl", intents(60, 60 * n)), name=f"{n}.jsonl", folder="s3://data/in/"
+        )
+        for n in range(2)
+    ]
+    prepared = prepare(
+        spec=spec_of(), files=files, tokenizer=dataset.tokenizer, folder=dataset.folder / "out" / "prepared"
+    )
+    told = {(text.file, text.row, text.prompt.split("number ")[1].split()[0]) for text in prepared.texts["test"]}
+    assert {file for file, _, _ in told} == {"0.jsonl", "1.jsonl"}
+    assert all(int(number) == 60 * int(file[0]) + row - 1 for file, row, number in told)

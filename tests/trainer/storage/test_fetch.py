@@ -14,8 +14,9 @@ from finetune_api.runtime import ResolvedStorage
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
-from finetune_trainer.storage.fetch import fetch_dataset, fetch_model
+from finetune_trainer.storage.fetch import fetch_model
 from finetune_trainer.storage.modelfiles import select_model_files
+from finetune_trainer.storage.rows import fetch_dataset
 from tests.support.fetch_kit import FILES, TEXT, WANTED, failure, get, names
 from tests.support.hubserver import HubServer
 from tests.support.s3server import S3Server
@@ -201,8 +202,9 @@ def test_one_file_of_rows_keeps_its_ending(access: Access, s3: S3Server, bucket:
     got = fetch_dataset(
         dataset(uri=f"s3://{bucket}/in/rows.v2.jsonl"), access=access, folder=tmp_path / "d", progress=no_progress
     )
-    assert list(got) == ["all"]
-    assert (got["all"].suffix, got["all"].read_bytes()) == (".jsonl", row)
+    assert [(file.part, file.name, file.path.suffix, file.path.read_bytes()) for file in got] == [
+        (None, "rows.v2.jsonl", ".jsonl", row)
+    ]
 
 
 def test_rows_that_are_split_already_come_part_by_part(access: Access, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_rows_that_are_split_already_come_part_by_part(access: Access, tmp_path:
     files = {part: f"file://{tmp_path}/{part}.csv" for part in ("train", "test")}
     split = {"trainPercent": 90, "validationPercent": 10, "testPercent": 0}
     got = fetch_dataset(dataset(files=files, split=split), access=access, folder=tmp_path / "d", progress=no_progress)
-    assert {part: path.read_text() for part, path in got.items()} == {"train": "train", "test": "test"}
+    assert {file.part: file.path.read_text() for file in got} == {"train": "train", "test": "test"}
 
 
 def test_a_missing_part_is_named_by_its_field(access: Access, tmp_path: Path) -> None:
@@ -231,9 +233,8 @@ def test_a_missing_part_is_named_by_its_field(access: Access, tmp_path: Path) ->
     ("uri", "why"),
     [
         ("data/topics.tsv", "'data/topics.tsv' is not a URI that this version reads; use s3://"),
-        ("https://example.com/rows.jsonl", "'https://example.com/rows.jsonl' is not a URI"),
+        ("http://example.com/rows.jsonl", "'http://example.com/rows.jsonl' is not a URI"),
         ("s3://data", "'s3://data' is not a URI"),
-        ("s3://data/rows/", "s3://data/rows/ is a folder; name one file"),
         ("hf://org/rows.jsonl", "hf://org/rows.jsonl is no place for files"),
     ],
 )
@@ -241,8 +242,8 @@ def test_a_uri_of_rows_that_cannot_be_read_is_shown_whole_with_its_field(tmp_pat
     access = Access(storage=ResolvedStorage(), credentials_dir=tmp_path, scratch=tmp_path)
     files = DatasetFiles.model_construct(train=f"file://{tmp_path}/rows.jsonl", validation=None, test=uri)
     for field, dataset in (
-        ("dataset.uri", Dataset.model_construct(uri=uri, files=None)),
-        ("dataset.files.test", Dataset.model_construct(uri=None, files=files)),
+        ("dataset.uri", Dataset.model_construct(uri=uri, files=None, format="Auto")),
+        ("dataset.files.test", Dataset.model_construct(uri=None, files=files, format="Auto")),
     ):
         with pytest.raises(StageError) as caught:
             fetch_dataset(dataset, access=access, folder=tmp_path, progress=no_progress)

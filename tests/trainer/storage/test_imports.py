@@ -18,7 +18,8 @@ from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
-from finetune_trainer.storage.fetch import fetch_dataset, fetch_model
+from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.storage.rows import fetch_dataset
 here, uri = Path(sys.argv[2]), sys.argv[3]
 (here / "config.json").write_text("{}")
 (here / "model.safetensors").write_text("")

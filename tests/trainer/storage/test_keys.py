@@ -16,7 +16,8 @@ from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
-from finetune_trainer.storage.fetch import fetch_dataset, fetch_model
+from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.storage.rows import fetch_dataset
 from finetune_trainer.storage.store import StoredFile, checked_key, download, upload
 from tests.support.fetch_kit import safetensors
 from tests.support.s3stub import S3Stub, running_stub
@@ -59,7 +60,8 @@ def failure(call: Callable[[], object]) -> StageError:
 
 def rows(access: Access, folder: Path, **fields: object) -> dict[str, Path]:
     dataset = Dataset.model_validate({"template": {"name": "topic"}, **fields}, context={"local": True})
-    return fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
+    files = fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
+    return {file.part or "all": file.path for file in files}
 
 
 NFC, NFD = (unicodedata.normalize(form, "für.jsonl") for form in ("NFC", "NFD"))
@@ -173,7 +175,10 @@ def test_rows_at_a_folder_are_told_as_a_folder_with_a_file_of_it(stub: S3Stub, a
     stub.objects = {"bucket/data/part-0.jsonl": b"{}"}
     error = failure(lambda: rows(access, tmp_path, uri="s3://bucket/data"))
     assert error.reason is Reason.DATASET_NOT_FOUND
-    assert "name one file in it, such as s3://bucket/data/part-0.jsonl" in error.message
+    assert (
+        "end it with '/' to read all files in it, or name one file in it, such as s3://bucket/data/part-0.jsonl"
+        in error.message
+    )
 
 
 def test_a_model_at_a_file_is_told_as_a_file(stub: S3Stub, access: Access, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ COVERED: list[dict[str, Any]] = [
     FILES,
     FILES | {"dataset.files.validation": "s3://bucket/v.csv"},
     FILES | {"dataset.files.test": "s3://bucket/e.csv"},
+    {"dataset.uri": "s3://bucket/rows/"},
+    {"dataset.digest": "sha256:" + "a" * 64},
     {"dataset.format": "Csv"},
     {"dataset.template.name": "topic"},
     {"dataset.template": {"inline": {"prompt": "p", "completion": "c"}}},

@@ -35,7 +35,7 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
     Parameters
     ----------
     source
-        From :func:`look_at`.
+        From :func:`look_at`. One of a ``folder`` may have no rows.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def read_rows(source: Source) -> Iterator[Row | BadRow]:
     for row in _rows(source):
         empty = False
         yield row
-    if empty:
+    if empty and not source.folder:
         needs = _HOLDS.get(source.format, "a row at least" if source.is_columnar else _HOLDS["Csv"])
         raise StageError(
             Reason.DATASET_INVALID, f"{source.name} has no rows; a {source.format} file holds {needs}", tells_mend=True

@@ -12,9 +12,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final, Literal, get_args
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any, BinaryIO, Final, get_args
 
 from finetune_api.dataset import Dataset, Encoding
 from finetune_api.reasons import Reason
@@ -25,6 +24,7 @@ from finetune_trainer.data.json_text import Shape, shape_of
 from finetune_trainer.data.opened import Packing, opened, packing_of, text_lines, unpacked
 from finetune_trainer.data.tsv_quotes import QuoteMarks, judge_quotes
 from finetune_trainer.errors import StageError
+from finetune_trainer.storage.rowfiles import Format, format_of_name
 
 __all__ = [
     "OWN_DELIMITER",
@@ -39,22 +39,9 @@ __all__ = [
     "too_long",
 ]
 
-Format = Literal["Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"]
-
 OWN_DELIMITER: Final[dict[str, str]] = {"Csv": ",", "Tsv": "\t"}
 """What a format's name says; :func:`~finetune_trainer.data.delimiters.find_delimiter` may find another."""
 
-_ENDINGS: Final[dict[str, Format]] = {
-    ".jsonl": "Jsonl",
-    ".ndjson": "Jsonl",
-    ".json": "Json",
-    ".csv": "Csv",
-    ".tsv": "Tsv",
-    ".parquet": "Parquet",
-    ".arrow": "Arrow",
-    ".feather": "Arrow",
-}
-_PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
 _HEAD: Final = 512
 _COPIED: Final = 2**20
 _NAME_CHARS: Final = 80
@@ -128,6 +115,9 @@ class Source:
         How the objects of JSON are put together; None for the other formats.
     choices
         Those that the job lists.
+    folder
+        What the user calls the folder of which it is a file; such a file may have no rows, since a job that writes in
+        parallel leaves such. Empty for a file that was named itself.
     """
 
     path: Path
@@ -140,6 +130,7 @@ class Source:
     delimiter: str = ","
     shape: Shape | None = None
     choices: tuple[str, ...] | None = None
+    folder: str = ""
 
     @property
     def is_columnar(self) -> bool:
@@ -161,23 +152,26 @@ class Source:
         return f"not {self.encoding}{hint}"
 
 
-def file_name(uri: str) -> str:
-    """The file's name at the end of a URI."""
-    name = PurePosixPath(urlsplit(uri).path).name or uri
+def file_name(name: str) -> str:
+    """A file's name as messages show it: its end, where it is long."""
     return name if len(name) <= _NAME_CHARS else "..." + name[3 - _NAME_CHARS :]
 
 
-def look_at(path: Path, dataset: Dataset | None = None, name: str | None = None) -> Source:
+def look_at(
+    path: Path, dataset: Dataset | None = None, name: str | None = None, *, scratch: Path | None = None
+) -> Source:
     """Find out what a file is.
 
     Parameters
     ----------
     path
-        A local file. One of columns that is packed is unpacked beside it.
+        A local file.
     dataset
         Its declared format, encoding and choices; everything is found out without.
     name
         What the user calls it; that of the path if None.
+    scratch
+        Where a packed file of columns is unpacked; beside it if None.
 
     Raises
     ------
@@ -192,7 +186,9 @@ def look_at(path: Path, dataset: Dataset | None = None, name: str | None = None)
     kind = _format_of(path, head, dataset.format if dataset else "Auto", name)
     choices = tuple(dataset.template.choices) if dataset and dataset.template.choices else None
     if kind in ("Parquet", "Arrow"):
-        return Source(path=_plain_file(path, packing, name), name=name, format=kind, choices=choices)
+        return Source(
+            path=_plain_file(path, packing, name, scratch or path.parent), name=name, format=kind, choices=choices
+        )
     declared = dataset.encoding if dataset else None
     encoding = _encoding_of(head, declared, name)
     source = Source(path=path, name=name, format=kind, packing=packing, encoding=encoding, choices=choices)
@@ -218,11 +214,11 @@ def _separated(source: Source) -> Source:
     return replace(source, delimiter=delimiter, marks=judge_quotes(lines))
 
 
-def _plain_file(path: Path, packing: Packing | None, name: str) -> Path:
-    """Return the file itself, or what is packed in it, unpacked beside it."""
+def _plain_file(path: Path, packing: Packing | None, name: str, scratch: Path) -> Path:
+    """Return the file itself, or what is packed in it, unpacked."""
     if packing is None:
         return path
-    plain = path.with_name(path.name + ".unpacked")
+    plain = scratch / (path.name + ".unpacked")
     with unpacked(path, packing, name) as packed, plain.open("wb") as file:
         shutil.copyfileobj(packed, file, _COPIED)
     return plain
@@ -238,10 +234,7 @@ def resolve_format(path: Path, declared: str, name: str | None = None) -> Format
     """
     if declared in get_args(Format):
         return declared  # type: ignore[return-value]  # membership was just checked
-    endings = [suffix.lower() for suffix in path.suffixes]
-    if endings and endings[-1] in _PACKED:
-        endings.pop()
-    known = _ENDINGS.get(endings[-1]) if endings else None
+    known = format_of_name(path.name)
     if known is None:
         raise StageError(
             Reason.DATASET_INVALID,

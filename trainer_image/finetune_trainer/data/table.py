@@ -8,6 +8,7 @@ minutes, and a dataset may be larger than the memory.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.delimiters import DELIMITERS
 from finetune_trainer.data.json_text import Shape
-from finetune_trainer.data.parts import PARTS, Part
+from finetune_trainer.data.parts import Part
 from finetune_trainer.data.readers import BadRow, Row, Source, look_at, read_rows
 from finetune_trainer.data.separated import lacks_first_name
 from finetune_trainer.data.source import OWN_DELIMITER, file_name
 from finetune_trainer.data.tsv_quotes import QuoteMarks
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
+from finetune_trainer.storage.rowfiles import RowFile, given_files
 
 __all__ = ["Observer", "Record", "Table", "read_table", "shown_columns"]
 
@@ -53,6 +55,8 @@ class Record:
         Column to value.
     size
         Bytes that it takes in its file, more or less.
+    file
+        The file's name where the rows of a part come from several; else empty.
     """
 
     part: Part
@@ -60,6 +64,7 @@ class Record:
     where: str
     values: dict[str, Any]
     size: int
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +79,14 @@ class Table:
         Every column that some row has, in the order of their coming.
     usable
         For each row, bad ones included, whether it can be used as far as is known: 0 or 1.
+    given
+        Parts that were given; the rows of train are cut for the others.
     """
 
     files: tuple[tuple[Part, Source], ...]
     columns: tuple[str, ...]
     usable: bytearray
+    given: frozenset[Part] = frozenset()
 
     @property
     def rows(self) -> int:
@@ -87,25 +95,38 @@ class Table:
 
     def records(self, progress: Progress = no_progress) -> Iterator[tuple[int, Record]]:
         """Read the usable rows once more, each with its place in ``usable``."""
-        for place, (part, where, row) in enumerate(_read(self.files, progress, self.rows)):
+        often = Counter(part for part, _ in self.files)
+        for place, (part, source, row) in enumerate(_read(self.files, progress, self.rows)):
             if self.usable[place] and isinstance(row, Row):
-                yield place, Record(part, row.number, where, row.values, row.size)
+                file = source.name if often[part] > 1 else ""
+                yield place, Record(part, row.number, _where(source, row), row.values, row.size, file)
 
 
 def _read(
-    files: Sequence[tuple[Part, Source]], progress: Progress, total: int
-) -> Iterator[tuple[Part, str, Row | BadRow]]:
+    files: Sequence[tuple[Part, Source]],
+    progress: Progress,
+    total: int,
+    look: Callable[[Source, Row], None] | None = None,
+) -> Iterator[tuple[Part, Source, Row | BadRow]]:
     done = 0
     for part, source in files:
+        first = True
         for row in read_rows(source):
-            yield part, f"{source.name} {source.unit} {row.number}", row
+            if first and look is not None and isinstance(row, Row):
+                look(source, row)
+                first = False
+            yield part, source, row
             done += 1
             if done % _PROGRESS_ROWS == 0:
                 progress(done, total)
 
 
+def _where(source: Source, row: Row | BadRow) -> str:
+    return f"{source.name} {source.unit} {row.number}"
+
+
 def read_table(
-    files: Mapping[str, Path],
+    files: Mapping[str, Path] | Sequence[RowFile],
     dataset: Dataset,
     bad: BadRowLog,
     *,
@@ -117,7 +138,8 @@ def read_table(
     Parameters
     ----------
     files
-        Local paths by ``all``, or by part; they must stay as they are while the table is used.
+        In the order of reading, or local paths by ``all`` or by part; they must stay as they are while the table is
+        used.
     dataset
         Format, and the columns of the split, which must exist.
     bad
@@ -135,8 +157,11 @@ def read_table(
     """
     columns: dict[str, None] = {}
     usable = bytearray()
-    given = _sources(files, dataset)
-    for part, where, row in _read(given, progress, 0):
+    rows = given_files(files, dataset)
+    sources = _sources(rows, dataset)
+    alike = _SameHeader()
+    for part, source, row in _read(sources, progress, 0, alike.check):
+        where = _where(source, row)
         usable.append(isinstance(row, Row))
         if isinstance(row, BadRow):
             bad.add_unsplit(where, row.why, part)
@@ -144,7 +169,8 @@ def read_table(
             columns.update(dict.fromkeys(row.values))
             if observe is not None:
                 observe(where, row.values)
-    table = Table(given, tuple(columns), usable)
+    _check_any(usable, rows)
+    table = Table(sources, tuple(columns), usable, frozenset(file.part for file in rows if file.part is not None))
     bad.check(table.rows)
     for field, column in (("stratifyBy", dataset.split.stratify_by), ("groupBy", dataset.split.group_by)):
         if column is not None and column not in columns:
@@ -155,24 +181,58 @@ def read_table(
     return table
 
 
-def _sources(files: Mapping[str, Path], dataset: Dataset) -> tuple[tuple[Part, Source], ...]:
+def _sources(files: Sequence[RowFile], dataset: Dataset) -> tuple[tuple[Part, Source], ...]:
     """Look at each file; those of one name are told apart by their part."""
-    uris: dict[str, str | None] = {"all": dataset.uri}
-    if dataset.files is not None:
-        uris |= {part: getattr(dataset.files, part) for part in PARTS}
-    names = {key: file_name(uris.get(key) or path.name) for key, path in files.items()}
+    names = [file_name(file.name) for file in files]
+    often = Counter(names)
     given: list[tuple[Part, Source]] = []
-    for part in PARTS:
-        key = "all" if part == "train" and "all" in files else part
-        if key not in files:
-            continue
-        name = names[key]
-        source = look_at(files[key], dataset, name)
+    told: set[str] = set()
+    for file, name in zip(files, names, strict=True):
+        source = look_at(file.path, dataset, name, scratch=file.scratch)
         for found in _told(source):
-            _log.info("%s", found)
-        twice = list(names.values()).count(name) > 1
-        given.append((part, replace(source, name=f"{part} {name}") if twice else source))
+            # Of a folder once: its files are mostly alike.
+            if (kind := found.replace(name, "")) not in told:
+                _log.info("%s", found)
+            if file.folder:
+                told.add(kind)
+        part: Part = file.part or "train"
+        twice = often[name] > 1
+        source = replace(source, name=f"{part} {name}" if twice else name, folder=file.folder)
+        given.append((part, source))
     return tuple(given)
+
+
+class _SameHeader:
+    """Looks whether the tables of a folder have one header: a file without one would give its first row for it."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, frozenset[str]]] = {}
+
+    def check(self, source: Source, row: Row) -> None:
+        """Compare the columns of a file's first row.
+
+        Raises
+        ------
+        StageError
+            DatasetInvalid: they are others than those of the first file.
+        """
+        if not source.folder or source.format not in ("Csv", "Tsv"):
+            return
+        name, columns = self._first.setdefault(source.folder, (source.name, frozenset(row.values)))
+        if columns != row.values.keys():
+            odd = ", ".join(repr(column[:40]) for column in sorted(columns ^ row.values.keys())[:4])
+            raise StageError(
+                Reason.DATASET_INVALID,
+                f"{source.name} has another header than {name} in the same folder (columns in one of them alone: {odd})"
+                "; give each file the same header",
+                tells_mend=True,
+            )
+
+
+def _check_any(usable: bytearray, files: Sequence[RowFile]) -> None:
+    """Make sure that the files of a folder, each of which may be empty, hold a row together."""
+    if not usable:
+        raise StageError(Reason.DATASET_INVALID, f"none of the {len(files)} files of {files[0].folder} has a row")
 
 
 def _told(source: Source) -> Iterator[str]:

@@ -27,8 +27,9 @@ from finetune_trainer.output.appended import check_can_stop
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.prepare.prepare import prepare
 from finetune_trainer.prepare.prepared import Prepared
-from finetune_trainer.storage.fetch import FetchedModel, fetch_dataset, fetch_model
+from finetune_trainer.storage.fetch import FetchedModel, fetch_model
 from finetune_trainer.storage.modelfiles import check_no_code
+from finetune_trainer.storage.rows import fetch_dataset
 
 __all__ = ["fetch_tokenizer", "load_tokenizer", "prepare_rows", "resolved_of"]
 

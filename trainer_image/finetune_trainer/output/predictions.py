@@ -27,6 +27,7 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
             text = texts[after.index]
             turns = [{"role": role, "content": content} for role, content in text.turns]
             line: dict[str, Any] = {
+                **({"file": text.file} if text.file else {}),
                 "row": after.row,
                 "prompt": text.prompt,
                 **({"messages": turns} if turns else {}),

@@ -173,7 +173,7 @@ class RowEncoder:
             if why:
                 self.hard.setdefault(part, f"{record.where}: {why}")
             answer = -1 if choice_set < 0 or why else example.choices.index(example.completion)
-            text = _text_row(record.number, example, encoded, why)
+            text = _text_row(record, example, encoded, why)
             self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer, unanswerable=kind)
 
     def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
@@ -230,9 +230,9 @@ class RowEncoder:
         return number
 
 
-def _text_row(number: int, example: Example, encoded: Encoded, why: str) -> TextRow:
+def _text_row(record: Record, example: Example, encoded: Encoded, why: str) -> TextRow:
     """A row as text, its prompt as it was encoded."""
     source = example.prompt if encoded.source is None else encoded.source
     turns = () if isinstance(source, str) else tuple((m.role, m.content) for m in source)
     prompt = source if isinstance(source, str) else "\n\n".join(f"{m.role}: {m.content}" for m in source)
-    return TextRow(number, prompt, example.completion, why, turns, encoded.truncated)
+    return TextRow(record.number, prompt, example.completion, why, turns, encoded.truncated, record.file)

@@ -109,6 +109,8 @@ def text_line(row: TextRow) -> bytes:
         line["turns"] = row.turns
     if row.shortened:
         line["shortened"] = True
+    if row.file:
+        line["file"] = row.file
     return canonical_json(line) + b"\n"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,7 @@ from finetune_trainer.prepare.keys import KeyedTable, hash_of_answer, key_rows
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
+from finetune_trainer.storage.rowfiles import RowFile
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
 from finetune_trainer.text.stop import stop_texts
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate, resolve_template
@@ -53,7 +54,7 @@ _log = logging.getLogger(__name__)
 def prepare(
     *,
     spec: FineTuneJobSpec,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path] | Sequence[RowFile],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     step: Steps = no_steps,
@@ -65,7 +66,8 @@ def prepare(
     spec
         ``dataset``, ``training.maxLength`` and ``evaluation`` are used.
     files
-        Local files by ``all``, or by ``train``, ``validation``, ``test``; with the endings of their URIs.
+        Local files in the order of reading, or paths by ``all``, or by ``train``, ``validation``, ``test``; with the
+        endings of their URIs.
     tokenizer
         The model's.
     folder
@@ -103,7 +105,7 @@ def prepare(
             keyed = key_rows(table, template, spec.dataset, renderer, bad, survey=survey, progress=progress)
             split = split_rows(keyed.keys, spec.dataset.split, spec.dataset.percents)
         fell = {part: split.count(part) for part in PARTS}
-        _check_parts(fell, spec, files, bad, largest=split.largest)
+        _check_parts(fell, spec, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
         writer = stack.enter_context(PreparedWriter(folder))
         encoder_of_rows = RowEncoder(
@@ -121,7 +123,7 @@ def prepare(
                 done += rows
                 progress(done, total)
         bad.check(table.rows)
-        _check_parts(writer.counts, spec, files, bad, largest=split.largest)
+        _check_parts(writer.counts, spec, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
         _check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
@@ -218,7 +220,7 @@ def _chunks(rows: Iterator[tuple[Part, TemplateRow]]) -> Iterator[list[tuple[Par
 
 
 def _check_parts(
-    counts: Mapping[Part, int], spec: FineTuneJobSpec, files: Mapping[str, Path], bad: BadRowLog, *, largest: int
+    counts: Mapping[Part, int], spec: FineTuneJobSpec, given: Collection[Part], bad: BadRowLog, *, largest: int
 ) -> None:
     """Make sure that no part is empty that must not be.
 
@@ -229,10 +231,10 @@ def _check_parts(
     """
     percents = spec.dataset.percents._asdict()
     for part in PARTS:
-        if counts[part] or (part == "validation" and part not in files and percents["validation"] == 0):
+        if counts[part] or (part == "validation" and part not in given and percents["validation"] == 0):
             continue
         dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
-        if part in files and part != "train":
+        if part in given and part != "train":
             message = f"dataset.files.{part} has no row that can be used{dropped}"
             if not bad.count:
                 message += "; give it rows that no file of another part has"

@@ -40,6 +40,8 @@ class TextRow:
         Role and content of the turns before the answer, where the prompt is a conversation; else empty.
     shortened
         Whether something was cut from it to fit maxLength.
+    file
+        Of which ``row`` is a line, where the rows of its part come from several files; else empty.
     """
 
     row: int
@@ -48,6 +50,7 @@ class TextRow:
     unanswerable: str = ""
     turns: tuple[tuple[str, str], ...] = ()
     shortened: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True, eq=False)

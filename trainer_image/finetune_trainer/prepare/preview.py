@@ -23,7 +23,7 @@ from finetune_trainer.prepare.prepare import label_set, placed_rows
 from finetune_trainer.prepare.prepared import TextRow
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
-from finetune_trainer.storage.fetch import fetch_dataset
+from finetune_trainer.storage.rows import fetch_dataset
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template

@@ -1,6 +1,7 @@
-"""Brings the model and the rows onto the local disk.
+"""Brings the model onto the local disk; ``rows.py`` does the same for the rows.
 
-Called by ``job/run.py``; knows the spec's blocks, while ``access.py`` knows credentials and endpoints.
+Called by ``job/dataset.py`` and ``job/base_model.py``; knows the spec's block, while ``access.py``
+knows credentials and endpoints.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from finetune_api.digest import digest_of
-from finetune_api.job import Dataset, Model
+from finetune_api.job import Model
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
@@ -23,11 +24,11 @@ from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_mo
 from finetune_trainer.storage.store import Store, StoredFile, checked_key, download, sha256_file
 from finetune_trainer.storage.weights import check_weights
 
-__all__ = ["FetchedModel", "fetch_dataset", "fetch_model"]
+__all__ = ["MAX_NAME_BYTES", "FetchedModel", "fetch_model", "literal_key"]
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
-_MAX_NAME_BYTES: Final = 200
+MAX_NAME_BYTES: Final = 200
 """Longest name that a fetched file keeps: a disk takes 255 bytes, and a file has a longer name while it is fetched."""
 
 
@@ -136,7 +137,7 @@ def _weights(listed: Mapping[str, StoredFile], every: Iterable[str]) -> list[Sto
 
 def _no_such_model(access: Access, uri: str) -> StageError:
     """Explain a folder that holds nothing."""
-    hint = _literal_key(uri)
+    hint = literal_key(uri)
     try:
         store, key = access.open_file("model", uri)
         if store.size(key) is not None:
@@ -146,7 +147,7 @@ def _no_such_model(access: Access, uri: str) -> StageError:
     return StageError(Reason.MODEL_NOT_FOUND, f"model.uri: there are no files at {uri}{hint}")
 
 
-def _literal_key(uri: str) -> str:
+def literal_key(uri: str) -> str:
     """Say how a key of S3 is read, where its writer may have meant it otherwise; empty where there is no doubt."""
     bucket_and_key = uri.removeprefix("s3://") if uri.startswith("s3://") else ""
     if "//" in bucket_and_key:
@@ -162,7 +163,7 @@ def _check_names(names: Iterable[str], place: str) -> None:
             checked_key(name)
         except StageError as error:
             raise StageError(Reason.MODEL_INVALID, f"model.uri: at {place}, {error.message}") from None
-        if len(name.encode()) > _MAX_NAME_BYTES:
+        if len(name.encode()) > MAX_NAME_BYTES:
             raise StageError(
                 Reason.MODEL_INVALID, f"model.uri: {place} has a file whose name is too long for a disk: {name[:60]!r}…"
             )
@@ -175,61 +176,3 @@ def _revision(files: Iterable[StoredFile]) -> str:
 def _with_digests(folder: Path, names: Iterable[str]) -> Iterable[StoredFile]:
     """A local disk gives no versions, so the content is hashed."""
     return (StoredFile(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)
-
-
-def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: Progress) -> dict[str, Path]:
-    """Download the rows.
-
-    Returns
-    -------
-    dict[str, Path]
-        ``{"all": path}`` for dataset.uri, else a path for each of train, validation and test that was given. A file
-        keeps the name that it has in its URI: the ending tells the format, and messages about rows name it.
-
-    Raises
-    ------
-    StageError
-        DatasetNotFound, AccessDenied, StorageUnavailable, InvalidSpec.
-    """
-    if dataset.uri is not None:
-        uris = {"all": dataset.uri}
-    elif dataset.files is not None:
-        given = {"train": dataset.files.train, "validation": dataset.files.validation, "test": dataset.files.test}
-        uris = {part: uri for part, uri in given.items() if uri is not None}
-    else:
-        raise StageError(Reason.INVALID_SPEC, "dataset needs exactly one of uri and files")
-    sources = {part: access.open_file("dataset", uri, _field_of(part)) for part, uri in uris.items()}
-    sizes = {part: store.size(key) for part, (store, key) in sources.items()}
-    for part, size in sizes.items():
-        if size is None:
-            raise _no_such_file(access, part, uris[part])
-    on_bytes = bytes_progress(progress, sum(size or 0 for size in sizes.values()))
-    paths = {}
-    for part, (store, key) in sources.items():
-        # A folder for each part, since two parts may have files of one name.
-        paths[part] = folder / part / _local_name(key)
-        paths[part].parent.mkdir(parents=True, exist_ok=True)
-        store.get_file(key, paths[part], on_bytes)
-    return paths
-
-
-def _local_name(key: str) -> str:
-    """Return the name that a file of rows gets here: its own, shortened from the left where a disk has no room."""
-    name = key.encode()
-    return key if len(name) <= _MAX_NAME_BYTES else name[-_MAX_NAME_BYTES:].decode(errors="ignore")
-
-
-def _field_of(part: str) -> str:
-    return "dataset.uri" if part == "all" else f"dataset.files.{part}"
-
-
-def _no_such_file(access: Access, part: str, uri: str) -> StageError:
-    """Explain a file of rows that is not there; what lies around it tells the common mistakes."""
-    hint = _literal_key(uri)
-    try:
-        below = access.open("dataset", uri + "/").list(limit=1)
-    except StageError:
-        below = []  # listing may be refused where reading is not
-    if below:
-        hint = f"; it is a folder, name one file in it, such as {uri}/{below[0].key}"
-    return StageError(Reason.DATASET_NOT_FOUND, f"{_field_of(part)}: there is no file at {uri}{hint}")

@@ -26,6 +26,7 @@ __all__ = [
     "StoredFile",
     "checked_key",
     "download",
+    "in_parallel",
     "sha256_file",
     "upload",
 ]
@@ -142,7 +143,7 @@ def sha256_file(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _in_parallel(calls: Iterable[Callable[[], None]]) -> None:
+def in_parallel(calls: Iterable[Callable[[], None]]) -> None:
     """Run transfers on a few threads; the first failure stops those that have not begun and is raised."""
     with ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="transfer") as pool:
         futures = [pool.submit(call) for call in calls]
@@ -175,12 +176,12 @@ def download(store: Store, files: Iterable[StoredFile], folder: Path, on_bytes: 
 
     # Largest first: the transfer ends when the largest file does.
     ordered = sorted(files, key=lambda file: -file.size)
-    _in_parallel([lambda file=file: fetch(file) for file in ordered])  # type: ignore[misc]  # default binds the loop
+    in_parallel([lambda file=file: fetch(file) for file in ordered])  # type: ignore[misc]  # default binds the loop
 
 
 def upload(store: Store, files: Mapping[str, Path], on_bytes: OnBytes | None = None) -> None:
     """Upload local files to their keys, largest first."""
     ordered = sorted(files.items(), key=lambda item: -item[1].stat().st_size)
-    _in_parallel(
+    in_parallel(
         [lambda key=key, path=path: store.put_file(key, path, on_bytes) for key, path in ordered]  # type: ignore[misc]
     )

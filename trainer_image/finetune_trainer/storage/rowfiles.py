@@ -1,0 +1,154 @@
+"""Files of rows by their names: what an ending says of the format, and which files of a folder are rows; pure.
+
+Below ``rows.py``, which fetches them. A folder is what a Spark job or a hub leaves, so names that begin with ``_`` or
+``.`` (``_SUCCESS``, ``_metadata``, ``.part-0.crc``) are no rows, as those tools read it too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final, Literal, get_args
+
+from finetune_api.dataset import Dataset
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.storage.store import StoredFile
+
+__all__ = ["PARTS_GIVEN", "Format", "GivenPart", "RowFile", "format_of_name", "given_files", "select_row_files"]
+
+Format = Literal["Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"]
+GivenPart = Literal["train", "validation", "test"]
+PARTS_GIVEN: Final[tuple[GivenPart, ...]] = get_args(GivenPart)
+
+_ENDINGS: Final[Mapping[str, Format]] = {
+    ".jsonl": "Jsonl",
+    ".ndjson": "Jsonl",
+    ".json": "Json",
+    ".csv": "Csv",
+    ".tsv": "Tsv",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".feather": "Arrow",
+}
+_PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
+_MOST_FILES: Final = 10_000
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFile:
+    """A file of rows on the local disk.
+
+    Attributes
+    ----------
+    path
+        Where it lies; it may be read-only.
+    name
+        What the user calls it: the end of its URI, or its path below the folder that the URI names.
+    part
+        The part that it was given for; None where its rows are cut.
+    folder
+        URI of the folder that was named, where it is one of its files; else empty.
+    scratch
+        Where something may be written beside it; the file's own folder if None.
+    """
+
+    path: Path
+    name: str
+    part: GivenPart | None = None
+    folder: str = ""
+    scratch: Path | None = None
+
+
+def given_files(files: Mapping[str, Path] | Sequence[RowFile], dataset: Dataset) -> Sequence[RowFile]:
+    """Take plain paths, by ``all`` or by part, for the files that the spec names."""
+    if not isinstance(files, Mapping):
+        return files
+    uris: dict[GivenPart | None, str | None] = {None: dataset.uri}
+    uris |= {part: getattr(dataset.files, part, None) for part in PARTS_GIVEN}
+    found = ((part, uri, files.get(part or "all")) for part, uri in uris.items())
+    return [
+        RowFile(path=path, name=(uri or path.name).rpartition("/")[2], part=part)
+        for part, uri, path in found
+        if path is not None
+    ]
+
+
+def format_of_name(name: str) -> Format | None:
+    """What the ending of a name says, that of a packed file apart; None where it says nothing."""
+    endings = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
+    if endings and endings[-1] in _PACKED:
+        endings.pop()
+    return _ENDINGS.get(endings[-1]) if endings else None
+
+
+def select_row_files(listed: Sequence[StoredFile], *, field: str, uri: str, declared: str) -> list[StoredFile]:
+    """Pick the files of rows of a folder, in the order of their keys.
+
+    Parameters
+    ----------
+    listed
+        All files below the folder.
+    field, uri
+        The field that names the folder, and what it says, for messages.
+    declared
+        ``format`` of the spec.
+
+    Raises
+    ------
+    StageError
+        DatasetNotFound: there is none; DatasetInvalid: files of several formats, or of none that is known.
+    """
+    files = sorted((file for file in listed if not _is_hidden(file.key)), key=lambda file: file.key)
+    if not files:
+        hidden = f" but {len(listed)} whose names begin with '_' or '.', which are not read" if listed else ""
+        raise StageError(Reason.DATASET_NOT_FOUND, f"{field}: there are no files below {uri}{hidden}")
+    if len(files) > _MOST_FILES:
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{field}: there are {len(files)} files below {uri}, and at most {_MOST_FILES} are read; store the rows in "
+            "fewer files, or name a folder further down",
+            tells_mend=True,
+        )
+    _check_formats([file.key for file in files], field=field, uri=uri, declared=declared)
+    filled = [file for file in files if file.size]
+    if not filled:
+        raise StageError(Reason.DATASET_INVALID, f"{field}: all {len(files)} files below {uri} are empty")
+    return filled
+
+
+def _is_hidden(key: str) -> bool:
+    return any(segment.startswith(("_", ".")) for segment in key.split("/"))
+
+
+def _check_formats(names: Sequence[str], *, field: str, uri: str, declared: str) -> None:
+    kinds = {name: format_of_name(name) for name in names}
+    untold = [name for name, kind in kinds.items() if kind is None]
+    if untold and declared == "Auto":
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{field}: below {uri} lies {_named(untold)}, whose ending tells no format; move it, begin its name with "
+            "'_', or set the format",
+            tells_mend=True,
+        )
+    counts = Counter(kind or declared for kind in kinds.values())
+    if declared != "Auto":
+        counts.setdefault(declared, 0)
+    if len(counts) > 1:
+        rarest = min((kind for kind in counts if counts[kind]), key=lambda kind: (counts[kind], kind))
+        odd = [name for name, kind in kinds.items() if (kind or declared) == rarest]
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items(), key=lambda item: -item[1]))
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{field}: the files below {uri} are of several formats ({found}; {rarest}: {_named(odd)}); leave those of "
+            "one format there, or name a folder further down",
+            tells_mend=True,
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(name[-80:] for name in names[:_SHOWN]) + more

@@ -1,0 +1,178 @@
+"""Brings the rows onto the local disk: a file, a folder of files, or a file from the web.
+
+Called by ``job/dataset.py`` and the preview; knows ``spec.dataset``, while ``access.py`` knows credentials and
+endpoints, and ``rowfiles.py`` which files of a folder are rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from finetune_api.job import Dataset
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.process.console import Progress
+from finetune_trainer.storage.access import Access, parse_role_uri
+from finetune_trainer.storage.fetch import MAX_NAME_BYTES, literal_key
+from finetune_trainer.storage.files import bytes_progress
+from finetune_trainer.storage.rowfiles import PARTS_GIVEN, GivenPart, RowFile, select_row_files
+from finetune_trainer.storage.store import OnBytes, Store, StoredFile, in_parallel, sha256_file
+
+__all__ = ["fetch_dataset"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """One URI of the spec: the field that holds it, and what the spec says of it."""
+
+    field: str
+    uri: str
+    part: GivenPart | None
+    declared: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What lies at a URI: bytes as far as they are known, and the way to fetch it into a folder."""
+
+    size: int
+    fetch: Callable[[Path, OnBytes], list[RowFile]]
+
+
+def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: Progress) -> list[RowFile]:
+    """Download the rows; everything is looked for before the first of it is fetched.
+
+    Returns
+    -------
+    list[RowFile]
+        In the order of reading. A file keeps the ending that it has in its URI, since that tells the format.
+
+    Raises
+    ------
+    StageError
+        DatasetNotFound, DatasetInvalid, AccessDenied, StorageUnavailable, InvalidSpec, and VerificationFailed where a
+        file has another digest than the spec says.
+    """
+    wanted = _wanted(dataset)
+    for one in wanted:
+        if parse_role_uri("dataset", one.uri, one.field).scheme == "hf":
+            raise StageError(Reason.INVALID_SPEC, f"{one.field}: {one.uri} is no place for files; use s3:// or file://")
+    found = [_look(access, one) for one in wanted]
+    on_bytes = bytes_progress(progress, sum(one.size for one in found))
+    files: list[RowFile] = []
+    for number, (one, there) in enumerate(zip(wanted, found, strict=True)):
+        # A folder for each, since two may have files of one name.
+        place = folder / f"{number:02}"
+        place.mkdir(parents=True, exist_ok=True)
+        fetched = there.fetch(place, on_bytes)
+        _check_digest(one, fetched)
+        files += fetched
+    return files
+
+
+def _wanted(dataset: Dataset) -> list[_Wanted]:
+    declared = dataset.format
+    if dataset.uri is not None:
+        return [_Wanted(field="dataset.uri", uri=dataset.uri, part=None, declared=declared, digest=dataset.digest)]
+    if dataset.files is None:
+        raise StageError(Reason.INVALID_SPEC, "dataset needs exactly one of uri and files")
+    given = [(part, getattr(dataset.files, part)) for part in PARTS_GIVEN]
+    return [
+        # Rows of files.train are cut where another part is not given.
+        _Wanted(field=f"dataset.files.{part}", uri=uri, part=part, declared=declared)
+        for part, uri in given
+        if uri is not None
+    ]
+
+
+def _look(access: Access, one: _Wanted) -> _Found:
+    """Find out what lies at a URI."""
+    if parse_role_uri("dataset", one.uri, one.field).scheme == "https":
+        return _Found(0, partial(_fetch_from_web, access, one))
+    if one.uri.endswith("/"):
+        store = access.open("dataset", one.uri, one.field)
+        files = select_row_files(store.list(), field=one.field, uri=one.uri, declared=one.declared)
+        return _Found(sum(file.size for file in files), partial(_fetch_folder, store, files, one))
+    store, key = access.open_file("dataset", one.uri, one.field)
+    size = store.size(key)
+    if size is None:
+        raise _no_such_file(access, one)
+    return _Found(size, partial(_fetch_file, store, key, one))
+
+
+def _fetch_file(store: Store, key: str, one: _Wanted, folder: Path, on_bytes: OnBytes) -> list[RowFile]:
+    path = folder / _local_name(key)
+    store.get_file(key, path, on_bytes)
+    return [RowFile(path=path, name=key, part=one.part)]
+
+
+def _fetch_folder(
+    store: Store, files: Sequence[StoredFile], one: _Wanted, folder: Path, on_bytes: OnBytes
+) -> list[RowFile]:
+    rows = []
+    for number, file in enumerate(files):
+        path = folder / f"{number:05}" / _local_name(file.key.rpartition("/")[2])
+        path.parent.mkdir()
+        rows.append(RowFile(path=path, name=file.key, part=one.part, folder=one.uri))
+    in_parallel(partial(store.get_file, file.key, row.path, on_bytes) for file, row in zip(files, rows, strict=True))
+    for file, row in zip(files, rows, strict=True):
+        if row.path.stat().st_size != file.size:
+            raise StageError(
+                Reason.VERIFICATION_FAILED,
+                f"{one.field}: {one.uri}{file.key} had {file.size} bytes when the folder was listed, and "
+                f"{row.path.stat().st_size} when it was read; start the job anew when nobody writes there",
+                tells_mend=True,
+            )
+    return rows
+
+
+def _fetch_from_web(access: Access, one: _Wanted, folder: Path, on_bytes: OnBytes) -> list[RowFile]:
+    from finetune_trainer.storage.web import fetch_web_file  # noqa: PLC0415 - its client, which few jobs need
+
+    settings = access.settings("dataset")
+    own = settings is not None and settings.prefix.startswith("https://")
+    name = one.uri.rpartition("/")[2]
+    path = folder / _local_name(name)
+    fetch_web_file(
+        one.uri, path, field=one.field, ca_bundle=access.ca_bundle("dataset") if own else None, on_bytes=on_bytes
+    )
+    return [RowFile(path=path, name=name, part=one.part)]
+
+
+def _check_digest(one: _Wanted, files: Sequence[RowFile]) -> None:
+    if one.digest is None:
+        return
+    digest = sha256_file(files[0].path)
+    if digest != one.digest:
+        field = one.field.removesuffix("uri") + "digest"
+        raise StageError(
+            Reason.VERIFICATION_FAILED,
+            f"{one.field}: {one.uri} has the digest {digest}, and {field} says {one.digest}; if the file was changed "
+            "on purpose, write its digest there",
+            tells_mend=True,
+        )
+
+
+def _local_name(name: str) -> str:
+    """Return the name that a file of rows gets here: its own, shortened from the left where a disk has no room."""
+    data = name.encode()
+    return name if len(data) <= MAX_NAME_BYTES else data[-MAX_NAME_BYTES:].decode(errors="ignore")
+
+
+def _no_such_file(access: Access, one: _Wanted) -> StageError:
+    """Explain a file of rows that is not there; what lies around it tells the common mistakes."""
+    hint = literal_key(one.uri)
+    try:
+        below = access.open("dataset", one.uri + "/").list(limit=1)
+    except StageError:
+        below = []  # listing may be refused where reading is not
+    if below:
+        hint = (
+            f"; it is a folder: end it with '/' to read all files in it, or name one file in it, such as "
+            f"{one.uri}/{below[0].key}"
+        )
+    return StageError(Reason.DATASET_NOT_FOUND, f"{one.field}: there is no file at {one.uri}{hint}")
