@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 from pydantic import Field
 
 from finetune_api.base import Digest, Rule, SecretRef, SpecModel, not_yet
-from finetune_api.templates import TemplateName
+from finetune_api.templates import WORDLESS_TEMPLATES, TemplateName
 from finetune_api.uris import DOT_SEGMENT, ROWS_URI, S3_URI
 
 __all__ = [
@@ -144,6 +144,12 @@ class Template(SpecModel):
             check=lambda t: t.columns is None or t.name is not None,
             field="columns",
         ),
+        Rule(
+            cel=f"self.paraphrases == 'Default' || (has(self.name) && !(self.name in {list(WORDLESS_TEMPLATES)}))",
+            message="dataset.template.paraphrases All needs a named template that has words of its own; remove it",
+            check=lambda t: t.paraphrases == "Default" or (t.name is not None and t.name not in WORDLESS_TEMPLATES),
+            field="paraphrases",
+        ),
     )
 
     name: TemplateName | None = Field(None, description="A template of the library.")
@@ -161,6 +167,11 @@ class Template(SpecModel):
         min_length=2,
         max_length=256,
         description="The possible answers. Absent: from the template, else the label set found in train, else none.",
+    )
+    paraphrases: Literal["Default", "All"] = Field(
+        "Default",
+        description="All words the prompt of each train row in one of the template's ways, chosen by split.seed and "
+        "the row; validation and test rows have the default one.",
     )
 
 

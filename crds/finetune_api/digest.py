@@ -37,6 +37,9 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
     """
     wire = spec.to_wire()
     del wire["training"]["checkpoint"]
+    # A field that came later is left out where it says what was done before: a digest of then is still the same one.
+    if wire["dataset"]["template"]["paraphrases"] == "Default":
+        del wire["dataset"]["template"]["paraphrases"]
     if spec.training.method == "LoRA":
         wire["training"].setdefault("lora", LoRA().to_wire())
     return {

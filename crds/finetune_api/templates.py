@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-__all__ = ["OPEN_TEMPLATES", "TemplateName"]
+__all__ = ["OPEN_TEMPLATES", "WORDLESS_TEMPLATES", "TemplateName"]
 
 TemplateName = Literal[
     "sentiment",
@@ -73,3 +73,6 @@ OPEN_TEMPLATES: Final[tuple[TemplateName, ...]] = (
     "raw",
 )
 """Those whose answers are no choices, unless the job gives some."""
+
+WORDLESS_TEMPLATES: Final[tuple[TemplateName, ...]] = ("messages", "raw")
+"""Those whose prompts are the rows' own."""

@@ -30,6 +30,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "dataset.template.name": ("intent", "topic"),
     "dataset.template.columns": ({"text": "a"}, {"text": "b"}),
     "dataset.template.choices": (["a", "b"], ["b", "a"]),
+    "dataset.template.paraphrases": ("All", "Default"),
     "dataset.split.trainPercent": (80, 70),
     "dataset.split.validationPercent": (10, 20),
     "dataset.split.testPercent": (10, 20),

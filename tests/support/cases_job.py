@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
-from finetune_api.templates import OPEN_TEMPLATES, TemplateName
+from finetune_api.templates import OPEN_TEMPLATES, WORDLESS_TEMPLATES, TemplateName
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 
 __all__ = ["JOB_CASES"]
@@ -187,6 +187,18 @@ def _template() -> Iterator[Case]:
         not_yet("dataset.template.promptsource"),
     )
     yield from JOB.text("dataset.template.promptsource", 253, lambda n: "p" * n, reachable=False)
+
+    paraphrases = "dataset.template.paraphrases"
+    worded = "dataset.template.paraphrases All needs a named template that has words of its own; remove it"
+    yield from JOB.choice(paraphrases, "Default", "All")
+    yield JOB.no(
+        paraphrases,
+        "paraphrases of an inline one",
+        {"dataset.template": inline["dataset.template"] | {"paraphrases": "All"}},
+        worded,
+    )
+    for name in WORDLESS_TEMPLATES:
+        yield JOB.no(paraphrases, f"paraphrases of {name}", {"dataset.template.name": name, paraphrases: "All"}, worded)
 
     columns = "dataset.template.columns"
     yield JOB.ok("columns", {columns: {"text": "utterance", "label": "intent"}})

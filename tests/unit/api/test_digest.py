@@ -40,7 +40,12 @@ def test_the_order_of_keys_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "edits",
-    [{"training.lora": {}}, {"training.lora": {"rank": 16, "alpha": 32}}, {"output.export": "Adapter"}],
+    [
+        {"dataset.template.paraphrases": "Default"},
+        {"training.lora": {}},
+        {"training.lora": {"rank": 16, "alpha": 32}},
+        {"output.export": "Adapter"},
+    ],
     ids=str,
 )
 def test_what_would_be_chosen_anyway_changes_nothing(edits: dict[str, Any]) -> None:
@@ -69,6 +74,7 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.template.columns": {"text": "x"}},
     {"dataset.template.choices": ["a", "b"]},
     {"dataset.template.choices": ["b", "a"]},
+    {"dataset.template.paraphrases": "All"},
     {"dataset.split": {"trainPercent": 70, "validationPercent": 20, "testPercent": 10}},
     {"dataset.split": {"trainPercent": 70, "validationPercent": 10, "testPercent": 20}},
     {"dataset.split.seed": 43},

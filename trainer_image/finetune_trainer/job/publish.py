@@ -131,7 +131,7 @@ def _write_beside(
     page = folder / "report/index.html"
     page.parent.mkdir(parents=True)
     write_predictions(folder / "predictions.jsonl", prepared, tuned.before, after)
-    write_results(folder / "results.json", report, tuned.layers)
+    write_results(folder / "results.json", report, tuned.layers, wordings=prepared.wordings)
     card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared)
     (folder / "README.md").write_text(card, encoding="utf-8")
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]

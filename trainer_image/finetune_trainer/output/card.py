@@ -10,7 +10,7 @@ import yaml
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score, SecondaryName
-from finetune_trainer.output.facts import data_facts, scored_rows
+from finetune_trainer.output.facts import data_facts, scored_rows, wording_facts
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
@@ -44,7 +44,8 @@ def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving
         raise ValueError("a model card needs results, dataset and resolved")
     front = yaml.safe_dump(_front_matter(stage_input, report, results), sort_keys=False, allow_unicode=True)
     template = spec.dataset.template.name or "inline"
-    facts = "\n".join(f"- {fact}" for fact in data_facts(data, resolved))
+    told = [*data_facts(data, resolved), *wording_facts(prepared.wordings)]
+    facts = "\n".join(f"- {fact}" for fact in told)
     return f"""---
 {front}---
 

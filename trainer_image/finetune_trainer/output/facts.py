@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from finetune_api.status import DatasetSummary, Resolved, Results
 from finetune_trainer.output.data_words import left_out, shares
 
-__all__ = ["data_facts", "scored_rows"]
+__all__ = ["data_facts", "scored_rows", "wording_facts"]
 
 
 def scored_rows(results: Results, data: DatasetSummary | None) -> str:
@@ -45,3 +46,11 @@ def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
         stops = ", ".join(json.dumps(text, ensure_ascii=False) for text in resolved.stop)
         facts.append(f"A generated answer ends at an end token or at one of: {stops}.")
     return facts
+
+
+def wording_facts(wordings: Mapping[str, int]) -> list[str]:
+    """Say how many train rows were asked in which words; nothing where all were asked in the same ones."""
+    if not wordings:
+        return []
+    told = ", ".join(f"{name} {rows}" for name, rows in wordings.items())
+    return [f"Train rows by wording of the prompt: {told}. Validation and test rows all have the wording default."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,16 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def write_results(path: Path, report: StageReport, layers: AdaptedLayers | None = None) -> None:
-    """Write the report's numbers as ``results.json``, with the layers that carry adapters and those that don't."""
+def write_results(
+    path: Path, report: StageReport, layers: AdaptedLayers | None = None, *, wordings: Mapping[str, int] | None = None
+) -> None:
+    """Write the report's numbers as ``results.json``.
+
+    Beside them stand the layers that carry adapters and those that don't, and the train rows by wording of the prompt.
+    """
     content = report.to_wire()
+    if wordings:
+        content["trainRowsByWording"] = dict(wordings)
     if layers is not None:
         carrying, bare = layers
         content["adapters"] = {"layers": carrying, "withoutAdapters": bare}

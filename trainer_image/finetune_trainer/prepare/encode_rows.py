@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Protocol
@@ -20,6 +21,7 @@ from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import PromptTemplate
 from finetune_trainer.text.template.labels import find, unique_folds
 from finetune_trainer.text.template.render import Renderer, Unrendered
+from finetune_trainer.text.template.wording import wording_of
 
 __all__ = ["ExampleEncoder", "RowEncoder", "RowSink"]
 
@@ -70,6 +72,8 @@ class RowEncoder:
         Of the data, to tell a column that this row lacks from one that no row has.
     choices
         The possible answers of every row; None where they are open or each row has its own.
+    seed
+        Chooses the wording of each train row, where the template has several.
 
     Attributes
     ----------
@@ -78,6 +82,8 @@ class RowEncoder:
     folded
         Rows of an inline template whose completion is spelt in another way than its choice; those of a named template
         are counted where its answer column is read.
+    wordings
+        Train rows that are kept, by their wording; empty where there is one for all.
 
     Raises
     ------
@@ -95,9 +101,11 @@ class RowEncoder:
         bad: BadRowLog,
         columns: Sequence[str],
         choices: tuple[str, ...] | None,
+        seed: int = 0,
     ) -> None:
         self.template, self.renderer, self.encoder, self.bad, self.columns = template, renderer, encoder, bad, columns
-        self.sink, self.choices = sink, choices
+        self.sink, self.choices, self.seed = sink, choices, seed
+        self.wordings: Counter[str] = Counter()
         self.hard: dict[Part, str] = {}
         self.folded = 0
         self._folds = unique_folds(choices or ())
@@ -174,6 +182,8 @@ class RowEncoder:
                 self.hard.setdefault(part, f"{record.where}: {why}")
             answer = -1 if choice_set < 0 or why else example.choices.index(example.completion)
             text = _text_row(record, example, encoded, why)
+            if example.wording is not None:
+                self.wordings[self.template.wordings[example.wording][0]] += 1
             self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer, unanswerable=kind)
 
     def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
@@ -185,14 +195,22 @@ class RowEncoder:
                 yield part, row.record, example
             return
         contexts = ((r.record.where, context_of(self.template, r, self._choices_of(r))) for _, r in rows)
-        results = self.renderer.render(contexts)
-        for (part, row), result in zip(rows, results, strict=True):
+        wordings = [self._wording_of(part, row) for part, row in rows]
+        results = self.renderer.render(contexts, wordings)
+        for (part, row), result, wording in zip(rows, results, wordings, strict=True):
             record = row.record
             if isinstance(result, Unrendered):
                 self.bad.add(record.where, why_unrendered(record, result, self.columns), part)
                 continue
             completion = result.completion if row.projected is not None else self._as_choice(result.completion)
-            yield part, record, Example(record.where, result.prompt, completion, self._choices_of(row), result.spans)
+            choices = self._choices_of(row)
+            yield part, record, Example(record.where, result.prompt, completion, choices, result.spans, wording)
+
+    def _wording_of(self, part: Part, row: TemplateRow) -> int | None:
+        """Train rows alone have other wordings: what is measured is asked in one way, before and after."""
+        if part != "train" or not self.template.wordings or row.projected is None:
+            return None
+        return wording_of(self.seed, row.projected.inputs, len(self.template.wordings))
 
     def _as_choice(self, completion: str) -> str:
         """The choice that an inline template's completion spells; itself where it spells none."""

@@ -80,6 +80,7 @@ class Rest(BaseModel):
     stop: tuple[str, ...]
     max_new_tokens: int
     metric: MetricName
+    wordings: dict[str, int] = {}
     template_digest: str
     tokenizer_digest: str
     summary: dict[str, Any]
@@ -147,6 +148,7 @@ def load_prepared(folder: Path) -> Prepared:
             stop=rest.stop,
             max_new_tokens=rest.max_new_tokens,
             metric=rest.metric,
+            wordings=rest.wordings,
             template_digest=rest.template_digest,
             tokenizer_digest=rest.tokenizer_digest,
             summary=DatasetSummary.model_validate(rest.summary),

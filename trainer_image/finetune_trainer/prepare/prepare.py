@@ -116,6 +116,7 @@ def prepare(
             bad=bad,
             columns=table.columns,
             choices=label_set(keyed, split),
+            seed=spec.dataset.split.seed,
         )
         done, total = 0, sum(fell.values())
         with step("encode_rows", "render and tokenise the rows") as progress:
@@ -155,6 +156,7 @@ def prepare(
                 # A model that has learned to stop needs no more; one that has not is wrong whatever it adds.
                 max_new_tokens=spec.evaluation.max_new_tokens or writer.longest + max(8, writer.longest // 4),
                 metric=metric,
+                wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
                 template_digest=template.digest,
                 tokenizer_digest=tokenizer_digest(tokenizer),
                 summary=summary.to_wire(),

@@ -6,8 +6,8 @@ them from files: what grows with the dataset takes memory only where it is touch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -113,6 +113,8 @@ class Prepared:
         Texts that end a generated answer (:class:`~finetune_trainer.text.stop.StopRule`), before and after alike.
     max_new_tokens
         Bound of a generated answer.
+    wordings
+        Train rows by the wording of their prompt; empty where there is one for all.
     """
 
     parts: dict[Part, EncodedPart]
@@ -124,6 +126,7 @@ class Prepared:
     stop: tuple[str, ...] = ()
     max_new_tokens: int
     metric: MetricName
+    wordings: Mapping[str, int] = field(default_factory=dict)
     template_digest: str
     tokenizer_digest: str
     summary: DatasetSummary

@@ -64,6 +64,7 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
             bad=bad,
             columns=table.columns,
             choices=label_set(keyed, split),
+            seed=dataset.split.seed,
         )
         train = (row for row in placed_rows(keyed, split) if row[0] == "train")
         for _ in encoder.encode([list(itertools.islice(train, rows))]):

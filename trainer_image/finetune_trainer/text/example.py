@@ -29,6 +29,8 @@ class Example:
         Its possible answers; the prompt leaves room for the longest.
     spans
         Where in the prompt the fields stand that may be shortened.
+    wording
+        Number of the prompt's wording; None for the default.
     """
 
     where: str
@@ -36,6 +38,7 @@ class Example:
     completion: str
     choices: tuple[str, ...] = ()
     spans: tuple[Span, ...] = ()
+    wording: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

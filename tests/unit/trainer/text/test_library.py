@@ -8,13 +8,11 @@ from typing import get_args
 import pytest
 
 from finetune_api.job import Template
-from finetune_api.templates import OPEN_TEMPLATES, TemplateName
+from finetune_api.templates import OPEN_TEMPLATES, WORDLESS_TEMPLATES, TemplateName
 from finetune_trainer.text.template.catalog import resolve_template
-from finetune_trainer.text.template.document import MESSAGES, library, read_document
+from finetune_trainer.text.template.document import library, read_document
 
 LIBRARY = {document.name: document for document in library()}
-AS_THEY_ARE = {MESSAGES, "raw"}
-"""Templates without words of their own."""
 
 DIGESTS = {
     "sentiment": "sha256:5cab25aca39852ed03b11b96dcb2e1c95502f5b40930c171fd29110a9f77084c",
@@ -52,7 +50,7 @@ def test_a_template_says_what_its_task_is_measured_by_and_shows_a_row(name: str)
     assert set(document.example.row) == {field.column or key for key, field in document.fields.items()}
 
 
-@pytest.mark.parametrize("name", sorted(LIBRARY.keys() - AS_THEY_ARE))
+@pytest.mark.parametrize("name", sorted(LIBRARY.keys() - set(WORDLESS_TEMPLATES)))
 def test_a_template_has_two_to_four_wordings(name: str) -> None:
     prompts = list(LIBRARY[name].prompts.values())
     assert 2 <= len(prompts) <= 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from finetune_api.digest import digest_of
@@ -74,6 +74,8 @@ class PromptTemplate:
         What suits the task; None for an inline template.
     answer_tokens
         No answer of the task should be longer; None where there is no such bound.
+    wordings
+        Prompts that train rows have instead of ``prompt``, by name, where the job asks for all paraphrases.
     """
 
     name: str | None
@@ -89,6 +91,7 @@ class PromptTemplate:
     own_choices: bool = False
     metric: WishedMetric | None = None
     answer_tokens: int | None = None
+    wordings: tuple[tuple[str, str], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -105,6 +108,8 @@ class PromptTemplate:
         # What came later stands there only where it says something: digests of before stay what they were.
         if holds := {f.name: f.holds for f in self.fields if f.holds != "text"}:
             content["holds"] = holds
+        if self.wordings:
+            content["wordings"] = dict(self.wordings)
         return digest_of(content)
 
 
@@ -126,7 +131,8 @@ def resolve_template(spec: Template) -> PromptTemplate:
             None, prompt, completion, (), None, "none", choices, separator="" if own else " ", verbatim=True
         )
     assert spec.name is not None  # noqa: S101  # a rule of the API: exactly one of the two
-    return template_of(library_document(spec.name), columns=dict(spec.columns or {}), choices=choices)
+    template = template_of(library_document(spec.name), columns=dict(spec.columns or {}), choices=choices)
+    return template if spec.paraphrases == "Default" else replace(template, wordings=_wordings(spec.name))
 
 
 def template_of(
@@ -165,6 +171,11 @@ def template_of(
         metric=document.metric,
         answer_tokens=document.answer_tokens,
     )
+
+
+def _wordings(name: str) -> tuple[tuple[str, str], ...]:
+    """Every wording of a template of the library, the default among them."""
+    return tuple(library_document(name).prompts.items())
 
 
 def _field(document: TemplateDocument, name: str, column: str | None) -> Field:

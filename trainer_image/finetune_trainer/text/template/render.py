@@ -7,12 +7,13 @@ and neither hangs nor grows.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +83,8 @@ class Renderer:
     ----------
     prompt, completion
         Jinja texts.
+    wordings
+        Other texts of the prompt, for the rows that ask for one by its number.
     sides
         The fields of the prompt that may be shortened, and where.
     verbatim
@@ -101,19 +104,26 @@ class Renderer:
         prompt: str,
         completion: str,
         *,
+        wordings: Sequence[str] = (),
         sides: Mapping[str, Side] | None = None,
         verbatim: bool = False,
         limits: Limits | None = None,
     ) -> None:
         self._sides = dict(sides or {})
         self._verbatim = verbatim
-        self._sources = {"prompt": prompt, "completion": completion, "fields": list(self._sides)}
+        self._sources = {"prompts": [prompt, *wordings], "completion": completion, "fields": list(self._sides)}
         self._limits = limits or Limits()
 
     @classmethod
     def of(cls, template: PromptTemplate) -> Renderer:
         """Return what renders rows of a template."""
-        return cls(template.prompt, template.completion, sides=dict(template.truncate), verbatim=template.verbatim)
+        return cls(
+            template.prompt,
+            template.completion,
+            wordings=[text for _, text in template.wordings],
+            sides=dict(template.truncate),
+            verbatim=template.verbatim,
+        )
 
     def __enter__(self) -> Self:
         # -I: neither the environment nor the working directory decides what the child imports.
@@ -136,8 +146,9 @@ class Renderer:
         except BaseException:
             self._stop()
             raise
-        prompt, completion = ((Uses(frozenset(u["names"]), u["whole_row"])) for u in reply["uses"])
+        prompt, *wordings, completion = ((Uses(frozenset(u["names"]), u["whole_row"])) for u in reply["uses"])
         self.prompt_uses: Uses = prompt
+        self.wording_uses: tuple[Uses, ...] = tuple(wordings)
         self.completion_uses: Uses = completion
         return self
 
@@ -146,17 +157,24 @@ class Renderer:
     ) -> None:
         self._stop()
 
-    def render(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Rendered | Unrendered]:
+    def render(
+        self, rows: Iterable[tuple[str, Mapping[str, Any]]], wordings: Iterable[int | None] | None = None
+    ) -> Iterator[Rendered | Unrendered]:
         """Yield one result a row, in order.
 
         Parameters
         ----------
         rows
             Where a row stands, in words for messages ("line 7"), and its variables as JSON values.
+        wordings
+            For each row the number of its wording, None for the prompt itself; absent, all have the prompt.
         """
+        chosen = itertools.repeat(None) if wordings is None else iter(wordings)
         for batch in _batches(rows):
+            numbers = [0 if number is None else number + 1 for number in itertools.islice(chosen, len(batch))]
             # The child reads a batch to its end before it answers, so neither side ever waits on a full pipe.
-            self._send({"rows": [context for _, context in batch]}, doing=f"rendering {batch[0][0]}")
+            request = {"rows": [context for _, context in batch], "wordings": numbers}
+            self._send(request, doing=f"rendering {batch[0][0]}")
             for where, _ in batch:
                 yield self._result(self._receive(doing=f"rendering {where}"))
 

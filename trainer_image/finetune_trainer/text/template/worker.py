@@ -4,10 +4,11 @@ The sandbox stops a template from reaching Python; only limits of the operating 
 or filling the memory. The file is run by its path in an isolated interpreter, so it imports nothing of this package,
 and it speaks JSON lines: data that comes back is parsed, never unpickled.
 
-Requests: ``{"prompt", "completion", "fields"}`` once, answered by ``{"uses": [prompt, completion]}`` or ``{"error"}``;
-then ``{"rows": [context, ...]}``, answered line by line with ``{"prompt", "completion", "spans"}``, ``{"bad"}``,
-``{"unknown"}`` (a variable that the row lacks) or ``{"error"}`` (no row can be rendered). Spans say where in the prompt
-the values of ``fields`` stand: ``[field, start, end]``, in characters.
+Requests: ``{"prompts", "completion", "fields"}`` once, answered by ``{"uses": [prompt, ..., completion]}`` or
+``{"error"}``; then ``{"rows": [context, ...], "wordings": [number of its prompt, ...]}``, answered line by line with
+``{"prompt", "completion", "spans"}``, ``{"bad"}``, ``{"unknown"}`` (a variable that the row lacks) or ``{"error"}`` (no
+row can be rendered). Spans say where in the prompt the values of ``fields`` stand: ``[field, start, end]``, in
+characters.
 """
 
 from __future__ import annotations
@@ -116,9 +117,9 @@ def _render(template: Template, context: dict[str, Any], fields: Iterable[str] =
     return "".join(pieces), spans
 
 
-def _answer(templates: list[Template], fields: list[str], context: dict[str, Any]) -> dict[str, Any]:
+def _answer(prompt_of: Template, completion_of: Template, fields: list[str], context: dict[str, Any]) -> dict[str, Any]:
     try:
-        (prompt, spans), (completion, _) = _render(templates[0], context, fields), _render(templates[1], context)
+        (prompt, spans), (completion, _) = _render(prompt_of, context, fields), _render(completion_of, context)
     except UndefinedError as e:
         name = _UNKNOWN.match(str(e.message))
         return {"unknown": name[1]} if name else {"bad": str(e.message)}
@@ -160,7 +161,8 @@ def _main(memory: int, cpu: int) -> None:
     sources = json.loads(sys.stdin.buffer.readline())
     _grant_cpu(cpu)
     try:
-        compiled = [_compile(env, part, sources[part]) for part in ("prompt", "completion")]
+        compiled = [_compile(env, "prompt", prompt) for prompt in sources["prompts"]]
+        compiled.append(_compile(env, "completion", sources["completion"]))
     except ValueError as e:
         _send({"error": str(e)})
         return
@@ -168,11 +170,12 @@ def _main(memory: int, cpu: int) -> None:
         _send({"error": "memory" if isinstance(e, MemoryError) else "it is nested too deeply"})
         return
     _send({"uses": [uses for _, uses in compiled]})
-    templates = [template for template, _ in compiled]
+    *prompts, completion = [template for template, _ in compiled]
     while line := sys.stdin.buffer.readline():
-        for context in json.loads(line)["rows"]:
+        request = json.loads(line)
+        for context, wording in zip(request["rows"], request["wordings"], strict=True):
             _grant_cpu(cpu)
-            _send(_answer(templates, sources["fields"], context))
+            _send(_answer(prompts[wording], completion, sources["fields"], context))
 
 
 if __name__ == "__main__":
