@@ -20,8 +20,8 @@ PATH: Final = "docs/failures.md"
 """Where the page lies, below the repository's root."""
 
 EXAMPLES: Final[dict[Reason, str]] = {
-    Reason.INVALID_SPEC: "output.uri is needed, because FineTuneRuntime default has no outputPrefix; set it to a "
-    "folder such as s3://bucket/name/",
+    Reason.INVALID_SPEC: "output.uri is needed, because FineTuneRuntime default has no outputPrefix; delete the job "
+    "and apply it anew with a folder such as s3://bucket/name/",
     Reason.DATASET_INVALID: "1 of 12 rows can't be used, more than dataset.badRows.maxPercent 5: line 7: not JSON: "
     "Expecting property name enclosed in double quotes at column 14.",
     Reason.ACCESS_DENIED: "reading s3://team-a-data/rows.jsonl (dataset.uri) was refused: 403.",
@@ -56,8 +56,8 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.IMAGE_PULL_FAILED: 'Back-off pulling image "registry.example.com/trainer@sha256:…".',
     Reason.QUOTA_EXCEEDED: 'pods "support-intent-0f3c9a1b-train-x2x9z" is forbidden: exceeded quota: gpus, requested: '
     "requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=4, limited: requests.nvidia.com/gpu=4.",
-    Reason.NOT_PERMITTED: "resources.gpusPerNode is 1, and FineTuneRuntime cpu allows at most 0; lower it, or use "
-    "another runtime",
+    Reason.NOT_PERMITTED: "resources.gpusPerNode is 1, and FineTuneRuntime cpu allows at most 0; ask its owner to "
+    "raise limits.gpusPerNode, or delete the job and apply it anew with at most 0 or another runtimeRef.name",
     Reason.DEADLINE_EXCEEDED: "Stage train was stopped: the job's 14400 s (activeDeadlineSeconds) are used up.",
     Reason.BACKOFF_LIMIT_EXCEEDED: "The trainer ended with exit code 139.",
     Reason.NAME_CONFLICT: "Job support-intent-0f3c9a1b-train is not of this FineTuneJob.",

@@ -192,7 +192,7 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.OUT_OF_MEMORY: ReasonInfo(
         meaning="The container used more memory than its limit.",
-        mend="Raise the memory in the FineTuneRuntime, or lower maxLength or batchSize.",
+        mend="Raise the memory in the FineTuneRuntime, or apply the job anew with a lower maxLength or batchSize.",
         retried=True,
         found_by=_BOTH,
     ),
@@ -221,7 +221,8 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.NOT_PERMITTED: ReasonInfo(
         meaning="The FineTuneRuntime does not allow what the job asks for, or the cluster refuses its Job or pod.",
-        mend="Use what the FineTuneRuntime allows, or ask its owner to allow this.",
+        mend="Ask the owner of the FineTuneRuntime to allow this, or delete the job and apply it anew with what is "
+        "allowed.",
         waits=True,
         found_by=_OPERATOR,
     ),
@@ -234,12 +235,13 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
     ),
     Reason.BACKOFF_LIMIT_EXCEEDED: ReasonInfo(
         meaning="More than backoffLimit pods have failed, and the last one left no better reason.",
-        mend="Look at the log of each container of the last pod; raise backoffLimit if it was bad luck.",
+        mend="Look at the log of each container of the last pod; if it was bad luck, delete the job and apply it anew.",
         found_by=_OPERATOR,
     ),
     Reason.NAME_CONFLICT: ReasonInfo(
         meaning="The name of the child Job is taken by a Job of somebody else.",
-        mend="Remove the named Job that belongs to someone else, or rename the FineTuneJob.",
+        mend="Remove the named Job, which is somebody else's, then delete the FineTuneJob and apply it anew; or "
+        "apply it under another name.",
         found_by=_OPERATOR,
     ),
     Reason.NOT_REPORTED: ReasonInfo(

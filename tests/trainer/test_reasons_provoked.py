@@ -44,6 +44,8 @@ NEARER = {
         "or choose another split.seed",
         "or set the policy to Drop",
     ),
+    Reason.DATASET_NOT_FOUND: ("Create the bucket, or correct dataset.uri",),
+    Reason.MODEL_NOT_FOUND: ("Create the bucket, or correct model.uri",),
     Reason.STORAGE_UNAVAILABLE: ("The platform team starts the storage",),
 }
 """Mends that stand in the place of the table's where what is wrong is known more closely."""
@@ -284,7 +286,10 @@ def test_a_missing_bucket_is_named(pod: Pod, role: str, field: str, expected: tu
     pod.spec[role][field] = pod.spec[role][field].replace(f"//{pod.bucket}/", "//no-such-bucket/")
     reason, code, message = pod.fails("prepare")
     assert (reason, code) == expected
-    assert f"({role}.{field}): there is no bucket 'no-such-bucket'. Create the bucket, or correct {role}." in message
+    assert (
+        f"({role}.{field}): there is no bucket 'no-such-bucket'. Create the bucket, or correct {role}.{field}."
+        in message
+    )
 
 
 def test_a_missing_file_of_rows_is_dataset_not_found(pod: Pod) -> None:

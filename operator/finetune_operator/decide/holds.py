@@ -146,8 +146,8 @@ def hold_of_refusal(message: str) -> Hold:
     if found := _ACCOUNT_MISSING.search(text):
         return _known(
             Reason.CREDENTIALS_NOT_FOUND,
-            f'ServiceAccount "{found["name"]}" does not exist in the namespace of the job. Create it, or leave '
-            "serviceAccountName out.",
+            f'ServiceAccount "{found["name"]}" does not exist in the namespace of the job. Create it, or '
+            "delete the job and apply it anew with another serviceAccountName.",
             waiting_for=found["name"],
         )
     if _CONTROL_PLANE.search(_QUOTED.sub("", text)):  # a job may be called "timeout"

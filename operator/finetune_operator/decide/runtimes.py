@@ -22,11 +22,16 @@ from finetune_operator.decide.text import explain, sanitise
 __all__ = ["MAX_URI_LENGTH", "Refusal", "deadline_seconds", "resolve_runtime", "runtime_for"]
 
 MAX_URI_LENGTH = 1024
+_ANEW = "delete the job and apply it anew"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """Why the runtime doesn't take the job; the message names the field and the mend."""
+    """Why the runtime doesn't take the job; the message names the field and the mend.
+
+    spec can't be edited, so the user's mend is always to apply the job anew; the platform's, in the runtime, lets the
+    job that waits go on.
+    """
 
     reason: Reason
     message: str
@@ -81,8 +86,8 @@ def _found(
         return resolved
     return Refusal(
         reason=Reason.INVALID_SPEC,
-        message=f"the spec takes {size} bytes and {MAX_STAGE_INPUT_BYTES} fit into a pod's environment; shorten "
-        "dataset.template (choices or inline)",
+        message=f"the spec takes {size} bytes and {MAX_STAGE_INPUT_BYTES} fit into a pod's environment; "
+        f"{_ANEW} with a shorter dataset.template (choices or inline)",
     )
 
 
@@ -139,35 +144,40 @@ def _check_permissions(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job:
     if allowed is not None and job.namespace not in allowed:
         raise _RefusedError(
             Reason.NOT_PERMITTED,
-            f"FineTuneRuntime {name} may not be used from namespace {job.namespace}; set runtimeRef.name to another "
-            "runtime, or ask its owner to add the namespace to allowedNamespaces",
+            f"FineTuneRuntime {name} may not be used from namespace {job.namespace}; ask its owner to add the "
+            f"namespace to allowedNamespaces, or {_ANEW} with another runtimeRef.name",
         )
     account = spec.service_account_name
     if account is not None and account not in runtime.allowed_service_accounts:
         raise _RefusedError(
             Reason.NOT_PERMITTED,
-            f"serviceAccountName {account} is not among allowedServiceAccounts of FineTuneRuntime {name}; leave it "
-            "out, or ask the runtime's owner to add it",
+            f"serviceAccountName {account} is not among allowedServiceAccounts of FineTuneRuntime {name}; ask "
+            f"its owner to add it, or {_ANEW} without serviceAccountName",
         )
     limits, resources = runtime.limits, spec.resources
-    for field, wanted, most in (
-        ("resources.gpusPerNode", resources.gpus_per_node, limits.gpus_per_node),
-        ("resources.nodes", resources.nodes, limits.nodes),
-        ("activeDeadlineSeconds", spec.active_deadline_seconds or 0, limits.active_deadline_seconds),
+    for field, limit, wanted, most in (
+        ("resources.gpusPerNode", "gpusPerNode", resources.gpus_per_node, limits.gpus_per_node),
+        ("resources.nodes", "nodes", resources.nodes, limits.nodes),
+        (
+            "activeDeadlineSeconds",
+            "activeDeadlineSeconds",
+            spec.active_deadline_seconds or 0,
+            limits.active_deadline_seconds,
+        ),
     ):
         if wanted > most:
             raise _RefusedError(
                 Reason.NOT_PERMITTED,
-                f"{field} is {wanted}, and FineTuneRuntime {name} allows at most {most}; lower it, or use another "
-                "runtime",
+                f"{field} is {wanted}, and FineTuneRuntime {name} allows at most {most}; ask its owner to raise "
+                f"limits.{limit}, or {_ANEW} with at most {most} or another runtimeRef.name",
             )
     if runtime.allowed_uri_prefixes is not None:
         for field, uri in _uris(spec).items():
             if not any(has_prefix(uri, prefix) for prefix in runtime.allowed_uri_prefixes):
                 raise _RefusedError(
                     Reason.NOT_PERMITTED,
-                    f"{field} {uri} lies below none of the allowedUriPrefixes of FineTuneRuntime {name}; use a URI "
-                    "below one of them, or ask the runtime's owner to add the prefix",
+                    f"{field} {uri} lies below none of the allowedUriPrefixes of FineTuneRuntime {name}; ask "
+                    f"its owner to add the prefix, or {_ANEW} with a URI below one of them",
                 )
 
 
@@ -199,15 +209,15 @@ def _output_uri(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIde
     if prefix is None:
         raise _RefusedError(
             Reason.INVALID_SPEC,
-            f"output.uri is needed, because FineTuneRuntime {name} has no outputPrefix; set it to a folder such as "
-            "s3://bucket/name/",
+            f"output.uri is needed, because FineTuneRuntime {name} has no outputPrefix; {_ANEW} with a "
+            "folder such as s3://bucket/name/",
         )
     uri = join_uri(prefix, job.namespace, job.name + "/")
     if not prefix.startswith("s3://") or len(uri) > MAX_URI_LENGTH:
         raise _RefusedError(
             Reason.INVALID_SPEC,
-            f"output.uri is needed, because outputPrefix of FineTuneRuntime {name} is no s3:// folder or too long; set "
-            "it to a folder such as s3://bucket/name/",
+            f"output.uri is needed, because outputPrefix of FineTuneRuntime {name} is no s3:// folder or too "
+            f"long; {_ANEW} with a folder such as s3://bucket/name/",
         )
     return uri
 
@@ -225,6 +235,7 @@ def _dataset_storage(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec) -> Sto
         if other != entry:
             raise _RefusedError(
                 Reason.INVALID_SPEC,
-                f"{field} lies in another store than {first}; put all files of dataset.files into one store",
+                f"{field} lies in another store than {first}; put all files of dataset.files into one store, "
+                f"and {_ANEW}",
             )
     return entry

@@ -150,6 +150,36 @@ def test_what_the_runtime_does_not_allow_is_refused_by_field(
     assert "default" in message
 
 
+OTHERS = {"uri": None, "files": {"train": "s3://team-a-data/train.jsonl", "test": "s3://elsewhere/test.jsonl"}}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "spec", "platform", "user"),
+    [
+        ({"allowedNamespaces": []}, {}, "namespace to allowedNamespaces", "with another runtimeRef.name"),
+        ({}, {"serviceAccountName": "admin"}, "to add it", "without serviceAccountName"),
+        ({"limits": {"gpusPerNode": 0}}, {}, "to raise limits.gpusPerNode", "with at most 0"),
+        (
+            {"limits": {"activeDeadlineSeconds": 600}},
+            {"activeDeadlineSeconds": 601},
+            "to raise limits.activeDeadlineSeconds",
+            "with at most 600",
+        ),
+        ({"allowedUriPrefixes": []}, {}, "to add the prefix", "with a URI below one of them"),
+        ({"outputPrefix": None}, {"output": {"uri": None}}, "", "with a folder such as s3://bucket/name/"),
+        ({"outputPrefix": "hf://a/b"}, {"output": {"uri": None}}, "", "with a folder such as s3://bucket/name/"),
+        ({}, {"dataset": {**OTHERS, "split": {"trainPercent": 90, "validationPercent": 10}}}, "", ""),
+    ],
+)
+def test_no_mend_asks_for_an_edit_of_spec_which_the_api_server_refuses(
+    runtime: dict[str, Any], spec: dict[str, Any], platform: str, user: str
+) -> None:
+    reason, message = refused(b.runtime_spec(**runtime), b.job_spec(**spec))
+    assert f"delete the job and apply it anew {user}".strip() in message
+    assert ("ask its owner" in message) is (reason == "NotPermitted")
+    assert platform in message
+
+
 @pytest.mark.parametrize(
     ("part", "split"),
     [
