@@ -28,7 +28,8 @@ from benchmarks.common import ROOT, finish, machine, versions
 from benchmarks.trainer_bench import figures, ways
 from benchmarks.trainer_bench.rows import DATASETS, TokenRows, instructions, save_rows, topics
 from benchmarks.trainer_bench.worker import SEED, Order, Settings
-from finetune_trainer.training.plan import learning_rate_factor, steps
+from finetune_trainer.training.plan import steps
+from finetune_trainer.training.schedule import Schedule
 
 __all__ = ["Bench", "in_order"]
 
@@ -85,7 +86,9 @@ class Bench:
             batch=self.batch,
             warm=warm,
             learning_rate=RATES[self.method],
-            factors=tuple(learning_rate_factor(step, warm + timed) for step in range(warm + timed)),
+            factors=tuple(
+                map(Schedule.of("Cosine", total=warm + timed, warmup_percent="5").factor, range(warm + timed))
+            ),
             settings=settings if library == "ours" else {"library": library, **settings},
         )
         ours = library == "ours"

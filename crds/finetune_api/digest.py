@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Final
 
-from finetune_api.job import FineTuneJobSpec, LoRA
+from finetune_api.job import FineTuneJobSpec, LoRA, Training
 
 __all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_content", "spec_digest"]
+
+
+_DEFAULTS: Final = Training().to_wire()
+_LATER: Final = ("scheduler", "warmupPercent", "optimizer", "weightDecay", "maxGradNorm", "validation")
+"""Fields of training that came after the first stored results, which know none of them: with what was always done in
+their place they are left out."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -40,6 +46,9 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
     # A field that came later is left out where it says what was done before: a digest of then is still the same one.
     if wire["dataset"]["template"]["paraphrases"] == "Default":
         del wire["dataset"]["template"]["paraphrases"]
+    for name in _LATER:
+        if _same(wire["training"].get(name), _DEFAULTS.get(name)):
+            wire["training"].pop(name, None)
     if spec.training.method == "LoRA":
         wire["training"].setdefault("lora", LoRA().to_wire())
     return {
@@ -49,6 +58,13 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
         "evaluation": wire["evaluation"],
         "export": wire["output"].get("export") or ("Model" if spec.training.method == "Full" else "Adapter"),
     }
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether a value says what the default says; ``5.0`` says ``5``, and an empty block nothing."""
+    if isinstance(value, str) and isinstance(default, str) and default[0].isdigit():
+        return float(value) == float(default)
+    return value == default or not value
 
 
 def spec_digest(spec: FineTuneJobSpec) -> str:

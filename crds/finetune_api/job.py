@@ -7,13 +7,15 @@ rule, never accepted and ignored.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, LocalName, Rule, SecretRef, SpecModel, not_yet
+from finetune_api.base import LocalName, Rule, SecretRef, SpecModel, not_yet
 from finetune_api.dataset import BadRows, Dataset, DatasetFiles, InlineTemplate, Split, Template, Uri, uri_rule
 from finetune_api.templates import OPEN_TEMPLATES
+from finetune_api.training import Checkpoint, EarlyStopping, LoRA, Training, Validation
 from finetune_api.uris import CLUSTER_URI, S3_URI
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Split",
     "Template",
     "Training",
+    "Validation",
 ]
 
 MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"})
@@ -73,94 +76,6 @@ class Model(SpecModel):
     )
     credentials_ref: SecretRef | None = Field(
         None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or HF_TOKEN for an hf:// model."
-    )
-
-
-class LoRA(SpecModel):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on every linear layer of the blocks."""
-
-    rank: int = Field(16, ge=1, le=512, description="Rank of the adapters.")
-    alpha: int = Field(
-        32, ge=1, le=4096, description="Scale of the adapters; the update is multiplied by alpha / rank."
-    )
-    dropout: DecimalString = Field("0.0", description='Dropout on the adapters\' input, for example "0.05".')
-
-
-class EarlyStopping(SpecModel):
-    """Stops when no better epoch comes."""
-
-    patience: int = Field(
-        ge=1, le=100, description="Epochs without a better one, by training.selectBy, before training stops."
-    )
-
-
-class Checkpoint(SpecModel):
-    """When training state is saved.
-
-    It is also saved before the pod is stopped, and where an epoch ends 30 seconds or more after the last state.
-    """
-
-    interval_seconds: int = Field(600, ge=30, le=86400, description="Most seconds of training between two checkpoints.")
-
-
-class Training(SpecModel):
-    """How the model is tuned. Absent numbers are chosen and echoed in status.resolved."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.lora) || self.method != 'Full'",
-            message="training.lora belongs to method LoRA; remove it or set method: LoRA",
-            check=lambda t: t.lora is None or t.method != "Full",
-            field="lora",
-        ),
-        Rule(
-            cel="!has(self.learningRate) || (double(self.learningRate) > 0.0 && double(self.learningRate) <= 1.0)",
-            message='training.learningRate must be above 0 and at most 1, as text such as "2e-4"',
-            check=lambda t: t.learning_rate is None or 0 < float(t.learning_rate) <= 1,
-            field="learningRate",
-        ),
-        Rule(
-            cel="!has(self.lora) || (double(self.lora.dropout) >= 0.0 && double(self.lora.dropout) < 1.0)",
-            message='training.lora.dropout must be at least 0 and below 1, as text such as "0.05"',
-            check=lambda t: t.lora is None or 0 <= float(t.lora.dropout) < 1,
-            field="lora.dropout",
-        ),
-        not_yet(
-            "self.method != 'QLoRA'",
-            "training.method QLoRA",
-            lambda t: t.method != "QLoRA",
-            field="method",
-            mend="use LoRA",
-        ),
-    )
-
-    method: Literal["Full", "LoRA", "QLoRA"] = Field(
-        "LoRA", description="Full changes all weights, LoRA adds adapters. QLoRA is refused by this version."
-    )
-    lora: LoRA | None = Field(None, description="Adapter settings; only with LoRA.")
-    epochs: int = Field(3, ge=1, le=1000, description="Passes over the training rows.")
-    learning_rate: DecimalString | None = Field(None, description='Peak learning rate as text, for example "2e-4".')
-    batch_size: int | None = Field(None, ge=1, le=65536, description="Rows per optimizer step over all ranks.")
-    max_length: int = Field(
-        1024,
-        ge=16,
-        le=1048576,
-        description="Tokens of prompt and completion; of a longer row the longest field is shortened.",
-    )
-    precision: Literal["Auto", "BFloat16", "Float32"] = Field(
-        "Auto", description="Arithmetic of the weights; the optimizer always keeps 32-bit master weights."
-    )
-    seed: int = Field(7, ge=0, le=2147483647, description="Seed of row order, dropout and new weights.")
-    early_stopping: EarlyStopping | None = Field(
-        None, description="Stop when no better epoch comes, by training.selectBy."
-    )
-    select_by: Literal["Auto", "Score", "Loss"] = Field(
-        "Auto",
-        description="Which epoch's weights are kept: those with the best validation score (ties by loss), or with the "
-        "lowest validation loss. Auto is Score with 100 validation rows or more, else Loss.",
-    )
-    checkpoint: Checkpoint = Field(
-        Checkpoint(), description="When state is saved; a pod that was stopped goes on from there."
     )
 
 
@@ -240,6 +155,21 @@ class Resources(SpecModel):
     )
 
 
+def _needs_validation(field: str, cel: str, absent: Callable[[Training], bool]) -> Rule:
+    """Refuse a field of training that says something about validation rows where there are none."""
+    return Rule(
+        cel=f"{cel} || {_HAS_VALIDATION}",
+        message=f"training.{field} needs validation rows; raise dataset.split.validationPercent, or give "
+        "dataset.files.validation",
+        check=lambda s: (
+            absent(s.training)
+            or s.dataset.percents.validation > 0
+            or bool(s.dataset.files and s.dataset.files.validation)
+        ),
+        field=f"training.{field}",
+    )
+
+
 class FineTuneJobSpec(SpecModel):
     """One fine-tune job from rows to a measured model."""
 
@@ -251,27 +181,13 @@ class FineTuneJobSpec(SpecModel):
             check=lambda s: s.output.export in (None, "Model") or s.training.method != "Full",
             field="output.export",
         ),
-        Rule(
-            cel=f"!has(self.training.earlyStopping) || {_HAS_VALIDATION}",
-            message="training.earlyStopping needs validation rows; raise dataset.split.validationPercent, or give "
-            "dataset.files.validation",
-            check=lambda s: (
-                s.training.early_stopping is None
-                or s.dataset.percents.validation > 0
-                or bool(s.dataset.files and s.dataset.files.validation)
-            ),
-            field="training.earlyStopping",
-        ),
-        Rule(
-            cel=f"self.training.selectBy == 'Auto' || {_HAS_VALIDATION}",
-            message="training.selectBy needs validation rows; raise dataset.split.validationPercent, or give "
-            "dataset.files.validation",
-            check=lambda s: (
-                s.training.select_by == "Auto"
-                or s.dataset.percents.validation > 0
-                or bool(s.dataset.files and s.dataset.files.validation)
-            ),
-            field="training.selectBy",
+        *(
+            _needs_validation(field, cel, absent)
+            for field, cel, absent in (
+                ("earlyStopping", "!has(self.training.earlyStopping)", lambda t: t.early_stopping is None),
+                ("selectBy", "self.training.selectBy == 'Auto'", lambda t: t.select_by == "Auto"),
+                ("validation", "!has(self.training.validation)", lambda t: t.validation is None),
+            )
         ),
         Rule(
             cel="self.evaluation.metric != 'ChoiceAccuracy' || !has(self.dataset.template.name) || "

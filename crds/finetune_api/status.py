@@ -159,9 +159,13 @@ class Resolved(ApiModel):
     method: str | None = Field(None, max_length=16, description="Full or LoRA.")
     batch_size: int | None = Field(None, ge=1, description="Rows per optimizer step.")
     learning_rate: DecimalString | None = Field(None, description="Peak learning rate.")
+    optimizer: str | None = Field(None, max_length=16, description="AdamW or Adafactor.")
+    scheduler: str | None = Field(None, max_length=16, description="How the learning rate goes after the warm-up.")
+    total_steps: int | None = Field(None, ge=1, description="Optimizer steps planned; early stopping ends before.")
+    warmup_steps: int | None = Field(None, ge=0, description="Of these, the ones in which the learning rate rises.")
     precision: str | None = Field(None, max_length=16, description="Arithmetic of the weights.")
     metric: MetricName | None = Field(None, description="The metric of results.")
-    select_by: Literal["Score", "Loss"] | None = Field(None, description="What the kept epoch is the best by.")
+    select_by: Literal["Score", "Loss"] | None = Field(None, description="What the kept weights are the best by.")
     stop: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=4)] | None = Field(
         None, description="Texts that end a generated answer, besides the model's end tokens; absent if none does."
     )
@@ -173,7 +177,7 @@ class Resolved(ApiModel):
 
 
 class ValidationPoint(ApiModel):
-    """Loss and score on the validation rows after an epoch."""
+    """Loss and score on the validation rows, after an epoch or so many steps."""
 
     epoch: int = Field(ge=0, description="Epochs done.")
     step: int = Field(ge=0, description="Optimizer steps done.")

@@ -262,6 +262,7 @@ def _training() -> Iterator[Case]:
     yield from JOB.text("training.lora.dropout", 24, lambda n: "0." + "1" * (n - 2))
     for value in ("-0.1", "1", "1.5"):
         yield JOB.no("training.lora.dropout", f"dropout {value}", {"training.lora.dropout": value}, drop)
+    yield from _schedule_and_optimizer(numbers)
     yield from JOB.integer("training.earlyStopping.patience", 1, 100)
     yield JOB.no("training.earlyStopping.patience", "no patience", {"training.earlyStopping": {}}, "equired")
     no_validation = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
@@ -287,8 +288,43 @@ def _training() -> Iterator[Case]:
         "training.selectBy needs validation rows; raise dataset.split.validationPercent, or give "
         "dataset.files.validation",
     )
+    yield from JOB.integer("training.validation.everySteps", 1, 1000000000)
+    yield from JOB.integer("training.validation.limit", 1, 10000000)
+    yield JOB.no(
+        "training.validation",
+        "validations without validation rows",
+        no_validation | {"training.validation.everySteps": 50},
+        "training.validation needs validation rows; raise dataset.split.validationPercent, or give "
+        "dataset.files.validation",
+    )
+    yield JOB.ok(
+        "validations of a file",
+        no_validation | {"training.validation.limit": 9, "dataset.uri": ABSENT, "dataset.files": files},
+    )
     yield JOB.ok("checkpoint without an interval", {"training.checkpoint": {}})
     yield from JOB.integer("training.checkpoint.intervalSeconds", 30, 86400)
+
+
+def _schedule_and_optimizer(numbers: list[str]) -> Iterator[Case]:
+    yield from JOB.integer("training.maxSteps", 1, 1000000000)
+    yield from JOB.choice("training.scheduler", "Cosine", "Linear", "Constant", "WSD")
+    yield from JOB.choice("training.optimizer", "AdamW", "Adafactor", also=["AdamW8bit"])
+    message = not_yet("training.optimizer AdamW8bit", "use AdamW, or Adafactor, which takes less memory")
+    yield JOB.no("training.optimizer", "AdamW8bit", {"training.optimizer": "AdamW8bit"}, message)
+    warmup = 'training.warmupPercent must be at least 0 and below 100, as text such as "5"'
+    decay = 'training.weightDecay must be at least 0 and at most 1, as text such as "0.01"'
+    norm = 'training.maxGradNorm must be at least 0, which never clips, and at most 1000000, as text such as "1"'
+    for field, message, good, bad in (
+        ("warmupPercent", warmup, ["0", "5", "0.5", "99.9", "1e1"], ["-1", "100", "1e3"]),
+        ("weightDecay", decay, ["0", "0.01", "1"], ["-0.01", "1.5"]),
+        ("maxGradNorm", norm, ["0", "0.0", "1", "1e6"], ["-1", "1e7"]),
+    ):
+        path = f"training.{field}"
+        yield from JOB.pattern(path, good, numbers)
+        yield from JOB.text(path, 24, lambda n: "0." + "1" * (n - 2))
+        for value in bad:
+            yield JOB.no(path, f"{field} {value}", {path: value}, message)
+        yield JOB.no(path, f"{field} as number", {path: 1}, "string")
 
 
 def _evaluation() -> Iterator[Case]:

@@ -29,7 +29,7 @@ from finetune_trainer.training.state import TrainingProgress, TrainingState
 def state(step: int) -> TrainingState:
     return TrainingState(
         progress=TrainingProgress(step=step, losses=(1.0,) * step),
-        optimizer=OptimizerState(masters={}, exp_avg={}, exp_avg_sq={}, steps={}),
+        optimizer=OptimizerState(masters={}, moments={}, steps={}),
         best=None,
     )
 

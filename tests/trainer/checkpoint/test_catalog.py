@@ -39,14 +39,13 @@ def make_state(step: int, best: dict[str, torch.Tensor] | None = None) -> Traini
             validation=(ValidationPoint(epoch=1, step=2, loss="0.5", score="0.25"),),
             best_loss=0.1 + 0.2 if best else None,
             best_score=0.25 if best else None,
-            best_epoch=1 if best else 0,
+            best_step=1 if best else 0,
             seconds=1.1,
             branching=True,
         ),
         optimizer=OptimizerState(
             masters={"w": torch.randn(3, 2), "never.used": torch.zeros(4)},
-            exp_avg=moments[0],
-            exp_avg_sq=moments[1],
+            moments={"exp_avg": moments[0], "exp_avg_sq": moments[1]},
             steps={"w": step},
         ),
         best=best,
@@ -92,7 +91,8 @@ def folders(store: LocalStore) -> list[str]:
 
 def same(one: TrainingState, other: TrainingState) -> bool:
     parts = ("masters", "exp_avg", "exp_avg_sq")
-    tensors = [(getattr(one.optimizer, p), getattr(other.optimizer, p)) for p in parts]
+    tensors = [(one.optimizer.moments[p], other.optimizer.moments[p]) for p in parts[1:]]
+    tensors.append((one.optimizer.masters, other.optimizer.masters))
     tensors.append((one.best or {}, other.best or {}))
     return (
         one.progress == other.progress

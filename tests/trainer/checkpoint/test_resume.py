@@ -71,6 +71,16 @@ CASES = {
     "adapters with dropout in bfloat16": Case(ADAPTERS, precision="BFloat16"),
     "early stopping": Case(dataclasses.replace(FULL, epochs=6, patience=1, learning_rate="5e-2"), contrary=True),
     "without validation rows": Case(validation=0),
+    "adafactor": Case(dataclasses.replace(FULL, optimizer="Adafactor", weight_decay="0.1")),
+    "adafactor in bfloat16": Case(dataclasses.replace(FULL, optimizer="Adafactor"), precision="BFloat16"),
+    "adapters by adafactor": Case(dataclasses.replace(ADAPTERS, optimizer="Adafactor")),
+    "weight decay without clipping": Case(dataclasses.replace(FULL, weight_decay="0.1", max_grad_norm="0")),
+    "validation within epochs, and an end within one": Case(
+        dataclasses.replace(FULL, validate_every=2, validation_limit=5, max_steps=7, scheduler="WSD"), steps=7
+    ),
+    "early stopping within an epoch": Case(
+        dataclasses.replace(FULL, epochs=6, validate_every=2, patience=1, learning_rate="5e-2"), contrary=True, steps=8
+    ),
 }
 
 
@@ -265,4 +275,4 @@ def test_a_parameter_that_never_had_a_gradient_goes_through_a_checkpoint() -> No
         other.restore(one.state())
         assert torch.equal(again, used)
         assert other.state().steps == one.state().steps
-        assert set(other.state().exp_avg) == {"used"}
+        assert set(other.state().moments["exp_avg"]) == {"used"}

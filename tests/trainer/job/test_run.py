@@ -64,6 +64,16 @@ def test_a_report_says_what_was_resolved_and_what_it_cost(finished: Finished) ->
     assert compute.trained_parameters
 
 
+def test_a_report_says_how_many_steps_were_planned_and_how_the_rate_went(finished: Finished) -> None:
+    resolved, data = finished.report.resolved, finished.report.dataset
+    assert resolved is not None
+    assert data is not None
+    assert (resolved.optimizer, resolved.scheduler) == ("AdamW", "Cosine")
+    total = -(-data.train // (resolved.batch_size or 0)) * finished.spec["training"]["epochs"]
+    assert (resolved.total_steps, resolved.warmup_steps) == (total, total // 20)
+    assert (finished.report.validation or [])[-1].step == total
+
+
 def test_a_report_says_where_answers_end_and_what_the_epoch_is_the_best_by(finished: Finished) -> None:
     resolved, results = finished.report.resolved, finished.report.results
     assert resolved is not None

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_iter
 from typing_extensions import override
 
 from finetune_trainer.training import loss as loss_module
+from finetune_trainer.training import masters
 from finetune_trainer.training import optimizer as module
 from finetune_trainer.training.loss import summed_cross_entropy
 from finetune_trainer.training.optimizer import MasterAdamW
@@ -48,7 +49,7 @@ def stored(value: torch.Tensor) -> tuple[torch.nn.Parameter, torch.Tensor]:
     weight = torch.nn.Parameter(torch.zeros_like(value, dtype=torch.bfloat16))
     optimizer = MasterAdamW({"w": weight})
     state = optimizer.state()
-    optimizer.restore(module.OptimizerState(masters={"w": value}, exp_avg={}, exp_avg_sq={}, steps=state.steps))
+    optimizer.restore(module.OptimizerState(masters={"w": value}, moments={}, steps=state.steps))
     return weight, optimizer.state().masters["w"]
 
 
@@ -88,7 +89,7 @@ def run(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype, steps: int = 4) 
 def test_pieces_of_the_weights_step_as_the_whole_does(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = {"long": (50, 7), "short": (3,), "other": (40,), "number": ()}
     whole = run(shapes, dtype)
-    monkeypatch.setattr(module, "PIECE", 64)
+    monkeypatch.setattr(masters, "PIECE", 64)
     for name, master in run(shapes, dtype).items():
         torch.testing.assert_close(master, whole[name], rtol=1e-6, atol=1e-7)
 
@@ -109,7 +110,7 @@ def test_short_weights_learn_what_adamw_makes_of_long_ones() -> None:
 
 
 def test_a_step_makes_no_copy_of_a_long_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", 100)
+    monkeypatch.setattr(masters, "PIECE", 100)
     weight = torch.nn.Parameter(torch.ones(10_000, dtype=torch.bfloat16))
     optimizer = MasterAdamW({"w": weight})
     for _ in range(2):  # the first makes the moments

@@ -1,11 +1,11 @@
 """Checkpoints as files below output.uri: how they are written, found, trusted and removed.
 
     checkpoints/000000620-002-1f0c9a3e/masters.safetensors     32-bit weights
-                                       exp_avg.safetensors     AdamW's moments
+                                       exp_avg.safetensors     the optimizer's moments, a file a kind; AdamW's here
                                        exp_avg_sq.safetensors
                                        metrics.jsonl           the curve so far
                                        manifest.json           the rest of the state, and every file's digest; last
-    checkpoints/best/000000600-001-77ab03d1.safetensors        weights of the best epoch, while a kept one names them
+    checkpoints/best/000000600-001-77ab03d1.safetensors        the best validation's weights, while a state names them
     checkpoints/baseline.json                                  see kept_baseline.py
 
 A folder without manifest is none. Folders are named by step, attempt and pod, so a pod that lives on after it was given

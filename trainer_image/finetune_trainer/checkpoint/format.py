@@ -26,7 +26,8 @@ __all__ = ["CHECKPOINTS", "Found", "Identity", "Manifest", "Restored", "encode",
 
 CHECKPOINTS: Final = "checkpoints/"
 _METRICS: Final = "metrics.jsonl"
-_TENSORS: Final = ("masters", "exp_avg", "exp_avg_sq")
+_MASTERS: Final = "masters"
+_TENSORS: Final = ".safetensors"
 
 
 class Identity(BaseModel):
@@ -67,7 +68,7 @@ class Manifest(BaseModel):
     files
         Everything that belongs to it, by key below output.uri.
     best
-        Key of the best epoch's weights; None before the first validation.
+        Key of the best validation's weights; None before the first validation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -135,9 +136,9 @@ def write_files(
         Where the best weights go; None leaves them out.
     """
     files = {}
-    for part in _TENSORS:
-        files[key + part + ".safetensors"] = path = folder / f"{part}.safetensors"
-        save_file(dict(getattr(state.optimizer, part)), path)
+    for part, tensors in {_MASTERS: state.optimizer.masters, **state.optimizer.moments}.items():
+        files[key + part + _TENSORS] = path = folder / (part + _TENSORS)
+        save_file(dict(tensors), path)
     files[key + _METRICS] = folder / _METRICS
     files[key + _METRICS].write_bytes(metrics)
     if state.best is not None and best_key is not None:
@@ -156,20 +157,28 @@ def read_files(found: Found, place: Path, shapes: Mapping[str, Any]) -> Restored
     """
     manifest = found.manifest
     # Copied out of the mapped files, which are about to go.
-    tensors = {part: _load(place / found.key / f"{part}.safetensors") for part in _TENSORS}
-    if {name: tensor.shape for name, tensor in tensors["masters"].items()} != shapes:
+    masters = _load(place / found.key / (_MASTERS + _TENSORS))
+    if {name: tensor.shape for name, tensor in masters.items()} != shapes:
         raise ValueError("its weights are those of another model")
-    if any(set(manifest.steps) != set(tensors[part]) for part in _TENSORS[1:]):
+    parts = sorted(kind for entry in manifest.files if (kind := _kind(entry.path, found.key)))
+    moments = {kind: _load(place / found.key / (kind + _TENSORS)) for kind in parts if kind != _MASTERS}
+    if set(manifest.steps) != {name for tensors in moments.values() for name in tensors}:
         raise ValueError("its moments don't fit its weights")
     return Restored(
         found=found,
         state=TrainingState(
             progress=manifest.progress,
-            optimizer=OptimizerState(**tensors, steps=manifest.steps),
+            optimizer=OptimizerState(masters=masters, moments=moments, steps=manifest.steps),
             best=_load(place / manifest.best) if manifest.best else None,
         ),
         metrics=(place / found.key / _METRICS).read_text(encoding="utf-8"),
     )
+
+
+def _kind(path: str, key: str) -> str | None:
+    """Return what kind of tensors a file of a checkpoint's folder holds; None for another file."""
+    name = path.removeprefix(key)
+    return name.removesuffix(_TENSORS) if path.startswith(key) and name.endswith(_TENSORS) else None
 
 
 def _load(path: Path) -> dict[str, Tensor]:

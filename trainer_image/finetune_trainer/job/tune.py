@@ -24,6 +24,7 @@ from finetune_trainer.model.lora import add_lora, check_adapters
 from finetune_trainer.model.shape import AdaptedLayers, adapted_layers, shape_of
 from finetune_trainer.output.card import base_name
 from finetune_trainer.output.export import Exported, export
+from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.training.outcome import TrainOutcome
 from finetune_trainer.training.plan import Hyperparameters, adapters_of, resolve
 
@@ -58,12 +59,11 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
         check_adapters(inputs.model_folder, lora)  # before hours of scoring
     model = load(inputs.model_folder, host, wish=wish, settled=checkpoints.settled, console=console)
     before = score_before(model, prepared, limit=limit, checkpoints=checkpoints, watcher=watcher, console=console)
-    validation_rows = len(prepared.parts["validation"])
     plan = resolve(
         spec.training,
         rows=len(prepared.parts["train"]),
         parameters=model.parameters,
-        validation_rows=validation_rows,
+        validation_rows=len(prepared.parts["validation"]),
     )
     if plan.lora is not None:
         model = add_lora(model, plan.lora, seed=plan.seed)
@@ -85,7 +85,7 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
     return Tuned(
         exported=exported,
         before=before,
-        resolved=_echoed(resolved, plan, exported, validated=validation_rows > 0),
+        resolved=_echoed(resolved, plan, exported, inputs.prepared),
         validation=outcome.validation,
         cost=_cost(shape, outcome),
         layers=layers,
@@ -104,12 +104,17 @@ def _write(model: LoadedModel, outcome: TrainOutcome, inputs: Inputs, spec: Fine
     )
 
 
-def _echoed(resolved: Resolved, plan: Hyperparameters, exported: Exported, *, validated: bool) -> Resolved:
+def _echoed(resolved: Resolved, plan: Hyperparameters, exported: Exported, prepared: Prepared) -> Resolved:
     """Add what was chosen for the training to what prepare chose."""
+    rows, validated = len(prepared.parts["train"]), len(prepared.parts["validation"]) > 0
     return resolved.model_copy(
         update={
             "batch_size": plan.batch_size,
             "learning_rate": plan.learning_rate,
+            "optimizer": plan.optimizer,
+            "scheduler": plan.scheduler,
+            "total_steps": plan.total_steps(rows),
+            "warmup_steps": plan.schedule(rows).warmup,
             "precision": exported.precision,
             "select_by": plan.select_by if validated else None,
         }

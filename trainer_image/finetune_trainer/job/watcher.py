@@ -55,7 +55,7 @@ class TrainingWatcher:
             )
 
     def on_validation(self, point: ValidationPoint) -> None:
-        """An epoch's validation."""
+        """A validation."""
         self._write(
             {
                 "step": point.step,
@@ -66,7 +66,7 @@ class TrainingWatcher:
         )
         self._console.event(
             "validation",
-            f"epoch {point.epoch}: validation loss {point.loss}, score {point.score}"
+            f"step {point.step}, epoch {point.epoch}: validation loss {point.loss}, score {point.score}"
             if self._console.interactive
             else None,
             epoch=point.epoch,

@@ -41,7 +41,7 @@ def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
             "characters."
         )
     if resolved.select_by is not None:
-        facts.append(f"The kept epoch is the best one by validation {resolved.select_by.lower()}.")
+        facts.append(f"The kept weights are the best ones by validation {resolved.select_by.lower()}.")
     if resolved.stop:
         stops = ", ".join(json.dumps(text, ensure_ascii=False) for text in resolved.stop)
         facts.append(f"A generated answer ends at an end token or at one of: {stops}.")

@@ -1,4 +1,4 @@
-"""The training loop: cross-entropy on the completion tokens, several epochs, the best weights kept.
+"""The training loop: cross-entropy on the completion tokens, several epochs, the best weights kept (``kept.py``).
 
 The loss of an optimizer step is the sum over all its completion tokens divided by their number, which the plan knows
 beforehand; so it does not depend on how the step is cut into micro-batches. What all prompts begin with (system prompt,
@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,7 +28,6 @@ from finetune_api.status import ValidationPoint
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
-from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.evaluation.stats import decimal
 from finetune_trainer.model.attention import attention_for_training
 from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
@@ -37,15 +35,15 @@ from finetune_trainer.model.load import Abilities, LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.training.batch import collate, completion_lengths, input_lengths, pack
 from finetune_trainer.training.beginning import shared_beginning
+from finetune_trainer.training.kept import Kept
 from finetune_trainer.training.loss import summed_cross_entropy
 from finetune_trainer.training.observer import LogEntry, Observer, Silent
-from finetune_trainer.training.optimizer import MasterAdamW
+from finetune_trainer.training.optimizer import MasterAdafactor, MasterAdamW, MasterOptimizer, decaying
 from finetune_trainer.training.outcome import TrainOutcome
 from finetune_trainer.training.packing import supports_packing
 from finetune_trainer.training.plan import (
     BatchLimits,
     Hyperparameters,
-    learning_rate_factor,
     micro_batches,
     step_seed,
     steps,
@@ -60,7 +58,6 @@ from finetune_trainer.training.state import (
 
 __all__ = ["default_limits", "train"]
 
-MAX_NORM: Final = 1.0
 LIMITS: Final = {
     ("cpu", "Float32"): BatchLimits(tokens=256, labels=256, overhead=64),
     ("cpu", "BFloat16"): BatchLimits(tokens=1024, labels=1024, overhead=256),
@@ -93,7 +90,7 @@ def train(
     checkpointer: Checkpointer | None = None,
     state: TrainingState | None = None,
 ) -> TrainOutcome:
-    """Fine-tune in place; afterwards the model holds the weights of the best epoch, by ``select_by``.
+    """Fine-tune in place; afterwards the model holds the weights of the best validation, by ``select_by``.
 
     What is trained is what requires a gradient: everything, or the adapters after
     :func:`~finetune_trainer.model.lora.add_lora`. The weights end as they will be stored, rounded to ``stored_dtype``
@@ -170,15 +167,13 @@ class _Loop:
             self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
         self.packed = not self.shared and supports_packing(loaded)
         self.lengths, self.labels = input_lengths(self.part) - self.shared, completion_lengths(self.part)
-        self.optimizer = MasterAdamW({n: p for n, p in loaded.model.named_parameters() if p.requires_grad})
-        self.per_epoch = math.ceil(len(self.part) / parameters.batch_size)
-        self.total = self.per_epoch * parameters.epochs
+        self.optimizer = _optimizer(loaded, parameters)
+        self.per_epoch, self.total = parameters.steps_per_epoch(len(self.part)), parameters.total_steps(len(self.part))
+        self.schedule = parameters.schedule(len(self.part))
         self.step = 0
         self.pending = _Pending()
         self.losses: list[float] = []
-        self.points: list[ValidationPoint] = []
-        self.best_loss, self.best_score, self.best_epoch = math.inf, -math.inf, 0
-        self.best: Mapping[str, Tensor] | None = None
+        self.kept = Kept(parameters.select_by)
         self.seconds = 0.0
         self.peak_memory = 0
         self.stored = torch.float32 if loaded.adapter is not None else loaded.stored_dtype
@@ -190,10 +185,8 @@ class _Loop:
             raise ValueError(f"the state is at step {progress.step} of a training with {self.total}")
         self.optimizer.restore(state.optimizer)
         self.step, self.pending = progress.step, _Pending(first_step=progress.step)
-        self.losses, self.points = list(progress.losses), list(progress.validation)
-        self.best_loss = math.inf if progress.best_loss is None else progress.best_loss
-        self.best_score = -math.inf if progress.best_score is None else progress.best_score
-        self.best_epoch, self.best = progress.best_epoch, state.best
+        self.losses = list(progress.losses)
+        self.kept = Kept.restored(self.parameters.select_by, progress, state.best)
         self.seconds, self.peak_memory = progress.seconds, progress.peak_memory_bytes
 
     def state(self) -> TrainingState:
@@ -203,77 +196,87 @@ class _Loop:
             progress=TrainingProgress(
                 step=self.step,
                 losses=tuple(self.losses),
-                validation=tuple(self.points),
-                best_loss=self.best_loss if self.best_epoch else None,
-                best_score=self.best_score if self.best_epoch else None,
-                best_epoch=self.best_epoch,
+                validation=tuple(self.kept.points),
+                best_loss=self.kept.loss if self.kept.step else None,
+                best_score=self.kept.score if self.kept.step else None,
+                best_step=self.kept.step,
                 seconds=self.seconds,
                 peak_memory_bytes=self._peak_memory(),
                 branching=self.loaded.abilities.branching if self.loaded.abilities else None,
             ),
             optimizer=self.optimizer.state(),
-            best=self.best,
+            best=self.kept.weights,
         )
-
-    @property
-    def epochs_done(self) -> int:
-        return self.step // self.per_epoch
 
     def run(self) -> TrainOutcome:
         # An earlier run may have been stopped between an epoch's last step and the end of its validation.
-        while not self._end_epoch():
-            self._epoch()
-        epochs = self.epochs_done
-        weights = dict(self.best) if self.best else self.optimizer.snapshot(self.stored)
+        while not self._pause():
+            self._train_on()
+        weights = dict(self.kept.weights) if self.kept.weights else self.optimizer.snapshot(self.stored)
         with torch.no_grad():
             for name, parameter in self.loaded.model.named_parameters():
                 if name in weights:
                     parameter.copy_(weights[name])
         self.loaded.model.eval()
+        lengths = self.part.lengths.astype(np.int64)
         return TrainOutcome(
             weights=weights,
             losses=tuple(self.losses),
-            validation=tuple(self.points),
-            best_epoch=self.best_epoch or epochs,
-            stopped_early=epochs < self.parameters.epochs,
-            tokens=int(self.part.lengths.sum()) * epochs,
-            supervised_tokens=int(self.labels.sum()) * epochs,
-            attention_pairs=int((self.part.lengths.astype(np.int64) ** 2).sum()) * epochs,
+            validation=tuple(self.kept.points),
+            best_epoch=(self.kept.step or self.step) / self.per_epoch,
+            stopped_early=self.step < self.total,
+            tokens=self._seen(lengths),
+            supervised_tokens=self._seen(self.labels),
+            attention_pairs=self._seen(lengths**2),
             seconds=self.seconds,
             peak_memory_bytes=self._peak_memory(),
         )
 
-    def _end_epoch(self) -> bool:
-        """Validate and save what is due where an epoch ended; return whether it was the last."""
-        if self.step % self.per_epoch:
-            return False
-        epoch, patience = self.epochs_done, self.parameters.patience
-        if len(self.prepared.parts["validation"]) and len(self.points) < epoch:
-            self._validate(epoch)
-        waited = patience is not None and self.best_epoch > 0 and epoch - self.best_epoch >= patience
-        last = waited or epoch >= self.parameters.epochs
+    def _seen(self, of_rows: NDArray[np.integer]) -> int:
+        """Sum a number of each row over all rows of the steps done."""
+        epochs, begun = divmod(self.step, self.per_epoch)
+        partly = sum(int(of_rows[rows].sum()) for rows in self._rows_of(epochs)[:begun]) if begun else 0
+        return int(of_rows.sum()) * epochs + partly
+
+    def _rows_of(self, epoch: int) -> list[NDArray[np.int64]]:
+        return steps(self.parameters.seed, epoch, len(self.part), self.parameters.batch_size)
+
+    def _next_pause(self) -> int:
+        """The step after which the loop looks up next: at an epoch's end, for a validation, at the end."""
+        lengths = {self.per_epoch, self.parameters.validate_every or self.per_epoch}
+        return min(self.total, *((self.step // length + 1) * length for length in lengths))
+
+    def _pause(self) -> bool:
+        """Validate and save what is due where the loop looks up; return whether that was the last time."""
+        ended, last = self.step % self.per_epoch == 0, self.step == self.total
+        due = last or self.step % (self.parameters.validate_every or self.per_epoch) == 0
+        if not (ended or due):
+            return False  # an earlier run was stopped here
+        if due and self.step and len(self.prepared.parts["validation"]) and not self.kept.validated(self.step):
+            self._validate()
+        last = last or (due and self.kept.waited(self.parameters.patience))
         if self.checkpointer.stopping:
             raise _StopNow
-        if self.step and self.checkpointer.due("end" if last else "epoch"):
+        if self.step and self.checkpointer.due("end" if last else "epoch" if ended else "step"):
             self.checkpointer.save(self.state())
         return last
 
-    def _epoch(self) -> None:
-        """Train to the epoch's end from wherever in it the training stands."""
+    def _train_on(self) -> None:
+        """Train to the next pause from wherever the training stands."""
         self.loaded.model.train()
-        epoch = self.epochs_done
-        rows_of = steps(self.parameters.seed, epoch, len(self.part), self.parameters.batch_size)
-        for rows in rows_of[self.step - epoch * self.per_epoch :]:
+        epoch, first = divmod(self.step, self.per_epoch)
+        pause = self._next_pause()
+        for rows in self._rows_of(epoch)[first : first + pause - self.step]:
             start = time.perf_counter()
             self.pending.sums.append(self._step(self.step, rows))
             self.pending.labels.append(int(self.labels[rows].sum()))
             self.pending.tokens += int(self.part.lengths[rows].sum())
             self.step += 1
             self.pending.seconds += time.perf_counter() - start
-            if self.step % LOG_STEPS[self.loaded.device.type] == 0 or self.step % self.per_epoch == 0:
+            if self.step % LOG_STEPS[self.loaded.device.type] == 0 or self.step == pause:
                 self._look()
-                # At an epoch's end its validation comes first.
-                if self.step % self.per_epoch and self.checkpointer.due("step"):
+                # At a pause its validation comes first.
+                if self.step != pause and self.checkpointer.due("step"):
                     self.checkpointer.save(self.state())
 
     def _step(self, step: int, rows: NDArray[np.int64]) -> Tensor:
@@ -296,7 +299,7 @@ class _Loop:
             del logits, cache  # the backward pass frees what it has used
             (loss / labels).backward()
             sums += torch.stack([loss.detach(), right.to(loss.dtype)])
-        norm = self.optimizer.step(self._learning_rate(step), max_norm=MAX_NORM)
+        norm = self.optimizer.step(self._learning_rate(step), max_norm=float(self.parameters.max_grad_norm))
         return torch.cat([sums, norm.detach().reshape(1).to(sums.dtype)])
 
     def _beginning(self, rows: int) -> DynamicCache | None:
@@ -311,7 +314,7 @@ class _Loop:
         return cache
 
     def _learning_rate(self, step: int) -> float:
-        return float(self.parameters.learning_rate) * learning_rate_factor(step, self.total)
+        return float(self.parameters.learning_rate) * self.schedule.factor(step)
 
     def _peak_memory(self) -> int:
         return max(self.peak_memory, peak_memory_bytes(self.loaded.device))
@@ -348,41 +351,40 @@ class _Loop:
             )
         )
 
-    def _validate(self, epoch: int) -> None:
+    def _validate(self) -> None:
         evaluation = evaluate(
             self.loaded,
             self.prepared.parts["validation"],
             self.prepared,
             texts=(),
             generate=False,
+            limit=self.parameters.validation_limit,
             progress=self._evaluated,
         )
         if not math.isfinite(evaluation.loss):
             raise StageError(
                 Reason.DIVERGED,
-                f"training diverged: the validation loss after epoch {epoch} is {evaluation.loss}, with "
+                f"training diverged: the validation loss after step {self.step} is {evaluation.loss}, with "
                 f"training.learningRate {self.parameters.learning_rate}",
             )
         point = ValidationPoint(
-            epoch=epoch,
-            step=epoch * self.per_epoch,
+            epoch=self.step // self.per_epoch,
+            step=self.step,
             loss=decimal(evaluation.loss),
             score=decimal(evaluation.accuracy),
         )
-        self.points.append(point)
+        self.kept.take(point, evaluation, lambda: self.optimizer.snapshot(self.stored))
         self.observer.on_validation(point)
-        if self._is_best(evaluation):
-            self.best_loss, self.best_score, self.best_epoch = evaluation.loss, evaluation.accuracy, epoch
-            self.best = self.optimizer.snapshot(self.stored)
-
-    def _is_best(self, evaluation: Evaluation) -> bool:
-        """Compare an epoch with the best one so far; of equals the earlier one stays."""
-        if self.parameters.select_by == "Score" and evaluation.accuracy != self.best_score:
-            return evaluation.accuracy > self.best_score
-        return evaluation.loss < self.best_loss
 
     def _evaluated(self, done: int, total: int) -> None:
         """Pass on how far an evaluation is, and stop between its batches."""
         if self.checkpointer.stopping:
             raise _StopNow
         self.observer.on_evaluated(done, total)
+
+
+def _optimizer(loaded: LoadedModel, parameters: Hyperparameters) -> MasterOptimizer:
+    trained = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
+    kind = MasterAdafactor if parameters.optimizer == "Adafactor" else MasterAdamW
+    decay = float(parameters.weight_decay)
+    return kind(trained, weight_decay=decay, decayed=decaying(loaded.model) & set(trained) if decay else ())

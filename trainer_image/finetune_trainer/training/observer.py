@@ -50,7 +50,7 @@ class Observer(Protocol):
         """Training metrics, once per log interval."""
 
     def on_validation(self, point: ValidationPoint) -> None:
-        """Loss and score on the validation rows after an epoch."""
+        """Loss and score on the validation rows."""
 
     def on_evaluated(self, done: int, total: int) -> None:
         """Rows scored so far by the running evaluation."""

@@ -1,30 +1,28 @@
-"""AdamW that keeps 32-bit master weights where the model's weights are shorter.
+"""The optimizers, on the 32-bit masters of ``masters.py``: AdamW, and Adafactor, which remembers less.
 
-A bfloat16 weight has 8 significant bits; most updates of a fine-tune are smaller than half its last bit and would
-vanish. So the optimizer steps on 32-bit numbers, gradients are summed over micro-batches in 32 bits, and the model gets
-the rounded result.
-
-Memory is what a training on a CPU runs out of first, so there nothing is kept twice: of a master only the half that its
-weight doesn't show (:class:`_Split`), of a single micro-batch only its own short gradients; and the step goes through
-the weights in pieces that fit into the processor's cache.
+What one remembers of its gradients is called by the library's names, so that a stored state can be read. Weight decay
+leaves alone what it would harm without a use: norms and biases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 from typing_extensions import override
 
-__all__ = ["MasterAdamW", "OptimizerState"]
+from finetune_trainer.training.masters import Piece, Weight, gradient_norm, groups, weight_of
 
-PIECE: Final = 2**19
-"""Numbers that a step on a CPU works on at once: 2 MiB of each kind in 32 bits."""
+__all__ = ["MasterAdafactor", "MasterAdamW", "MasterOptimizer", "OptimizerState", "decaying"]
+
+SMALLEST_SCALE: Final = 1e-3
+"""Adafactor's second epsilon: a weight that is zero, as new adapters are, moves as one of this size would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,137 +33,38 @@ class OptimizerState:
     ----------
     masters
         32-bit weights.
-    exp_avg, exp_avg_sq
-        First and second moments; a parameter that never had a gradient has none.
+    moments
+        By kind, such as ``exp_avg``, what is remembered of the gradients; a parameter that never had one has none.
     steps
         Steps that each parameter with moments has taken.
     """
 
     masters: Mapping[str, Tensor]
-    exp_avg: Mapping[str, Tensor]
-    exp_avg_sq: Mapping[str, Tensor]
+    moments: Mapping[str, Mapping[str, Tensor]]
     steps: Mapping[str, int]
 
 
-class _Weight:
-    """A parameter with what the optimizer knows of it; its master is the parameter itself, in 32 bits.
-
-    Attributes
-    ----------
-    gradient
-        Sum over the micro-batches so far: in the parameter's own type after the first, in 32 bits from the second on.
-    moments
-        First and second; None before the first gradient.
-    """
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self.parameter = parameter
-        self.data = parameter.detach()
-        self.gradient: Tensor | None = None
-        self.moments: tuple[Tensor, Tensor] | None = None
-        self.steps = torch.zeros((), dtype=torch.float32, device=parameter.device)
-
-    def master(self, piece: slice | None = None) -> Tensor:
-        """Return a piece of the master to be changed and then given to :meth:`store`."""
-        return _cut(self.data, piece)
-
-    def store(self, master: Tensor, piece: slice | None = None) -> None:
-        """Take over a piece of the master, and its rounding as weights."""
-        if master is not self.data and piece is None:
-            self.data.copy_(master)
-
-    def collect(self, _parameter: Tensor | None = None) -> None:
-        """Take the gradient away from the parameter; also a hook that is given the parameter."""
-        gradient, self.parameter.grad = self.parameter.grad, None
-        if gradient is None:
-            return
-        if self.gradient is None:
-            self.gradient = gradient
-        elif self.gradient.dtype == torch.float32:
-            self.gradient.add_(gradient)
-        else:
-            self.gradient = self.gradient.float().add_(gradient)
-
-    def begin(self) -> tuple[Tensor, Tensor]:
-        """Return the moments, which are made unless they are there."""
-        if self.moments is None:
-            # In the parameter's own memory layout.
-            first, second = (torch.zeros_like(self.data, dtype=torch.float32) for _ in range(2))
-            self.moments = (first, second)
-        return self.moments
-
-
-class _Copied(_Weight):
-    """One whose 32-bit master stands beside it."""
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        super().__init__(parameter)
-        self._master = self.data.float()
-
-    @override
-    def master(self, piece: slice | None = None) -> Tensor:
-        return _cut(self._master, piece)
-
-    @override
-    def store(self, master: Tensor, piece: slice | None = None) -> None:
-        _cut(self._master, piece).copy_(master)
-        _cut(self.data, piece).copy_(master)
-
-
-class _Split(_Weight):
-    """One in bfloat16, which is the upper half of its master; the lower half stands beside it.
-
-    The weight is rounded to nearest, so the lower half counts from the weight: it is the signed distance in units of
-    the master's last bit. Of a master that lies just between two weights the lower one of them may be the nearer by
-    rounding to even, and the distance would not fit; such a master loses one unit, a part in 16 million.
-    """
-
-    def __init__(self, parameter: nn.Parameter) -> None:
-        super().__init__(parameter)
-        self._rest = torch.zeros_like(self.data, dtype=torch.int16)
-
-    @override
-    def master(self, piece: slice | None = None) -> Tensor:
-        upper = _cut(self.data, piece).view(torch.int16).int().bitwise_left_shift_(16)
-        return upper.add_(_cut(self._rest, piece)).view(torch.float32)
-
-    @override
-    def store(self, master: Tensor, piece: slice | None = None) -> None:
-        bits = master.view(torch.int32)
-        between = (bits & 0x1FFFF) == 0x8000
-        bits = bits - between.int()
-        _cut(self.data, piece).copy_(bits.view(torch.float32))
-        _cut(self._rest, piece).copy_(bits)  # of an integer that is too long, the lower bits stay
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A weight, or a part of it as if it were flat."""
-
-    weight: _Weight
-    range: slice | None = None
-
-    def gradient(self, scale: Tensor) -> Tensor:
-        assert self.weight.gradient is not None  # noqa: S101 - only such weights are cut into pieces
-        gradient = _cut(self.weight.gradient, self.range)
-        return gradient.mul_(scale) if gradient.dtype == torch.float32 else gradient.float().mul_(scale)
-
-    def moments(self) -> tuple[Tensor, Tensor]:
-        first, second = self.weight.begin()
-        return _cut(first, self.range), _cut(second, self.range)
-
-
-class MasterAdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101) without weight decay, as fine-tuning commonly runs it.
+class MasterOptimizer(ABC):
+    """What optimizers share: collecting gradients, clipping them, and their state.
 
     Parameters
     ----------
     parameters
         The parameters to train, by name.
+    weight_decay
+        Share of a weight that goes with each step, times the learning rate (Loshchilov and Hutter 2019).
+    decayed
+        Names of those that it goes off.
     """
 
-    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
-        self._weights = {name: _weight(p) for name, p in parameters.items()}
+    KINDS: ClassVar[tuple[str, ...]]
+    """All kinds of moments that there may be."""
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, weight_decay: float = 0.0, decayed: Collection[str] = ()
+    ) -> None:
+        self._weights = {name: weight_of(p) for name, p in parameters.items()}
+        self._decay = {id(self._weights[name]): weight_decay for name in decayed} if weight_decay else {}
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -186,6 +85,11 @@ class MasterAdamW:
     def step(self, learning_rate: float, *, max_norm: float) -> Tensor:
         """Clip, step, and copy the result into the model.
 
+        Parameters
+        ----------
+        max_norm
+            What the norm of all gradients is cut to; 0 leaves them as they are.
+
         Returns
         -------
         Tensor
@@ -194,33 +98,26 @@ class MasterAdamW:
         moved = [weight for weight in self._weights.values() if weight.gradient is not None]
         if not moved:
             return torch.zeros(())
-        norm = _norm([weight.gradient for weight in moved if weight.gradient is not None])
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        for group in _groups(moved):
-            masters = [piece.weight.master(piece.range) for piece in group]
-            moments = [piece.moments() for piece in group]
-            adamw(
-                masters,
-                [piece.gradient(scale) for piece in group],
-                [first for first, _ in moments],
-                [second for _, second in moments],
-                [],
-                [piece.weight.steps.clone() for piece in group],  # which this counts up
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=learning_rate,
-                weight_decay=0.0,
-                eps=1e-8,
-                maximize=False,
-            )
-            for piece, master in zip(group, masters, strict=True):
-                piece.weight.store(master, piece.range)
+        norm = gradient_norm([weight.gradient for weight in moved if weight.gradient is not None])
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
+        for weight in moved:
+            if weight.moments is None:
+                weight.moments = self._begin(weight.data)
+        for decay in sorted({self._decay.get(id(weight), 0.0) for weight in moved}):
+            alike = [weight for weight in moved if self._decay.get(id(weight), 0.0) == decay]
+            self._update(alike, scale, learning_rate=learning_rate, decay=decay)
         for weight in moved:
             weight.steps += 1
             weight.gradient = None
         return norm
+
+    @abstractmethod
+    def _begin(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return the moments of a weight that never had a gradient."""
+
+    @abstractmethod
+    def _update(self, weights: Sequence[Weight], scale: Tensor, *, learning_rate: float, decay: float) -> None:
+        """Change masters and moments of weights whose gradients count ``scale`` times."""
 
     def snapshot(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Copy the trained weights to the CPU, rounded once to ``dtype``."""
@@ -241,8 +138,7 @@ class MasterAdamW:
         moments = {n: w.moments for n, w in self._weights.items() if w.moments is not None}
         return OptimizerState(
             masters={n: _copy(w.master()) for n, w in self._weights.items()},
-            exp_avg={n: _copy(first) for n, (first, _) in moments.items()},
-            exp_avg_sq={n: _copy(second) for n, (_, second) in moments.items()},
+            moments={k: {n: _copy(m[k]) for n, m in moments.items() if k in m} for k in self.KINDS},
             steps={n: int(self._weights[n].steps) for n in moments},
         )
 
@@ -253,62 +149,113 @@ class MasterAdamW:
         Raises
         ------
         ValueError
-            The state is that of other parameters; nothing has been changed then.
+            The state is that of other parameters or of another optimizer; nothing has been changed then.
         """
         if {n: m.shape for n, m in state.masters.items()} != self.shapes:
             raise ValueError("the optimizer state belongs to other parameters")
+        begun = {n: self._begin(self._weights[n].data) for n in state.steps}
+        if any(
+            {k: t.shape for k, t in new.items()} != {k: m[n].shape for k, m in state.moments.items() if n in m}
+            for n, new in begun.items()
+        ):
+            raise ValueError("the optimizer state belongs to another optimizer")
         for name, weight in self._weights.items():
             weight.store(state.masters[name].to(weight.data.device))
-            weight.moments = None
+            weight.moments = begun.get(name)
             weight.steps.fill_(state.steps.get(name, 0))
-            if name in state.steps:
-                first, second = weight.begin()
-                first.copy_(state.exp_avg[name])
-                second.copy_(state.exp_avg_sq[name])
+            for kind, tensor in (weight.moments or {}).items():
+                tensor.copy_(state.moments[kind][name])
 
 
-def _weight(parameter: nn.Parameter) -> _Weight:
-    if parameter.dtype == torch.float32:
-        return _Weight(parameter)
-    if parameter.dtype == torch.bfloat16 and parameter.device.type == "cpu":
-        return _Split(parameter)
-    return _Copied(parameter)
+class MasterAdamW(MasterOptimizer):
+    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101): a first and a second moment of every number."""
+
+    KINDS = ("exp_avg", "exp_avg_sq")
+
+    @override
+    def _begin(self, weight: Tensor) -> dict[str, Tensor]:
+        # In the parameter's own memory layout.
+        return {kind: torch.zeros_like(weight, dtype=torch.float32) for kind in self.KINDS}
+
+    @override
+    def _update(self, weights: Sequence[Weight], scale: Tensor, *, learning_rate: float, decay: float) -> None:
+        for group in groups(weights):
+            masters = [piece.weight.master(piece.range) for piece in group]
+            adamw(
+                masters,
+                [piece.gradient(scale) for piece in group],
+                [piece.moments("exp_avg") for piece in group],
+                [piece.moments("exp_avg_sq") for piece in group],
+                [],
+                [piece.weight.steps.clone() for piece in group],  # which this counts up
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+                lr=learning_rate,
+                weight_decay=decay,
+                eps=1e-8,
+                maximize=False,
+            )
+            for piece, master in zip(group, masters, strict=True):
+                piece.weight.store(master, piece.range)
 
 
-def _groups(weights: list[_Weight]) -> Iterator[list[_Piece]]:
-    """Cut the weights into what a step works on at once: everything on a GPU, :data:`PIECE` numbers on a CPU."""
-    if weights[0].data.device.type != "cpu":
-        yield [_Piece(weight) for weight in weights]
-        return
-    group: list[_Piece] = []
-    size = 0
-    for weight in weights:
-        count = weight.data.numel()
-        if count > PIECE and weight.data.is_contiguous():
-            yield from ([_Piece(weight, slice(i, min(count, i + PIECE)))] for i in range(0, count, PIECE))
+class MasterAdafactor(MasterOptimizer):
+    """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235), as torch.optim has it.
+
+    Of a matrix it remembers the mean squares of rows and columns instead of every number, and no first moment. The
+    learning rate is relative: a step moves a weight by that share of its own root mean square. It never is more than
+    1 / sqrt(step), and an update whose root mean square is above 1 is cut to that.
+    """
+
+    KINDS = ("row_var", "col_var", "variance")
+
+    @override
+    def _begin(self, weight: Tensor) -> dict[str, Tensor]:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float32, device=weight.device)
+
+        if weight.ndim < 2:
+            return {"variance": zeros(*weight.shape)}
+        *first, rows, columns = weight.shape
+        return {"row_var": zeros(*first, rows, 1), "col_var": zeros(*first, 1, columns)}
+
+    @override
+    def _update(self, weights: Sequence[Weight], scale: Tensor, *, learning_rate: float, decay: float) -> None:
+        for weight in weights:
+            gradient, moments = Piece(weight).gradient(scale), weight.moments or {}
+            master = weight.master()
+            step = float(weight.steps) + 1
+            newest = step**-0.8  # how much the newest gradient counts
+            size = torch.linalg.vector_norm(master) / master.numel() ** 0.5
+            rate = size.clamp(min=SMALLEST_SCALE) * min(learning_rate, step**-0.5)
+            master.mul_(1 - learning_rate * decay)
+            update = _mean_square(gradient, moments, newest).rsqrt_().mul_(gradient)
+            too_long = (torch.linalg.vector_norm(update) / update.numel() ** 0.5).clamp(min=1.0)
+            weight.store(master.sub_(update.mul_(rate / too_long)))
+
+
+def _mean_square(gradient: Tensor, moments: Mapping[str, Tensor], newest: float) -> Tensor:
+    """Bring the moments up to date and return the mean square of each number's gradient, as far as they tell it."""
+    tiny = torch.finfo(torch.float32).eps
+    if "variance" in moments:
+        return moments["variance"].lerp_(gradient.square(), newest).clamp(min=tiny**2)
+    rows = moments["row_var"].lerp_(gradient.square().mean(dim=-1, keepdim=True), newest)
+    columns = moments["col_var"].lerp_(gradient.square().mean(dim=-2, keepdim=True), newest)
+    return (rows @ columns).div_(rows.mean(dim=-2, keepdim=True).clamp(min=tiny)).clamp_(min=tiny**2)
+
+
+def decaying(model: nn.Module) -> set[str]:
+    """Name the parameters that weight decay is for: all but those of norms, biases, and other vectors."""
+    names = set()
+    for place, module in model.named_modules():
+        if "norm" in type(module).__name__.lower():
             continue
-        if group and size + count > PIECE:
-            yield group
-            group, size = [], 0
-        group.append(_Piece(weight))
-        size += count
-    if group:
-        yield group
-
-
-def _cut(tensor: Tensor, piece: slice | None) -> Tensor:
-    return tensor if piece is None else tensor.view(-1)[piece]
-
-
-def _norm(gradients: list[Tensor]) -> Tensor:
-    """Norm of all of them in 32 bits, without a long copy of a short gradient on a CPU."""
-    norms: list[Tensor] = []
-    for gradient in gradients:
-        flat = gradient.is_contiguous() and gradient.device.type == "cpu"
-        for piece in gradient.view(-1).split(PIECE) if flat else [gradient]:
-            norms.append(torch.linalg.vector_norm(piece, dtype=torch.float32))
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1 and "bias" not in own:
+                names.add(f"{place}.{own}".lstrip("."))
+    return names
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -23,15 +23,16 @@ class TrainOutcome:
     losses
         Mean cross-entropy of a completion token, one number for each optimizer step.
     validation
-        One point for each epoch; empty without validation rows.
+        One point for each validation; empty without validation rows.
     best_epoch
-        Epoch (from 1) whose weights the model now holds: the best one by ``select_by``, else the last.
+        Passes over the rows after which the model held the weights that it now holds: where validation was best by
+        ``select_by``, else all.
     stopped_early
         Whether early stopping ended it.
     tokens, supervised_tokens
-        Prompt and completion tokens seen over all epochs, and the completion tokens among them; padding not counted.
+        Prompt and completion tokens seen over all steps, and the completion tokens among them; padding not counted.
     attention_pairs
-        Sum of squared row lengths over all epochs, for the compute estimate.
+        Sum of squared row lengths over all steps, for the compute estimate.
     seconds
         Time in optimizer steps, without the evaluations between them.
     """
@@ -39,7 +40,7 @@ class TrainOutcome:
     weights: Mapping[str, Tensor] = field(repr=False)
     losses: Sequence[float]
     validation: tuple[ValidationPoint, ...]
-    best_epoch: int
+    best_epoch: float
     stopped_early: bool
     tokens: int
     supervised_tokens: int

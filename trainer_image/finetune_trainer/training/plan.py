@@ -13,13 +13,13 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.job import LoRA, Training
+from finetune_api.job import LoRA, Training, Validation
 from finetune_trainer.data.sample import permutation
+from finetune_trainer.training.schedule import Schedule, Scheduler
 
 __all__ = [
     "BatchLimits",
     "Hyperparameters",
-    "learning_rate_factor",
     "micro_batches",
     "resolve",
     "step_seed",
@@ -28,9 +28,16 @@ __all__ = [
 
 Rows = NDArray[np.int64]
 
+_RATES: Final = {
+    (False, False): ((1e9, "5e-4"), (math.inf, "2e-4")),
+    (False, True): ((1e9, "5e-5"), (1e10, "2e-5"), (math.inf, "1e-5")),
+    (True, False): ((1e9, "1e-2"), (math.inf, "4e-3")),
+    (True, True): ((1e9, "1e-3"), (1e10, "4e-4"), (math.inf, "2e-4")),
+}
+"""Learning rates by (Adafactor, Full), each for models of fewer parameters than stand before it."""
+
 STEPS_PER_EPOCH: Final = 20
 """Automatic batch sizes leave at least so many optimizer steps an epoch, if the rows allow it."""
-WARMUP_SHARE: Final = 0.05
 SCORED_ROWS: Final = 100
 """From so many validation rows on, the epoch is chosen by their score, which is what the test reports."""
 
@@ -40,7 +47,9 @@ class Hyperparameters:
     """The training with nothing left open; what the spec left out has been chosen.
 
     ``learning_rate`` is the peak rate as the decimal string that goes into ``status.resolved``; ``patience`` is None
-    without early stopping; ``lora`` is None for a full fine-tune; ``select_by`` is what the kept epoch is the best by.
+    without early stopping, and counts validations; ``lora`` is None for a full fine-tune; ``select_by`` is what the
+    kept validation is the best by. ``validate_every`` is in steps, None for the ends of epochs; ``validation_limit``
+    bounds the rows of one. ``max_grad_norm`` 0 never clips.
     """
 
     method: Literal["Full", "LoRA"]
@@ -51,6 +60,27 @@ class Hyperparameters:
     patience: int | None = None
     lora: LoRA | None = None
     select_by: Literal["Score", "Loss"] = "Loss"
+    optimizer: Literal["AdamW", "Adafactor"] = "AdamW"
+    scheduler: Scheduler = "Cosine"
+    warmup_percent: str = "5"
+    weight_decay: str = "0"
+    max_grad_norm: str = "1"
+    max_steps: int | None = None
+    validate_every: int | None = None
+    validation_limit: int | None = None
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps of a pass over so many rows."""
+        return math.ceil(rows / self.batch_size)
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the whole training, unless it is stopped early."""
+        total = self.steps_per_epoch(rows) * self.epochs
+        return total if self.max_steps is None else min(total, self.max_steps)
+
+    def schedule(self, rows: int) -> Schedule:
+        """How the learning rate goes."""
+        return Schedule.of(self.scheduler, total=self.total_steps(rows), warmup_percent=self.warmup_percent)
 
 
 def adapters_of(training: Training) -> LoRA | None:
@@ -75,23 +105,36 @@ def resolve(training: Training, *, rows: int, parameters: int, validation_rows: 
     Hyperparameters
         Batch size between 4 and 32, a power of two; learning rate for a full fine-tune 5e-5 below a billion parameters,
         2e-5 below ten, else 1e-5; for LoRA ten times the full one's: 5e-4, and 2e-4 from a billion parameters on.
+        Adafactor's rate is relative to the size of the weights: twenty times as much.
     """
-    lora = adapters_of(training)
     batch_size = training.batch_size or 2 ** int(math.log2(min(32, max(4, rows // STEPS_PER_EPOCH))))
-    if lora is not None:
-        rate = "5e-4" if parameters < 1e9 else "2e-4"
-    else:
-        rate = "5e-5" if parameters < 1e9 else "2e-5" if parameters < 1e10 else "1e-5"
+    validation = training.validation or Validation()
+    optimizer = training.optimizer
+    if optimizer == "AdamW8bit":
+        raise ValueError("the API refuses training.optimizer AdamW8bit")
     return Hyperparameters(
-        method="Full" if lora is None else "LoRA",
+        method="Full" if training.method == "Full" else "LoRA",
         epochs=training.epochs,
         batch_size=batch_size,
-        learning_rate=training.learning_rate or rate,
+        learning_rate=training.learning_rate or _rate(training, parameters),
         seed=training.seed,
         patience=training.early_stopping.patience if training.early_stopping else None,
-        lora=lora,
-        select_by=_select_by(training, validation_rows),
+        lora=adapters_of(training),
+        select_by=_select_by(training, min(validation_rows, validation.limit or validation_rows)),
+        optimizer=optimizer,
+        scheduler=training.scheduler,
+        warmup_percent=training.warmup_percent,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        max_steps=training.max_steps,
+        validate_every=validation.every_steps,
+        validation_limit=validation.limit,
     )
+
+
+def _rate(training: Training, parameters: int) -> str:
+    by_size = _RATES[training.optimizer == "Adafactor", training.method == "Full"]
+    return next(rate for below, rate in by_size if parameters < below)
 
 
 def _select_by(training: Training, validation_rows: int) -> Literal["Score", "Loss"]:
@@ -190,25 +233,3 @@ def micro_batches(
         batches.append(order[i : end[i]])
         i = end[i]
     return batches
-
-
-def learning_rate_factor(step: int, total: int) -> float:
-    """Share of the peak learning rate at an optimizer step: linear warm-up, then half a cosine to zero.
-
-    Parameters
-    ----------
-    step
-        From 0.
-    total
-        Planned steps; a twentieth of them is warm-up (Loshchilov and Hutter 2017, arXiv:1608.03983, with the warm-up
-        of Goyal et al. 2017).
-
-    Returns
-    -------
-    float
-        Above 0 and at most 1 for every step below ``total``.
-    """
-    warmup = int(WARMUP_SHARE * total)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))

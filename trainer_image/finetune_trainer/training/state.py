@@ -33,9 +33,9 @@ class TrainingProgress(BaseModel):
     losses
         Mean cross-entropy of a completion token for each of them.
     validation
-        One point for each validated epoch.
-    best_loss, best_score, best_epoch
-        The best epoch (from 1) with its validation loss and score; None and 0 before the first validation.
+        One point for each validation.
+    best_loss, best_score, best_step
+        The best validation so far: its loss, its score and the steps done by then; None and 0 before the first one.
     seconds
         Time in optimizer steps.
     branching
@@ -49,7 +49,7 @@ class TrainingProgress(BaseModel):
     validation: tuple[ValidationPoint, ...] = ()
     best_loss: float | None = None
     best_score: float | None = None
-    best_epoch: int = 0
+    best_step: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     branching: bool | None = None
@@ -68,7 +68,7 @@ class TrainingState:
     Attributes
     ----------
     best
-        Weights of the best epoch as they will be stored, by name; None before the first validation.
+        Weights of the best validation as they will be stored, by name; None before the first validation.
     """
 
     progress: TrainingProgress

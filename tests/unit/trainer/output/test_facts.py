@@ -46,7 +46,7 @@ def test_without_anything_special_only_the_parts_and_what_was_left_out_are_told(
         ({"folded_labels": 6}, {}, "6 labels differed from their choice"),
         ({}, {"choices": 4}, "There are 4 choices."),
         ({"control_tokens": 7}, {}, "7 rows spell control tokens"),
-        ({}, {"select_by": "Loss"}, "best one by validation loss"),
+        ({}, {"select_by": "Loss"}, "best ones by validation loss"),
         ({}, {"stop": ["\n", "Ü"]}, 'at an end token or at one of: "\\n", "Ü".'),
         (
             {},

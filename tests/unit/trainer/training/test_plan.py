@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import EarlyStopping, LoRA, Training
+from finetune_api.job import EarlyStopping, LoRA, Training, Validation
 from finetune_trainer.data.sample import row_sample
-from finetune_trainer.training.plan import BatchLimits, learning_rate_factor, micro_batches, resolve, step_seed, steps
+from finetune_trainer.training.plan import BatchLimits, micro_batches, resolve, step_seed, steps
 
 
 @given(seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 50), n=st.integers(1, 300), batch=st.integers(1, 64))
@@ -103,15 +104,56 @@ def test_a_limit_beyond_the_rows_scores_all(limit: int | None) -> None:
     assert row_sample(5, limit).tolist() == [0, 1, 2, 3, 4]
 
 
-@given(total=st.integers(1, 500))
-def test_the_learning_rate_rises_then_falls_and_never_reaches_zero(total: int) -> None:
-    factors = [learning_rate_factor(s, total) for s in range(total)]
-    top = factors.index(max(factors))
-    assert max(factors) == 1.0
-    assert top == int(0.05 * total)
-    assert factors[:top] == sorted(factors[:top])
-    assert factors[top:] == sorted(factors[top:], reverse=True)
-    assert min(factors) > 0
+def test_what_was_always_done_is_what_a_training_that_says_nothing_does() -> None:
+    chosen = resolve(Training(), rows=327, parameters=135_000_000)
+    assert (chosen.optimizer, chosen.scheduler, float(chosen.warmup_percent)) == ("AdamW", "Cosine", 5)
+    assert (float(chosen.weight_decay), float(chosen.max_grad_norm)) == (0, 1)
+    assert (chosen.max_steps, chosen.validate_every, chosen.validation_limit) == (None, None, None)
+
+
+def test_settings_of_the_training_are_kept() -> None:
+    training = Training(
+        optimizer="Adafactor",
+        scheduler="WSD",
+        warmup_percent="10",
+        weight_decay="0.01",
+        max_grad_norm="0",
+        max_steps=50,
+        validation=Validation(every_steps=20, limit=30),
+    )
+    chosen = resolve(training, rows=10, parameters=1)
+    assert (chosen.optimizer, chosen.scheduler, chosen.warmup_percent) == ("Adafactor", "WSD", "10")
+    assert (chosen.weight_decay, chosen.max_grad_norm, chosen.max_steps) == ("0.01", "0", 50)
+    assert (chosen.validate_every, chosen.validation_limit) == (20, 30)
+
+
+@pytest.mark.parametrize(("most", "steps"), [(None, 30), (7, 7), (29, 29), (31, 30)])
+def test_training_ends_with_the_epochs_or_with_the_steps_whichever_comes_first(most: int | None, steps: int) -> None:
+    chosen = resolve(Training(batch_size=10, epochs=3, max_steps=most), rows=95, parameters=1)
+    assert chosen.total_steps(95) == steps
+    assert chosen.schedule(95).total == steps
+
+
+def test_an_optimizer_that_the_api_refuses_is_never_taken_for_another() -> None:
+    training = Training.model_construct(**{**dict(Training()), "optimizer": "AdamW8bit"})
+    with pytest.raises(ValueError, match="AdamW8bit"):
+        resolve(training, rows=10, parameters=1)
+
+
+@pytest.mark.parametrize(("limit", "by"), [(None, "Score"), (100, "Score"), (99, "Loss"), (10**6, "Score")])
+def test_the_rows_that_a_validation_scores_decide_what_the_best_is_by(limit: int | None, by: str) -> None:
+    training = Training(validation=Validation(limit=limit))
+    assert resolve(training, rows=1000, parameters=1, validation_rows=150).select_by == by
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "rate"), [("LoRA", 1, "1e-2"), ("Full", 1, "1e-3"), ("Full", 3e9, "4e-4")]
+)
+def test_adafactors_rate_is_twenty_times_the_other(method: Any, parameters: float, rate: str) -> None:
+    training = Training(method=method)
+    chosen = resolve(training.model_copy(update={"optimizer": "Adafactor"}), rows=9, parameters=int(parameters))
+    assert chosen.learning_rate == rate
+    assert float(rate) == pytest.approx(20 * float(resolve(training, rows=9, parameters=int(parameters)).learning_rate))
 
 
 def test_a_training_that_says_nothing_is_lora_with_chosen_numbers() -> None:
