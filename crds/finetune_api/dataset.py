@@ -12,7 +12,7 @@ from pydantic import Field
 
 from finetune_api.base import Digest, Rule, SecretRef, SpecModel, not_yet
 from finetune_api.templates import WORDLESS_TEMPLATES, TemplateName
-from finetune_api.uris import DOT_SEGMENT, ROWS_URI, S3_URI
+from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
 
 __all__ = [
     "BadRows",
@@ -93,9 +93,9 @@ class DatasetFiles(SpecModel):
     """A file, or a folder of files, for each part, for data that is split already."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        uri_rule("train", S3_URI, "dataset.files.train", example=_ROWS),
-        uri_rule("validation", S3_URI, "dataset.files.validation", example=_ROWS, optional=True),
-        uri_rule("test", S3_URI, "dataset.files.test", example=_ROWS, optional=True),
+        uri_rule("train", PLACED_URI, "dataset.files.train", example=_ROWS),
+        uri_rule("validation", PLACED_URI, "dataset.files.validation", example=_ROWS, optional=True),
+        uri_rule("test", PLACED_URI, "dataset.files.test", example=_ROWS, optional=True),
     )
 
     train: Uri = Field(description="Rows to learn from.")
@@ -279,7 +279,8 @@ class Dataset(SpecModel):
     uri: Uri | None = Field(
         None,
         description="All rows: a file such as s3://bucket/rows.jsonl; a folder that ends in '/', whose files are read "
-        "in the order of their keys; or https://host/rows.jsonl with digest.",
+        "in the order of their keys; pvc://claim/path or configmap://name/key of the job's namespace; or "
+        "https://host/rows.jsonl with digest.",
     )
     digest: Digest | None = Field(
         None, description="Digest (sha256:...) that the file in uri must have. Needed with https://."

@@ -64,13 +64,15 @@ class Model(SpecModel):
         uri_rule("uri", CLUSTER_URI, "model.uri", example="hf://org/name or s3://bucket/folder/"),
         Rule(
             cel="!has(self.revision) || self.uri.startsWith('hf://')",
-            message="model.revision belongs to hf:// models only; remove it, or version the s3:// path itself",
+            message="model.revision belongs to hf:// models only; remove it, or version the path itself",
             check=lambda m: m.revision is None or m.uri.startswith("hf://"),
             field="revision",
         ),
     )
 
-    uri: Uri = Field(description="Where the model lies: s3://bucket/prefix/ or hf://org/name. Safetensors only.")
+    uri: Uri = Field(
+        description="Where the model lies: s3://bucket/prefix/, hf://org/name or pvc://claim/path/. Safetensors only."
+    )
     revision: str | None = Field(
         None, max_length=128, pattern=r"^[A-Za-z0-9._/-]+$", description="Branch, tag or commit of an hf:// model."
     )

@@ -11,6 +11,7 @@ from finetune_api import GROUP
 
 __all__ = [
     "CREDENTIALS_DIR",
+    "DATA_DIR",
     "ENV_POD_NAME",
     "ENV_POD_UID",
     "ENV_STAGE_INPUT",
@@ -26,6 +27,7 @@ __all__ = [
     "StageName",
     "child_labels",
     "child_name",
+    "mount_path",
 ]
 
 StageName = Literal["prepare", "train"]
@@ -48,7 +50,15 @@ ENV_POD_UID: Final = "FINETUNE_POD_UID"
 CREDENTIALS_DIR: Final = "/var/run/secrets/finetune.dev"
 """One folder a role below it, each key of the Secret a file; absent: the service account's own identity."""
 
+DATA_DIR: Final = "/mnt/finetune.dev"
+"""Volumes and ConfigMaps that a job's URIs name lie below it, read-only, as ``<scheme>/<name>``."""
+
 TERMINATION_LOG: Final = "/dev/termination-log"
+
+
+def mount_path(scheme: str, name: str, base: str = DATA_DIR) -> str:
+    """Where the PersistentVolumeClaim (``pvc``) or ConfigMap (``configmap``) of a URI lies in a pod."""
+    return f"{base}/{scheme}/{name}"
 
 
 def child_name(job_name: str, job_uid: str, stage: StageName) -> str:

@@ -107,10 +107,11 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         found_by=_TRAINER,
     ),
     Reason.DATASET_NOT_FOUND: ReasonInfo(
-        meaning="There is no such file or bucket for the rows.",
+        meaning="There is no such file or bucket for the rows; or no such volume or ConfigMap (the job waits).",
         mend="Put the file at dataset.uri, or correct the URI.",
         exit_code=15,
-        found_by=_TRAINER,
+        waits=True,
+        found_by=_BOTH,
     ),
     Reason.TEMPLATE_INVALID: ReasonInfo(
         meaning="The template cannot be read, names a column that the rows do not have, or does not suit the model.",
@@ -119,10 +120,11 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         found_by=_TRAINER,
     ),
     Reason.MODEL_NOT_FOUND: ReasonInfo(
-        meaning="There is no such model, revision or bucket.",
+        meaning="There is no such model, revision or bucket; or no such volume (the job waits).",
         mend="Put the model at model.uri, or correct the URI or the revision.",
         exit_code=17,
-        found_by=_TRAINER,
+        waits=True,
+        found_by=_BOTH,
     ),
     Reason.MODEL_INVALID: ReasonInfo(
         meaning="What lies at model.uri is no causal language model that can be tuned, or does not fit the data.",

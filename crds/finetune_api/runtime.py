@@ -30,7 +30,9 @@ __all__ = [
 ]
 
 Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-Prefix = Annotated[str, Field(min_length=5, max_length=1024, pattern=r"^(s3|hf|https)://[^\x00-\x20\x7f?#\\]*$")]
+Prefix = Annotated[
+    str, Field(min_length=5, max_length=1024, pattern=r"^(s3|hf|https|pvc|configmap)://[^\x00-\x20\x7f?#\\]*$")
+]
 LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$")]
 
 SidecarInjection = Literal["Declined", "Allowed"]
@@ -117,6 +119,12 @@ class Storage(SpecModel):
     """How an S3-compatible store, a hub or a web server is reached; the longest matching prefix wins."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.prefix.startsWith('pvc://') && !self.prefix.startsWith('configmap://')",
+            message="storage[].prefix is s3://, hf:// or https://; volumes and ConfigMaps need no entry",
+            check=lambda s: not s.prefix.startswith(("pvc://", "configmap://")),
+            field="prefix",
+        ),
         Rule(
             cel="!self.prefix.startsWith('https://') || !(has(self.endpoint) || has(self.region))",
             message="storage[].endpoint and region belong to s3:// and hf:// prefixes; an https:// one takes caBundle",

@@ -1,8 +1,8 @@
 """Parses the URIs that users write, one place for both sides.
 
-Schemes: ``s3://bucket/key``, ``hf://org/name[@revision is a field]``, ``https://host/path`` and, for local runs only,
-``file:///path``. Anything that could make a prefix check lie (``..``, user info, queries, control characters) is
-refused here.
+Schemes: ``s3://bucket/key``, ``hf://org/name[@revision is a field]``, ``https://host/path``, ``pvc://claim/path``,
+``configmap://name/key`` and, for local runs only, ``file:///path``. Anything that could make a prefix check lie
+(``..``, user info, queries, control characters) is refused here.
 """
 
 from __future__ import annotations
@@ -11,9 +11,20 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["CLUSTER_URI", "DOT_SEGMENT", "ROWS_URI", "S3_URI", "URI", "has_prefix", "join_uri", "parse_uri"]
+__all__ = [
+    "CLUSTER_URI",
+    "DOT_SEGMENT",
+    "MOUNTED",
+    "PLACED_URI",
+    "ROWS_URI",
+    "S3_URI",
+    "URI",
+    "has_prefix",
+    "join_uri",
+    "parse_uri",
+]
 
-Scheme = Literal["s3", "hf", "https", "file"]
+Scheme = Literal["s3", "hf", "https", "pvc", "configmap", "file"]
 
 # The patterns below mean the same to Python, to Go (CEL and schemas of the API server) and to Rust (pydantic): explicit
 # classes instead of \s, whose meaning differs, and in Python fullmatch, since its $ also matches before a newline.
@@ -27,12 +38,19 @@ _HTTPS_BODY: Final = (
     r"https://[a-z0-9][a-z0-9.-]{0,252}(:[0-9]{1,5})?/"
     rf"([^\x00-\x20\x7f?#\\%]|{_ESCAPED})*([^\x00-\x20\x7f?#\\%/]|{_ESCAPED})"
 )
+_OBJECT: Final = "[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+_STEP: Final = r"[^\x00-\x20\x7f?#\\/]+"
+_PVC_BODY: Final = rf"pvc://{_OBJECT}/({_STEP}/)*({_STEP})?"
+# As the API server takes keys: none begins with '..', since kubelet keeps its own links there.
+_CONFIGMAP_BODY: Final = rf"configmap://{_OBJECT}/[.]?[-_A-Za-z0-9][-._A-Za-z0-9]{{0,251}}"
 
 S3_URI: Final = f"^{_S3_BODY}$"
-ROWS_URI: Final = f"^({_S3_BODY}|{_HTTPS_BODY})$"
-"""Where a pod can read rows: a file or a folder in S3, a file on the web."""
-CLUSTER_URI: Final = f"^({_S3_BODY}|{_HF_BODY})$"
-"""What a pod can read: S3 and the hub."""
+PLACED_URI: Final = f"^({_S3_BODY}|{_PVC_BODY}|{_CONFIGMAP_BODY})$"
+"""Where the tenant's own rows can lie: a file or a folder in S3 or on a volume, a key of a ConfigMap."""
+ROWS_URI: Final = f"^({_S3_BODY}|{_PVC_BODY}|{_CONFIGMAP_BODY}|{_HTTPS_BODY})$"
+"""Where a pod can read rows: the same, or a file on the web."""
+CLUSTER_URI: Final = f"^({_S3_BODY}|{_HF_BODY}|{_PVC_BODY})$"
+"""Where a pod can read a model: S3, the hub, a volume."""
 
 DOT_SEGMENT: Final = "/[.][.]?(/|$)"
 """A path element that climbs or stays; it would make a prefix check lie."""
@@ -41,16 +59,21 @@ _PATTERNS: Final[tuple[tuple[Scheme, re.Pattern[str]], ...]] = (
     ("s3", re.compile(_S3_BODY)),
     ("hf", re.compile(_HF_BODY)),
     ("https", re.compile(_HTTPS_BODY)),
+    ("pvc", re.compile(_PVC_BODY)),
+    ("configmap", re.compile(_CONFIGMAP_BODY)),
     ("file", re.compile(r"file:///[^\x00-\x1f\x7f?#]*")),
 )
-_WITH_HOST: Final = ("s3", "https")
+_WITH_HOST: Final = ("s3", "https", "pvc", "configmap")
+MOUNTED: Final = ("pvc", "configmap")
+"""Schemes of what kubelet mounts into the pod."""
 
 
 @dataclass(frozen=True, slots=True)
 class URI:
     """A parsed URI.
 
-    ``host`` is the bucket for s3, host and port for https, and empty otherwise; only the path of file has a leading
+    ``host`` is the bucket for s3, host and port for https, the object's name for pvc and configmap, and empty
+    otherwise; only the path of file has a leading
     slash.
     """
 
@@ -77,8 +100,8 @@ def parse_uri(text: str) -> URI:
             host, _, key = rest.partition("/") if scheme in _WITH_HOST else ("", "", rest)
             return URI(scheme, host, key)
     raise ValueError(
-        f"{text[:200]!r} is not a URI that this version reads; use s3://bucket/key, hf://org/name, https://host/path "
-        "or, in a local run, file:///path, without '..', '?', '#' or spaces"
+        f"{text[:200]!r} is not a URI that this version reads; use s3://bucket/key, hf://org/name, https://host/path, "
+        "pvc://claim/path, configmap://name/key or, in a local run, file:///path, without '..', '?', '#' or spaces"
     )
 
 

@@ -15,13 +15,25 @@ JOB: Final = Kind("FineTuneJob")
 
 
 def _uri(
-    path: str, example: str, *, with_: Edits | None = None, hub: bool = False, folder: str = "", web: bool = False
+    path: str,
+    example: str,
+    *,
+    with_: Edits | None = None,
+    hub: bool = False,
+    folder: str = "",
+    rows: bool = False,
+    web: bool = False,
 ) -> Iterator[Case]:
     more = with_ or {}
     message = f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces"
     good = ["s3://abc/x/y.z", "s3://a-b.c1/ä/$&+,;=@", "s3://abc/...", "s3://abc/a..b/", "s3://abc/a\u00a0b"]
     good += ["hf://name", "hf://Org-1/name_2.x"] if hub else []
+    good += ["pvc://claim/a/b.c", "pvc://a-b.c1/ä/"] if hub or rows else []
+    good += ["configmap://a-b.c1/A_b-1.jsonl", "configmap://name/.x"] if rows else []
+    far = ["pvc://claim", "pvc://Claim/x", "pvc:///x", "pvc://claim//x", "pvc://claim/a//b", "pvc://claim/../x"]
+    far += ["configmap://name", "configmap://name/", "configmap://name/a/b", "configmap://name/..x", "configmap://-n/x"]
     bad = [
+        *([] if folder else far),
         *(
             ["https://host/", "https://u@host/x", "https://host/%2e%2e/x", "http://host/x"]
             if web
@@ -64,7 +76,7 @@ def _model() -> Iterator[Case]:
         "model.revision",
         "revision of an s3 model",
         {"model.uri": "s3://bucket/m/", "model.revision": "main"},
-        "model.revision belongs to hf:// models only; remove it, or version the s3:// path itself",
+        "model.revision belongs to hf:// models only; remove it, or version the path itself",
     )
     yield from JOB.name("model.credentialsRef.name")
     yield JOB.no(
@@ -79,11 +91,11 @@ def _dataset() -> Iterator[Case]:
     both = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
     one_of = "dataset needs exactly one of uri and files"
     yield JOB.no("dataset", "no dataset", {"dataset": ABSENT}, "equired")
-    yield from _uri("dataset.uri", rows, web=True)
+    yield from _uri("dataset.uri", rows, rows=True, web=True)
     yield from _digest()
-    yield from _uri("dataset.files.train", rows, with_={"dataset.uri": ABSENT})
-    yield from _uri("dataset.files.validation", rows, with_=files | both)
-    yield from _uri("dataset.files.test", rows, with_=files | split)
+    yield from _uri("dataset.files.train", rows, rows=True, with_={"dataset.uri": ABSENT})
+    yield from _uri("dataset.files.validation", rows, rows=True, with_=files | both)
+    yield from _uri("dataset.files.test", rows, rows=True, with_=files | split)
     yield JOB.no("dataset.files.train", "no train file", {"dataset.uri": ABSENT, "dataset.files": {}}, "equired")
     yield JOB.ok("only a train file", files)
     whole = {"dataset.split": {"trainPercent": 100, "validationPercent": 0, "testPercent": 0}}

@@ -41,9 +41,12 @@ def _allowed() -> Iterator[Case]:
     yield from _prefix("outputPrefix")
 
 
-def _prefix(path: str, *, at: str = "", wrap: Callable[[str], Any] = lambda text: text) -> Iterator[Case]:
+def _prefix(
+    path: str, *, at: str = "", wrap: Callable[[str], Any] = lambda text: text, mounted: bool = True
+) -> Iterator[Case]:
+    extra = ["pvc://claim/", "configmap://"] if mounted else []
     yield from RUNTIME.text(path, 1024, lambda n: "s3://abcd"[:n].ljust(n, "x"), shortest=5, at=at, wrap=wrap)
-    good = ["s3://", "s3://bucket", "s3://bucket/a/", "hf://org/", "https://host/x"]
+    good = ["s3://", "s3://bucket", "s3://bucket/a/", "hf://org/", "https://host/x", *extra]
     bad = ["http://host/x", "file:///x", "s3://a b", "s3://a?b", "s3://a#b", "s3://a\\b", "s3://abc\n"]
     yield from RUNTIME.pattern(path, good, bad, at=at, wrap=wrap)
 
@@ -180,7 +183,14 @@ def _storage() -> Iterator[Case]:
         {"storage": [{"prefix": "s3://bucket/"}, {"prefix": "s3://other/"}, {"prefix": "s3://bucket/"}]},
         "storage has two entries with the same prefix; remove one",
     )
-    yield from _prefix("storage", at="storage[0].prefix", wrap=lambda prefix: [{"prefix": prefix}])
+    yield from _prefix("storage", at="storage[0].prefix", wrap=lambda prefix: [{"prefix": prefix}], mounted=False)
+    for prefix in ("pvc://claim/", "configmap://"):
+        yield RUNTIME.no(
+            "storage[0].prefix",
+            f"an entry for {prefix}",
+            {"storage": [{"prefix": prefix}]},
+            "storage[].prefix is s3://, hf:// or https://; volumes and ConfigMaps need no entry",
+        )
     own = {"caBundle": "-----BEGIN CERTIFICATE-----"}
     yield RUNTIME.ok("certificates of a web server", {"storage": [{"prefix": "https://host/", **own}]})
     for other in ({"endpoint": "https://h"}, {"region": "eu"}):

@@ -84,6 +84,12 @@ PROVOKED: Final = tuple(
             _FAILS,
             "test_a_missing_dataset_fails_with_its_uri_and_without_a_retry",
         ),
+        (
+            "the volume of the model and the ConfigMap of the rows are missing, then arrive",
+            Reason.MODEL_NOT_FOUND,
+            "e2e/test_volumes.py",
+            "test_a_volume_and_a_config_map_that_are_missing_are_waited_for_by_name",
+        ),
         ("the bucket of the rows is missing", Reason.DATASET_NOT_FOUND, _TRAINER, "test_a_missing_bucket_is_named"),
         ("the bucket of the model is missing", Reason.MODEL_NOT_FOUND, _TRAINER, "test_a_missing_bucket_is_named"),
         (

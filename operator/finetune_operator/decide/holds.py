@@ -50,6 +50,8 @@ MENDABLE: Final = frozenset(
         Reason.RUNTIME_NOT_FOUND,
         Reason.NOT_PERMITTED,
         Reason.CREDENTIALS_NOT_FOUND,
+        Reason.DATASET_NOT_FOUND,
+        Reason.MODEL_NOT_FOUND,
         Reason.IMAGE_PULL_FAILED,
         Reason.TRAINER_ERROR,
     }
@@ -75,6 +77,7 @@ _IMAGE_REASONS: Final = frozenset(
         "SignatureValidationFailed",
     }
 )
+_FIELD_OF: Final = {Reason.MODEL_NOT_FOUND: "model", Reason.DATASET_NOT_FOUND: "dataset"}
 _CONTAINER_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _EVENT_HOLDS: Final = {
     "FailedMount": "MountFailed",
@@ -93,6 +96,9 @@ _KEY_MISSING: Final = re.compile(
     rf"(?i:couldn't find key) (?P<key>[-._A-Za-z0-9]+) (?i:in Secret) (?:{_LABEL}/)?(?P<name>{_NAME})"
     r"|(?i:references non-existent secret key:?) (?P<bare>[-._A-Za-z0-9]+)"
 )
+_CLAIM_MISSING: Final = re.compile(rf'(?i:persistentvolumeclaims?) "(?P<name>{_NAME})" (?i:not found)')
+_MAP_MISSING: Final = re.compile(rf'(?i:configmaps?) "(?P<name>{_NAME})" (?i:not found)')
+_MAP_KEY_MISSING: Final = re.compile(r"(?i:configmap references non-existent config key:?) (?P<key>[-._A-Za-z0-9]+)")
 _ACCOUNT_MISSING: Final = re.compile(rf'(?i:serviceaccounts?) "(?P<name>{_NAME})" (?i:not found)')
 _QUOTA: Final = ("exceeded quota", "status unknown for quota")
 """The second is told of a quota that is so new that nobody has counted for it yet."""
@@ -164,15 +170,20 @@ def is_denied(message: str) -> bool:
     return _DENIED.search(message) is not None
 
 
-def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime) -> Hold | None:
-    """Tell what keeps an unfinished child from running; None while it runs or is just starting."""
+def hold_of(
+    child: ChildView, pods: tuple[PodView, ...], *, now: datetime, model_claim: str | None = None
+) -> Hold | None:
+    """Tell what keeps an unfinished child from running; None while it runs or is just starting.
+
+    ``model_claim`` is the PersistentVolumeClaim that the model lies on; any other is for rows.
+    """
     if any(pod.phase == "Running" and not pod.deleting for pod in pods):
         return None
     if child.suspended:
         return _hold_of_suspension(child)
     waiting = [pod for pod in pods if pod.phase == "Pending" and not pod.deleting]
     if waiting:
-        return _hold_of_pod(_newest(waiting), now)
+        return _hold_of_pod(_newest(waiting), now, model_claim)
     standing = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
     if standing:
         late = stuck(standing, now) or f"A new pod starts when {_placed(_newest(standing))} has ended."
@@ -228,12 +239,16 @@ def _hold_of_suspension(child: ChildView) -> Hold:
     )
 
 
-def _hold_of_pod(pod: PodView, now: datetime) -> Hold | None:
+def _hold_of_pod(pod: PodView, now: datetime, model_claim: str | None) -> Hold | None:
     reason, text = pod.waiting_reason or "", bare(pod.waiting_message)
     event = bare(pod.start_error)
     if reason in _IMAGE_REASONS:
         return _hold_of_image(reason, text)
-    if hold := _hold_of_secret(event) or (_hold_of_secret(text) if reason in _CONTAINER_REASONS else None):
+    if hold := (
+        _hold_of_secret(event)
+        or (_hold_of_secret(text) if reason in _CONTAINER_REASONS else None)
+        or _hold_of_volume(f"{event} {bare(pod.unschedulable)}", model_claim)
+    ):
         return hold
     if reason in _CONTAINER_REASONS:
         return _known(Reason.TRAINER_ERROR, f"The container can't be created ({reason}): {text}")
@@ -266,6 +281,23 @@ def _hold_of_secret(text: str) -> Hold | None:
         secret = f'Secret "{found["name"]}"' if found["name"] else "A Secret of the job"
         message = f"{secret} has no key {found['key'] or found['bare']}. Add the key."
         return _known(Reason.CREDENTIALS_NOT_FOUND, message, waiting_for=found["name"])
+    return None
+
+
+def _hold_of_volume(text: str, model_claim: str | None) -> Hold | None:
+    """Name the claim or the ConfigMap of a URI that is not there, or lacks the key."""
+    if found := _CLAIM_MISSING.search(text):
+        name = found["name"]
+        reason = Reason.MODEL_NOT_FOUND if name == model_claim else Reason.DATASET_NOT_FOUND
+        message = f'PersistentVolumeClaim "{name}" does not exist in the namespace of the job. Create it, or correct '
+        return _known(reason, message + f"the pvc:// URI of {_FIELD_OF[reason]} in a new job.", waiting_for=name)
+    if found := _MAP_MISSING.search(text):
+        name = found["name"]
+        message = f'ConfigMap "{name}" does not exist in the namespace of the job. Create it with the key that '
+        return _known(Reason.DATASET_NOT_FOUND, message + "the configmap:// URI of dataset names.", waiting_for=name)
+    if found := _MAP_KEY_MISSING.search(text):
+        message = f"The ConfigMap of dataset has no key {found['key']}. Add the key."
+        return _known(Reason.DATASET_NOT_FOUND, message)
     return None
 
 

@@ -14,6 +14,7 @@ from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.answers import go_on, hold_up
 from finetune_operator.decide.attempts import attempt_note, failed_again, interruption_note, with_failure
 from finetune_operator.decide.holds import Hold, hold_of
+from finetune_operator.decide.manifests.mounts import model_claim
 from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import has_started, running, seconds_spent, stood_still
@@ -53,7 +54,7 @@ def stays_told(s: Situation) -> Plan:
 
 def what_holds(s: Situation) -> Hold | None:
     """Tell what keeps the child from running."""
-    return hold_of(s.current_child, s.pods, now=s.now)
+    return hold_of(s.current_child, s.pods, now=s.now, model_claim=model_claim(s.spec) if s.spec else None)
 
 
 def held_up(s: Situation) -> Plan:

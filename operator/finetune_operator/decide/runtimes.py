@@ -14,8 +14,9 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_api.runtime import FineTuneRuntimeSpec, ResolvedRuntime, ResolvedStorage, Storage
 from finetune_api.stage import JobIdentity
-from finetune_api.uris import has_prefix, join_uri
+from finetune_api.uris import MOUNTED, has_prefix, join_uri, parse_uri
 from finetune_operator.decide.manifests.job import MAX_STAGE_INPUT_BYTES, stage_input
+from finetune_operator.decide.manifests.mounts import dataset_uris
 from finetune_operator.decide.plan import RuntimeView
 from finetune_operator.decide.text import explain, sanitise
 
@@ -185,21 +186,9 @@ def _uris(spec: FineTuneJobSpec) -> dict[str, str]:
     """Every URI that the user wrote, by field."""
     return {
         "model.uri": spec.model.uri,
-        **_dataset_uris(spec),
+        **dataset_uris(spec),
         **({"output.uri": spec.output.uri} if spec.output.uri is not None else {}),
     }
-
-
-def _dataset_uris(spec: FineTuneJobSpec) -> dict[str, str]:
-    dataset, files = spec.dataset, spec.dataset.files
-    uris = {"dataset.uri": dataset.uri}
-    if files is not None:
-        uris |= {
-            "dataset.files.train": files.train,
-            "dataset.files.validation": files.validation,
-            "dataset.files.test": files.test,
-        }
-    return {field: uri for field, uri in uris.items() if uri is not None}
 
 
 def _output_uri(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIdentity, name: str) -> str:
@@ -229,7 +218,10 @@ def _storage(runtime: FineTuneRuntimeSpec, uri: str) -> Storage | None:
 
 
 def _dataset_storage(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec) -> Storage | None:
-    found = {field: _storage(runtime, uri) for field, uri in _dataset_uris(spec).items()}
+    uris = {field: uri for field, uri in dataset_uris(spec).items() if parse_uri(uri).scheme not in MOUNTED}
+    found = {field: _storage(runtime, uri) for field, uri in uris.items()}
+    if not found:
+        return None
     first, entry = next(iter(found.items()))
     for field, other in found.items():
         if other != entry:

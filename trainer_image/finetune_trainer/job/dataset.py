@@ -29,6 +29,7 @@ from finetune_trainer.prepare.prepare import prepare
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.storage.fetch import FetchedModel, fetch_model
 from finetune_trainer.storage.modelfiles import check_no_code
+from finetune_trainer.storage.rowfiles import check_unchanged
 from finetune_trainer.storage.rows import fetch_dataset
 
 __all__ = ["fetch_tokenizer", "load_tokenizer", "prepare_rows", "resolved_of"]
@@ -60,6 +61,7 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
     prepared = prepare(
         spec=work.spec, files=files, tokenizer=tokenizer, folder=work.folder / PREPARED, step=work.console.step
     )
+    check_unchanged(files)
     check_tokens(limits, prepared, tokenizer)
     for event, warning in (
         ("tokenizer_larger", tokenizer_warning(limits, tokenizer)),

@@ -9,13 +9,14 @@ import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.names import Role
+from finetune_api.names import DATA_DIR, Role, mount_path
 from finetune_api.reasons import Reason
 from finetune_api.runtime import ResolvedStorage, Storage
-from finetune_api.uris import URI, parse_uri
+from finetune_api.uris import MOUNTED, URI, parse_uri
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.credentials import hub_token, s3_keys
 from finetune_trainer.storage.local import LocalStore
+from finetune_trainer.storage.mounted import MountedStore
 from finetune_trainer.storage.store import FIELDS, Store
 
 if TYPE_CHECKING:
@@ -51,11 +52,20 @@ class Access:
         Local folder for certificate files.
     max_attempts
         Attempts for one S3 request.
+    data_dir
+        Below which volumes and ConfigMaps are mounted.
     """
 
     def __init__(
-        self, *, storage: ResolvedStorage, credentials_dir: Path, scratch: Path, max_attempts: int = 6
+        self,
+        *,
+        storage: ResolvedStorage,
+        credentials_dir: Path,
+        scratch: Path,
+        max_attempts: int = 6,
+        data_dir: str = DATA_DIR,
     ) -> None:
+        self._data_dir = data_dir
         self._storage = storage
         self._credentials_dir = credentials_dir
         self._scratch = scratch
@@ -90,7 +100,7 @@ class Access:
         return path
 
     def open(self, role: Role, uri: str, field: str | None = None) -> Store:
-        """Open the folder ``uri`` (s3:// or file://); ``field`` names the one that holds it.
+        """Open the folder ``uri`` (s3://, pvc://, configmap:// or file://); ``field`` names the one that holds it.
 
         Raises
         ------
@@ -105,6 +115,9 @@ class Access:
             return S3Store(client=self._client(role), role=role, bucket=parsed.host, prefix=parsed.path, field=field)
         if parsed.scheme == "file":
             return LocalStore(role=role, folder=Path(parsed.path), field=field)
+        if parsed.scheme in MOUNTED:
+            below = parsed.path if parsed.scheme == "pvc" else ""  # a ConfigMap has keys and no folders
+            return MountedStore(role=role, root=self._mounted(parsed, field), below=below, uri=uri, field=field)
         raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is no place for files; use s3:// or file://")
 
     def open_file(self, role: Role, uri: str, field: str | None = None) -> tuple[Store, str]:
@@ -122,7 +135,22 @@ class Access:
             raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is a folder; name one file")
         if parsed.scheme == "hf":
             raise StageError(Reason.INVALID_SPEC, f"{field}: {uri} is no place for files; use s3:// or file://")
+        if parsed.scheme == "configmap":  # has keys and no folders, so there is no URI to open
+            return MountedStore(
+                role=role, root=self._mounted(parsed, field), below="", uri=folder + "/", field=field
+            ), name
         return self.open(role, folder + "/", field), name
+
+    def _mounted(self, uri: URI, field: str) -> Path:
+        """Where kubelet has mounted the volume or the ConfigMap of a URI."""
+        root = Path(mount_path(uri.scheme, uri.host, self._data_dir))
+        if not root.is_dir():
+            raise StageError(
+                Reason.INVALID_SPEC,
+                f"{field}: {uri} is mounted into the pods of a cluster alone; use file:// in a local run",
+                tells_mend=True,
+            )
+        return root
 
     def _client(self, role: Role) -> S3Client:
         from finetune_trainer.storage.s3 import make_client  # noqa: PLC0415

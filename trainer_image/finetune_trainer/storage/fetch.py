@@ -21,6 +21,7 @@ from finetune_trainer.storage.access import Access, parse_role_uri
 from finetune_trainer.storage.files import bytes_progress
 from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_model_files
+from finetune_trainer.storage.mounted import MountedStore
 from finetune_trainer.storage.store import Store, StoredFile, checked_key, download, sha256_file
 from finetune_trainer.storage.weights import check_weights
 
@@ -65,7 +66,7 @@ def fetch_model(
     Parameters
     ----------
     folder
-        Where the files go; a ``file://`` model stays where it is.
+        Where the files go; a ``file://`` or ``pvc://`` model stays where it is.
     weights
         False leaves the weights out; they are looked for all the same.
     pinned_revision
@@ -117,6 +118,9 @@ def _fetch_stored_model(
 ) -> FetchedModel:
     names = select_model_files(listed, place=store.uri, weights=weights)
     every = select_model_files(listed, place=store.uri)
+    if isinstance(store, MountedStore):
+        for name in every:
+            store.path_of(name)  # the libraries below open the folder by themselves
     if isinstance(store, LocalStore):
         check_shards(store.folder, listed, place=store.uri)
         tensors = check_weights(store, _weights(listed, every))

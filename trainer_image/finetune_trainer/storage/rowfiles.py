@@ -17,7 +17,17 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.store import StoredFile
 
-__all__ = ["PARTS_GIVEN", "Format", "GivenPart", "RowFile", "format_of_name", "given_files", "select_row_files"]
+__all__ = [
+    "PARTS_GIVEN",
+    "Format",
+    "GivenPart",
+    "RowFile",
+    "check_unchanged",
+    "format_of_name",
+    "given_files",
+    "select_row_files",
+    "stamp_of",
+]
 
 Format = Literal["Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"]
 GivenPart = Literal["train", "validation", "test"]
@@ -38,6 +48,10 @@ _MOST_FILES: Final = 10_000
 _SHOWN: Final = 3
 
 
+Stamp = tuple[int, int, int]
+"""File number, size and time of the last change."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFile:
     """A file of rows on the local disk.
@@ -54,6 +68,8 @@ class RowFile:
         URI of the folder that was named, where it is one of its files; else empty.
     scratch
         Where something may be written beside it; the file's own folder if None.
+    stamp
+        Of a file that others may write, what it was when it was found.
     """
 
     path: Path
@@ -61,6 +77,7 @@ class RowFile:
     part: GivenPart | None = None
     folder: str = ""
     scratch: Path | None = None
+    stamp: Stamp | None = None
 
 
 def given_files(files: Mapping[str, Path] | Sequence[RowFile], dataset: Dataset) -> Sequence[RowFile]:
@@ -75,6 +92,29 @@ def given_files(files: Mapping[str, Path] | Sequence[RowFile], dataset: Dataset)
         for part, uri, path in found
         if path is not None
     ]
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What tells a file from what it is when somebody has written it anew."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(files: Sequence[RowFile]) -> None:
+    """Make sure that files which were read where they lie are what they were: the passes must have seen the same rows.
+
+    Raises
+    ------
+    StageError
+        VerificationFailed, naming the first that is not.
+    """
+    for file in files:
+        if file.stamp is not None and (not file.path.exists() or stamp_of(file.path) != file.stamp):
+            raise StageError(
+                Reason.VERIFICATION_FAILED,
+                f"dataset: {file.name} changed while it was read; start the job anew when nobody writes there",
+                tells_mend=True,
+            )
 
 
 def format_of_name(name: str) -> Format | None:

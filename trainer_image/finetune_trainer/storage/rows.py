@@ -7,7 +7,7 @@ endpoints, and ``rowfiles.py`` which files of a folder are rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from finetune_trainer.process.console import Progress
 from finetune_trainer.storage.access import Access, parse_role_uri
 from finetune_trainer.storage.fetch import MAX_NAME_BYTES, literal_key
 from finetune_trainer.storage.files import bytes_progress
-from finetune_trainer.storage.rowfiles import PARTS_GIVEN, GivenPart, RowFile, select_row_files
+from finetune_trainer.storage.mounted import MountedStore
+from finetune_trainer.storage.rowfiles import PARTS_GIVEN, GivenPart, RowFile, select_row_files, stamp_of
 from finetune_trainer.storage.store import OnBytes, Store, StoredFile, in_parallel, sha256_file
 
 __all__ = ["fetch_dataset"]
@@ -105,6 +106,8 @@ def _look(access: Access, one: _Wanted) -> _Found:
 
 
 def _fetch_file(store: Store, key: str, one: _Wanted, folder: Path, on_bytes: OnBytes) -> list[RowFile]:
+    if isinstance(store, MountedStore):
+        return [_where_it_lies(store, key, RowFile(path=folder, name=key, part=one.part), folder)]
     path = folder / _local_name(key)
     store.get_file(key, path, on_bytes)
     return [RowFile(path=path, name=key, part=one.part)]
@@ -114,6 +117,13 @@ def _fetch_folder(
     store: Store, files: Sequence[StoredFile], one: _Wanted, folder: Path, on_bytes: OnBytes
 ) -> list[RowFile]:
     rows = []
+    if isinstance(store, MountedStore):
+        for number, file in enumerate(files):
+            scratch = folder / f"{number:05}"
+            scratch.mkdir()
+            row = RowFile(path=folder, name=file.key, part=one.part, folder=one.uri)
+            rows.append(_where_it_lies(store, file.key, row, scratch))
+        return rows
     for number, file in enumerate(files):
         path = folder / f"{number:05}" / _local_name(file.key.rpartition("/")[2])
         path.parent.mkdir()
@@ -128,6 +138,12 @@ def _fetch_folder(
                 tells_mend=True,
             )
     return rows
+
+
+def _where_it_lies(store: MountedStore, key: str, row: RowFile, scratch: Path) -> RowFile:
+    """A file of a volume is read in place; it must not change while it is."""
+    path = store.path_of(key)
+    return replace(row, path=path, scratch=scratch, stamp=stamp_of(path))
 
 
 def _fetch_from_web(access: Access, one: _Wanted, folder: Path, on_bytes: OnBytes) -> list[RowFile]:

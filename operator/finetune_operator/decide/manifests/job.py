@@ -29,6 +29,7 @@ from finetune_api.names import (
 from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime, StageResources, StageRuntime
 from finetune_api.stage import JobIdentity, StageInput
+from finetune_operator.decide.manifests.mounts import Mount, mounts_of
 
 __all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "stage_input"]
 
@@ -182,6 +183,7 @@ def _exit_codes(codes: list[int]) -> dict[str, Any]:
 def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str) -> dict[str, Any]:
     own: StageRuntime = runtime.prepare if stage == "prepare" else runtime.train
     secrets = _secrets(spec)
+    mounts = mounts_of(spec, stage)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -200,6 +202,7 @@ def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName,
                 stage=stage,
                 amounts=_amounts(spec, runtime, own.resources, stage),
                 roles=tuple(secrets),
+                mounts=mounts,
                 document=document,
             )
         ],
@@ -211,6 +214,7 @@ def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName,
                 {"name": f"credentials-{role}", "secret": {"secretName": name, "defaultMode": 0o440}}
                 for role, name in secrets.items()
             ),
+            *(mount.volume for mount in mounts),
         ],
     }
     if spec.service_account_name is not None:
@@ -241,7 +245,13 @@ def _amounts(
 
 
 def _container(
-    *, image: str, stage: StageName, amounts: dict[str, str], roles: tuple[Role, ...], document: str
+    *,
+    image: str,
+    stage: StageName,
+    amounts: dict[str, str],
+    roles: tuple[Role, ...],
+    mounts: tuple[Mount, ...],
+    document: str,
 ) -> dict[str, Any]:
     return {
         "name": CONTAINER,
@@ -275,6 +285,7 @@ def _container(
                 {"name": f"credentials-{role}", "mountPath": f"{CREDENTIALS_DIR}/{role}", "readOnly": True}
                 for role in roles
             ),
+            *(mount.volume_mount for mount in mounts),
         ],
     }
 

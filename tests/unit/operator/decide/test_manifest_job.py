@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.names import CREDENTIALS_DIR, ENV_STAGE_INPUT, StageName
+from finetune_api.names import CREDENTIALS_DIR, DATA_DIR, ENV_STAGE_INPUT, StageName
 from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.stage import JobIdentity, StageInput
@@ -47,6 +47,19 @@ FULL_RUNTIME = b.runtime_spec(
             "caBundle": "-----BEGIN CERTIFICATE-----\n",
         }
     ],
+)
+VOLUMES = b.job_spec(
+    model={"uri": "pvc://models/tiny/v1/", "credentialsRef": None},
+    dataset={
+        "uri": None,
+        "credentialsRef": None,
+        "files": {
+            "train": "pvc://team.rows/2024/",
+            "validation": "configmap://rows/validation.jsonl",
+            "test": "configmap://rows/test.jsonl",
+        },
+        "split": {"trainPercent": None, "validationPercent": None, "testPercent": None},
+    },
 )
 PLACEMENT = {"nodeSelector", "tolerations", "runtimeClassName"}
 
@@ -110,6 +123,8 @@ CASES: dict[str, dict[str, Any]] = {
         "job": LONGEST,
         "digest": b.DIGEST,
     },
+    "prepare-from-volumes": {"stage": "prepare", "spec": VOLUMES},
+    "train-from-volumes": {"stage": "train", "spec": VOLUMES, "digest": b.DIGEST},
     "prepare-at-maximal-length": {"stage": "prepare", "runtime": FULL_RUNTIME, "job": LONGEST},
 }
 
@@ -126,6 +141,39 @@ def test_the_manifest_is_the_golden_one(name: str) -> None:
 
 def test_every_golden_file_belongs_to_a_case() -> None:
     assert {path.name for path in GOLDEN.glob("job-*.yaml")} == {f"job-{name}.yaml" for name in CASES}
+
+
+def mounted(manifest: dict[str, Any]) -> dict[str, str]:
+    """Volume by the path at which the container has it, of those that a URI names."""
+    mounts = container(manifest)["volumeMounts"]
+    return {m["mountPath"]: m["name"] for m in mounts if m["mountPath"].startswith(DATA_DIR)}
+
+
+def test_the_train_stage_has_the_models_volume_and_not_that_of_the_rows() -> None:
+    assert mounted(build("train", spec=VOLUMES)) == {f"{DATA_DIR}/pvc/models": "claim-0"}
+
+
+def test_the_one_stage_of_a_job_without_a_gpu_has_both() -> None:
+    one = {**VOLUMES, "resources": {"gpusPerNode": 0}}
+    assert set(mounted(build("train", spec=one))) == {
+        f"{DATA_DIR}/pvc/models",
+        f"{DATA_DIR}/pvc/team.rows",
+        f"{DATA_DIR}/configmap/rows",
+    }
+
+
+def test_model_and_rows_on_one_claim_are_mounted_once() -> None:
+    spec = b.job_spec(model={"uri": "pvc://all/m/"}, dataset={"uri": "pvc://all/rows.csv"})
+    assert mounted(build("prepare", spec=spec)) == {f"{DATA_DIR}/pvc/all": "claim-0"}
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_what_a_uri_names_is_mounted_for_reading_only(stage: StageName) -> None:
+    manifest = build(stage, spec=VOLUMES)
+    assert all(m["readOnly"] for m in container(manifest)["volumeMounts"] if m["mountPath"].startswith(DATA_DIR))
+    claims = [v["persistentVolumeClaim"] for v in pod(manifest)["volumes"] if "persistentVolumeClaim" in v]
+    assert claims
+    assert all(claim["readOnly"] for claim in claims)
 
 
 # --- what must hold whatever the golden files say ---------------------------------------------------------------------

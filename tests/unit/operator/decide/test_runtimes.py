@@ -108,6 +108,41 @@ def test_files_in_two_stores_are_refused() -> None:
     assert "dataset.files.test" in message
 
 
+DIGEST = {"digest": "sha256:" + "a" * 64}
+OF_ANY_SCHEME = [
+    ("pvc://rows/in/", "pvc://rows/", "pvc://row/"),
+    ("configmap://few/rows.csv", "configmap://few", "configmap://fe"),
+    ("https://host/a/rows.csv", "https://host/a/", "https://host/b/"),
+    ("https://host.evil/a/rows.csv", "https://", "https://host"),
+]
+
+
+@pytest.mark.parametrize(("uri", "covers", "another"), OF_ANY_SCHEME)
+def test_allowed_prefixes_hold_for_every_scheme(uri: str, covers: str, another: str) -> None:
+    spec = b.job_spec(dataset={"uri": uri, **(DIGEST if uri.startswith("https") else {})})
+    rest = ["s3://models/", "s3://team-a-models/"]
+    assert resolved(b.runtime_spec(allowedUriPrefixes=[*rest, covers]), spec)
+    reason, message = refused(b.runtime_spec(allowedUriPrefixes=[*rest, another]), spec)
+    assert (reason, f"dataset.uri {uri}" in message) == ("NotPermitted", True)
+
+
+def test_what_is_mounted_lies_in_no_store_and_may_stand_beside_one() -> None:
+    files = {"train": "s3://team-a-data/train.jsonl", "test": "pvc://rows/test.jsonl"}
+    dataset = {"uri": None, "files": files, "split": {"trainPercent": 90, "validationPercent": 10, "testPercent": 0}}
+    storage = resolved(b.runtime_spec(), b.job_spec(dataset=dataset)).storage.dataset
+    assert storage is not None
+    assert storage.prefix == "s3://team-a-data/"
+    assert resolved(b.runtime_spec(), b.job_spec(dataset={"uri": "pvc://rows/a.csv"})).storage.dataset is None
+
+
+def test_the_certificates_of_a_web_server_reach_the_stage() -> None:
+    entry = {"prefix": "https://host/", "caBundle": "-----BEGIN CERTIFICATE-----"}
+    spec = b.job_spec(dataset={"uri": "https://host/rows.csv", **DIGEST})
+    storage = resolved(b.runtime_spec(storage=[entry]), spec).storage.dataset
+    assert storage is not None
+    assert storage.ca_bundle == entry["caBundle"]
+
+
 def test_output_goes_where_the_job_says() -> None:
     assert resolved(b.runtime_spec()).output_uri == "s3://team-a-models/support-intent/"
 

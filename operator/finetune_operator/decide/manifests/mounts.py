@@ -1,0 +1,72 @@
+"""Volumes for the URIs of a job that name a PersistentVolumeClaim or a ConfigMap of its namespace.
+
+Pure; ``job.py`` puts them into the pod. kubelet mounts them read-only, as it does Secrets, so the operator needs no
+right to read any of them. A claim is mounted whole: with a subPath kubelet would make the folder where it is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.job import FineTuneJobSpec
+from finetune_api.names import StageName, mount_path
+from finetune_api.uris import URI, parse_uri
+
+__all__ = ["Mount", "dataset_uris", "model_claim", "mounts_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume of the pod, and where the container has it."""
+
+    volume: dict[str, Any]
+    volume_mount: dict[str, Any]
+
+
+def dataset_uris(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Every URI of the dataset that the user wrote, by field."""
+    dataset, files = spec.dataset, spec.dataset.files
+    uris = {"dataset.uri": dataset.uri}
+    if files is not None:
+        uris |= {
+            "dataset.files.train": files.train,
+            "dataset.files.validation": files.validation,
+            "dataset.files.test": files.test,
+        }
+    return {field: uri for field, uri in uris.items() if uri is not None}
+
+
+def model_claim(spec: FineTuneJobSpec) -> str | None:
+    """Name of the PersistentVolumeClaim that the model lies on; None where it lies elsewhere."""
+    uri = parse_uri(spec.model.uri)
+    return uri.host if uri.scheme == "pvc" else None
+
+
+def mounts_of(spec: FineTuneJobSpec, stage: StageName) -> tuple[Mount, ...]:
+    """Return what the pods of a stage mount: the model's volume in both, those of the rows where they are read."""
+    reads_rows = stage == "prepare" or spec.resources.gpus_per_node == 0
+    uris = [parse_uri(spec.model.uri)]
+    uris += [parse_uri(uri) for uri in dataset_uris(spec).values()] if reads_rows else []
+    claims = dict.fromkeys(uri.host for uri in uris if uri.scheme == "pvc")
+    maps = dict.fromkeys(uri.host for uri in uris if uri.scheme == "configmap")
+    return (
+        *(_claim(f"claim-{number}", name) for number, name in enumerate(claims)),
+        *(_config_map(f"configmap-{number}", name, uris) for number, name in enumerate(maps)),
+    )
+
+
+def _claim(volume: str, name: str) -> Mount:
+    source = {"persistentVolumeClaim": {"claimName": name, "readOnly": True}}
+    return _mount(volume, source, mount_path("pvc", name))
+
+
+def _config_map(volume: str, name: str, uris: list[URI]) -> Mount:
+    """The keys that are named, and no others: a missing one is waited for then, as a missing Secret is."""
+    keys = dict.fromkeys(uri.path for uri in uris if uri.scheme == "configmap" and uri.host == name)
+    source = {"name": name, "defaultMode": 0o440, "items": [{"key": key, "path": key} for key in keys]}
+    return _mount(volume, {"configMap": source}, mount_path("configmap", name))
+
+
+def _mount(volume: str, source: dict[str, Any], path: str) -> Mount:
+    return Mount({"name": volume, **source}, {"name": volume, "mountPath": path, "readOnly": True})
