@@ -20,6 +20,7 @@ __all__ = [
     "DatasetFiles",
     "Encoding",
     "InlineTemplate",
+    "Messages",
     "Percents",
     "Split",
     "Template",
@@ -110,10 +111,26 @@ class InlineTemplate(SpecModel):
     completion: str = Field(min_length=1, max_length=8192, description="Jinja text of the expected answer.")
 
 
+class Messages(SpecModel):
+    """What is learned of a conversation."""
+
+    learn: Literal["All", "Last"] = Field(
+        "All",
+        description="All answers of a conversation are learned, but those with weight 0, or the last alone. "
+        "Validation and test score the last.",
+    )
+
+
 class Template(SpecModel):
     """How a row becomes a prompt and an expected completion."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.messages) || (has(self.name) && self.name == 'messages')",
+            message="dataset.template.messages belongs to the template messages; remove it, or set name: messages",
+            check=lambda t: t.messages is None or t.name == "messages",
+            field="messages",
+        ),
         not_yet(
             "!has(self.promptsource)",
             "dataset.template.promptsource",
@@ -157,6 +174,7 @@ class Template(SpecModel):
     promptsource: str | None = Field(
         None, max_length=253, description="A PromptSource template. Refused by this version."
     )
+    messages: Messages | None = Field(None, description="Settings of the template messages.")
     columns: dict[str, Column] | None = Field(
         None,
         max_length=16,
@@ -173,6 +191,11 @@ class Template(SpecModel):
         description="All words the prompt of each train row in one of the template's ways, chosen by split.seed and "
         "the row; validation and test rows have the default one.",
     )
+
+    @property
+    def learns_all(self) -> bool:
+        """Whether every answer of a conversation is learned."""
+        return (self.messages or Messages()).learn == "All"
 
 
 class Percents(NamedTuple):

@@ -141,6 +141,9 @@ class DatasetSummary(ApiModel):
     train: int = Field(0, ge=0, description="Rows to learn from.")
     validation: int = Field(0, ge=0, description="Rows watched during training.")
     test: int = Field(0, ge=0, description="Sealed rows.")
+    train_answers: int | None = Field(
+        None, ge=0, description="Answers to learn in the conversations to learn from; absent where each row has one."
+    )
     tokens: int = Field(0, ge=0, description="Tokens of the training rows.")
     fingerprint: Digest | None = Field(None, description="Digest over the encoded rows of all parts.")
 

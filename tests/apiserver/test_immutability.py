@@ -75,6 +75,8 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
 FULL = edited(MINIMAL["FineTuneJob"], {path: before for path, (before, _) in CHANGES.items()})
 INLINE = {"inline": {"prompt": "p", "completion": "c"}}
 FILES = {"train": "s3://bucket/a.csv", "validation": "s3://bucket/b.csv", "test": "s3://bucket/c.csv"}
+PLAIN_CHAT = edited(MINIMAL["FineTuneJob"], {"dataset.template": {"name": "messages"}})
+CHAT = edited(PLAIN_CHAT, {"dataset.template.messages": {"learn": "Last"}})
 FILES_JOB = edited(
     MINIMAL["FineTuneJob"],
     {
@@ -111,7 +113,13 @@ OPTIONAL = [p for p in _optional(SPEC_SCHEMA) if p not in MUTABLE | NEVER_SET]
 @pytest.fixture(scope="module")
 def stored(shared_objects: Objects) -> Objects:
     """Jobs that the dry-run patches of this module try to change."""
-    for name, spec in (("minimal", MINIMAL["FineTuneJob"]), ("full", FULL), ("files", FILES_JOB)):
+    for name, spec in (
+        ("minimal", MINIMAL["FineTuneJob"]),
+        ("full", FULL),
+        ("files", FILES_JOB),
+        ("chat", CHAT),
+        ("plain-chat", PLAIN_CHAT),
+    ):
         status, body = shared_objects.create(spec, name=f"stored-{name}")
         assert status == 201, body["message"]
     return shared_objects
@@ -153,6 +161,9 @@ def test_a_field_can_not_be_added(stored: Objects, path: str) -> None:
         ("stored-files", {"template": {"inline": {"prompt": "other"}}}),
         ("stored-files", {"template": {"inline": None, "name": "qa"}}),
         ("stored-minimal", {"template": INLINE | {"name": None}}),
+        ("stored-chat", {"template": {"messages": None}}),
+        ("stored-chat", {"template": {"messages": {"learn": "All"}}}),
+        ("stored-plain-chat", {"template": {"messages": {"learn": "Last"}}}),
     ],
     ids=str,
 )
@@ -174,7 +185,7 @@ def test_a_block_with_defaults_can_not_be_reset(stored: Objects, block: str) -> 
 
 
 def test_the_tables_name_every_field_of_the_spec() -> None:
-    assert set(OPTIONAL) - set(CHANGES) == {"dataset.files", "dataset.template.inline"}
+    assert set(OPTIONAL) - set(CHANGES) == {"dataset.files", "dataset.template.inline", "dataset.template.messages"}
     top_level = {_top(path) for path in CHANGES} | {"queueName"}
     assert set(SPEC_SCHEMA["properties"]) - top_level == MUTABLE
 

@@ -231,6 +231,15 @@ def _template() -> Iterator[Case]:
         "names",
     )
 
+    learn = "dataset.template.messages.learn"
+    chat = {"dataset.template": {"name": "messages"}}
+    for value in ("All", "Last"):
+        yield JOB.ok(f"{learn}={value}", chat | {learn: value})
+    yield JOB.no(learn, "another way to learn", chat | {learn: "First"}, "All", "Last")
+    belongs = "dataset.template.messages belongs to the template messages; remove it, or set name: messages"
+    yield JOB.no("dataset.template.messages", "messages of another template", {learn: "All"}, belongs)
+    yield JOB.no("dataset.template.messages", "messages of an inline template", inline | {learn: "All"}, belongs)
+
     choices = "dataset.template.choices"
     yield from JOB.items(choices, 2, 256, lambda i: f"{i:0128}")
     yield from JOB.text(

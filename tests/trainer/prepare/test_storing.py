@@ -120,7 +120,7 @@ def test_a_file_with_too_few_lines_is_told(odd: Prepared, dataset: Dataset, name
         load_prepared(dataset.out)
 
 
-@pytest.mark.parametrize("array", sorted(ARRAYS))
+@pytest.mark.parametrize("array", sorted(ARRAYS - {"gaps"}))
 def test_arrays_of_different_lengths_are_told(odd: Prepared, dataset: Dataset, array: str) -> None:
     arrays = load_file(dataset.out / "rows.safetensors")
     arrays[f"test.{array}"] = arrays[f"test.{array}"][:-1]
@@ -176,7 +176,7 @@ def test_the_fingerprint_changes_with_the_rows_the_split_and_the_template(datase
     assert printed(intents(60), spec_of(training={"epochs": 9})) == base
 
 
-@pytest.mark.parametrize("name", sorted(f.name for f in fields(EncodedPart)))
+@pytest.mark.parametrize("name", sorted(ARRAYS - {"gaps"}))
 @pytest.mark.parametrize("part", PARTS)
 def test_the_fingerprint_changes_with_any_number_of_any_array(dataset: Dataset, part: Part, name: str) -> None:
     prepared = dataset.prepare(intents(60), spec_of())
@@ -197,6 +197,8 @@ def test_the_fingerprint_is_the_digest_of_arrays_choices_and_end(odd: Prepared) 
     for part in PARTS:
         for field in fields(EncodedPart):
             array = getattr(odd.parts[part], field.name)
+            if field.name == "gaps":  # there only for conversations of several answers
+                continue
             sha.update(f"{part}.{field.name}.{len(array)}\n".encode() + array.tobytes())
     sha.update(canonical_json({"choices": [[c.texts, c.ids] for c in odd.choice_sets], "end": odd.end_ids}))
     assert len(odd.choice_sets) == 3

@@ -68,6 +68,7 @@ def test_the_arrays_have_the_promised_types(dataset: Dataset) -> None:
         "choice_set": "int32",
         "answer": "int32",
         "unanswerable": "int32",
+        "gaps": "int32",
     }
 
 

@@ -22,7 +22,7 @@ from finetune_trainer.model.lora import add_lora
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from finetune_trainer.training import beginning
 from finetune_trainer.training import loop as train_module
-from finetune_trainer.training.batch import collate, common_beginning, completion_lengths
+from finetune_trainer.training.batch import collate, common_beginning
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.optimizer import MasterAdamW
 from finetune_trainer.training.outcome import TrainOutcome
@@ -82,8 +82,8 @@ def test_the_loss_is_that_of_the_library_over_completion_tokens(tmp_path: Path, 
             labels = ids.clone()
             labels[:, : part.prompt_lengths[row]] = -100
             mean = loaded.model(input_ids=ids, labels=labels).loss
-            expected += float(mean) * int(completion_lengths(part)[row])
-    assert len(batch.targets) == completion_lengths(part)[rows].sum()
+            expected += float(mean) * int(part.completion_lengths[row])
+    assert len(batch.targets) == part.completion_lengths[rows].sum()
     assert total == pytest.approx(expected, rel=1e-5)
 
 

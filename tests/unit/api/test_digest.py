@@ -74,6 +74,8 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.template": {"inline": {"prompt": "p2", "completion": "c"}}},
     {"dataset.template": {"inline": {"prompt": "p", "completion": "c2"}}},
     {"dataset.template.columns": {"text": "x"}},
+    {"dataset.template": {"name": "messages"}},
+    {"dataset.template": {"name": "messages", "messages": {"learn": "Last"}}},
     {"dataset.template.choices": ["a", "b"]},
     {"dataset.template.choices": ["b", "a"]},
     {"dataset.template.paraphrases": "All"},

@@ -23,6 +23,8 @@ def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
     """Return the sentences, plain text; those that have nothing to tell are left out."""
     parts = f"{data.rows} rows read: {data.train} trained on, {data.validation} watched, {data.test} sealed"
     facts = [f"{parts} {shares(data, resolved)}".rstrip() + ".", left_out(data)]
+    if data.train_answers is not None:
+        facts.append(f"The conversations trained on have {data.train_answers} answers to learn.")
     if resolved.choices:
         facts.append(f"There are {resolved.choices} choices.")
     if data.conflicts:

@@ -22,6 +22,7 @@ from finetune_trainer.text.template.catalog import PromptTemplate
 from finetune_trainer.text.template.labels import find, unique_folds
 from finetune_trainer.text.template.render import Renderer, Unrendered
 from finetune_trainer.text.template.wording import wording_of
+from finetune_trainer.text.turns import answers_before
 
 __all__ = ["ExampleEncoder", "RowEncoder", "RowSink"]
 
@@ -74,6 +75,8 @@ class RowEncoder:
         The possible answers of every row; None where they are open or each row has its own.
     seed
         Chooses the wording of each train row, where the template has several.
+    all_answers
+        Whether train learns every answer of a conversation, not the last alone.
 
     Attributes
     ----------
@@ -101,10 +104,11 @@ class RowEncoder:
         bad: BadRowLog,
         columns: Sequence[str],
         choices: tuple[str, ...] | None,
+        all_answers: bool,
         seed: int = 0,
     ) -> None:
         self.template, self.renderer, self.encoder, self.bad, self.columns = template, renderer, encoder, bad, columns
-        self.sink, self.choices, self.seed = sink, choices, seed
+        self.sink, self.choices, self.all_answers, self.seed = sink, choices, all_answers, seed
         self.wordings: Counter[str] = Counter()
         self.hard: dict[Part, str] = {}
         self.folded = 0
@@ -191,7 +195,8 @@ class RowEncoder:
             for part, row in rows:
                 assert row.projected is not None  # noqa: S101  # messages is a named template
                 projected, where = row.projected, row.record.where
-                example = Example(where, projected.messages, projected.answer, self._choices_of(row))
+                earlier = answers_before(projected.messages) if part == "train" and self.all_answers else ()
+                example = Example(where, projected.messages, projected.answer, self._choices_of(row), earlier=earlier)
                 yield part, row.record, example
             return
         contexts = ((r.record.where, context_of(self.template, r, self._choices_of(r))) for _, r in rows)

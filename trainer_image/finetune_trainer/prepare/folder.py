@@ -54,8 +54,10 @@ ARRAYS: Final[Mapping[str, Kind]] = {
     "choice_set": "<i4",
     "answer": "<i4",
     "unanswerable": "<i4",
+    "gaps": "<i4",
 }
 """Arrays of a part with their types, in the order of the fingerprint."""
+_OF_ANY_LENGTH: Final = ("tokens", "offsets", "gaps")
 CHOICES: Final = "choices.jsonl"
 TEXTS: Final[Mapping[Part, str]] = {
     "train": "preview.jsonl",
@@ -162,9 +164,11 @@ def load_prepared(folder: Path) -> Prepared:
 def _check_counts(prepared: Prepared) -> None:
     """Compare the files with each other; what is in a line is read only when it is asked for."""
     for part, rows in prepared.parts.items():
-        lengths = {len(getattr(rows, name)) for name in ARRAYS if name not in ("tokens", "offsets")}
+        lengths = {len(getattr(rows, name)) for name in ARRAYS if name not in _OF_ANY_LENGTH}
         if lengths != {len(rows)} or len(rows.offsets) != len(rows) + 1 or int(rows.offsets[-1]) != len(rows.tokens):
             raise ValueError(f"the arrays of {part} are not of one length")
+        if len(rows.gaps) % 3:
+            raise ValueError(f"the gaps of {part} are not whole")
         if part != "train" and len(prepared.texts[part]) != len(rows):
             raise ValueError(f"{TEXTS[part]} has {len(prepared.texts[part])} of {len(rows)} rows")
         if len(rows) and int(rows.choice_set.max()) >= len(prepared.choice_sets):
@@ -196,6 +200,8 @@ def fingerprint(columns: Mapping[str, Column], choice_sets: Iterable[ChoiceSet],
     for part in PARTS:
         for name in ARRAYS:
             column = columns[f"{part}.{name}"]
+            if name == "gaps" and not len(column):
+                continue  # rows of a single answer keep the fingerprint that they had before there were gaps
             sha.update(f"{part}.{name}.{len(column)}\n".encode())
             for chunk in column.chunks():
                 sha.update(chunk)

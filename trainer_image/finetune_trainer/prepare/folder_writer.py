@@ -49,6 +49,8 @@ class PreparedWriter:
     ----------
     counts
         Rows of each part so far.
+    answers
+        Answers that are learned from the train rows so far; a conversation may have several.
     tokens
         Tokens of each part so far.
     truncated
@@ -72,6 +74,7 @@ class PreparedWriter:
         self.counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.tokens: dict[Part, int] = dict.fromkeys(PARTS, 0)
         self.unanswerable: dict[Part, int] = dict.fromkeys(PARTS, 0)
+        self.answers = self._encoded = 0
         self.truncated = self.control_tokens = self.longest = self.choice_sets = 0
         self.shortened: Counter[str] = Counter()
         self.score_end_tokens = False
@@ -109,12 +112,31 @@ class PreparedWriter:
     def add(
         self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int, unanswerable: int = 0
     ) -> None:
-        """Append a row; ``choice_set`` and ``answer`` are -1 without choices."""
+        """Append a row; ``choice_set`` and ``answer`` are -1 without choices.
+
+        A conversation that takes several encoded rows counts as one row.
+        """
+        for earlier in row.before:
+            self._append(part, earlier, text.row, choice_set=-1, answer=-1, unanswerable=0)
+        self._append(part, row, text.row, choice_set=choice_set, answer=answer, unanswerable=unanswerable)
+        if part != "train" or self.counts[part] < _PREVIEW_ROWS:
+            self._lines[part].write(text_line(text))
+        self.counts[part] += 1
+        self.unanswerable[part] += unanswerable != 0
+        self.truncated += row.truncated
+        self.shortened.update(row.shortened)
+        self.control_tokens += row.control_tokens
+        if part == "train" and self.single_lines:
+            self.single_lines = is_single_line(text.completion)
+
+    def _append(
+        self, part: Part, row: Encoded, number: int, *, choice_set: int, answer: int, unanswerable: int
+    ) -> None:
         self.tokens[part] += len(row.prompt) + len(row.completion)
         values = {
             "offsets": self.tokens[part],
             "prompt_lengths": len(row.prompt),
-            "rows": text.row,
+            "rows": number,
             "choice_set": choice_set,
             "answer": answer,
             "unanswerable": unanswerable,
@@ -124,16 +146,13 @@ class PreparedWriter:
         tokens.extend(row.completion)
         for name, value in values.items():
             self._columns[f"{part}.{name}"].append(value)
-        if part != "train" or self.counts[part] < _PREVIEW_ROWS:
-            self._lines[part].write(text_line(text))
-        self.counts[part] += 1
-        self.unanswerable[part] += unanswerable != 0
-        self.truncated += row.truncated
-        self.shortened.update(row.shortened)
-        self.control_tokens += row.control_tokens
-        self.longest = max(self.longest, len(row.completion))
-        if part == "train" and self.single_lines:
-            self.single_lines = is_single_line(text.completion)
+        for start, end in row.gaps:
+            at = len(row.prompt)
+            self._columns[f"{part}.gaps"].extend((self._encoded, at + start, at + end))
+        self.longest = max(self.longest, *row.answers)
+        if part == "train":
+            self._encoded += 1
+            self.answers += len(row.answers)
 
     def finish(self, end_ids: tuple[int, ...]) -> str:
         """Write the arrays and return the fingerprint; what is left is :meth:`describe`."""

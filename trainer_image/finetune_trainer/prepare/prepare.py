@@ -117,6 +117,7 @@ def prepare(
             columns=table.columns,
             choices=label_set(keyed, split),
             seed=spec.dataset.split.seed,
+            all_answers=spec.dataset.template.learns_all,
         )
         done, total = 0, sum(fell.values())
         with step("encode_rows", "render and tokenise the rows") as progress:
@@ -144,6 +145,7 @@ def prepare(
             control_tokens=writer.control_tokens,
             folded_labels=keyed.folded + encoder_of_rows.folded,
             **writer.counts,
+            train_answers=writer.answers if writer.answers != writer.counts["train"] else None,
             tokens=writer.tokens["train"],
             fingerprint=writer.finish(encoder.end_ids),
         )

@@ -71,6 +71,9 @@ class EncodedPart:
         int32 (n,): index into ``Prepared.choice_sets``, -1 without choices.
     answer
         int32 (n,): index of the right answer in its choice set, -1 without choices or where it is none of them.
+    gaps
+        int32 (3 m,): row, from and up to (positions in the row) of each stretch behind the prompt that is read and not
+        learned, in order; what stands between the answers of a conversation. Validation and test have none.
     unanswerable
         int32 (n,): 0, or why no answer can be right: :data:`UNKNOWN_ANSWER` or :data:`NO_ROOM`. Such a row is kept in
         validation and test, and counts as wrong under every metric and for every model; train has none.
@@ -83,6 +86,7 @@ class EncodedPart:
     choice_set: NDArray[np.int32]
     answer: NDArray[np.int32]
     unanswerable: NDArray[np.int32]
+    gaps: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
@@ -91,6 +95,24 @@ class EncodedPart:
     def lengths(self) -> NDArray[np.int64]:
         """int64 (n,): tokens of each row, prompt and completion."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def completion_lengths(self) -> NDArray[np.int64]:
+        """int64 (n,): completion tokens of each row that are learned, end tokens included."""
+        rows, starts, ends = self.gaps.reshape(-1, 3).astype(np.int64).T
+        unlearned = np.bincount(rows, ends - starts, minlength=len(self)).astype(np.int64)
+        return self.lengths - self.prompt_lengths - unlearned
+
+    def learned(self, row: int) -> NDArray[np.int64]:
+        """Return the positions in a row of the tokens that are learned."""
+        places = np.arange(self.prompt_lengths[row], self.lengths[row], dtype=np.int64)
+        if not len(self.gaps):
+            return places
+        gaps = self.gaps.reshape(-1, 3)
+        first, last = np.searchsorted(gaps[:, 0], (row, row + 1))
+        for _, start, end in gaps[first:last].tolist():
+            places = places[(places < start) | (places >= end)]
+        return places
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -65,6 +65,7 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
             columns=table.columns,
             choices=label_set(keyed, split),
             seed=dataset.split.seed,
+            all_answers=dataset.template.learns_all,
         )
         train = (row for row in placed_rows(keyed, split) if row[0] == "train")
         for _ in encoder.encode([list(itertools.islice(train, rows))]):
@@ -85,7 +86,8 @@ class _TextOnly:
     def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         for example in examples:
             turns = [("prompt", example.prompt)] if isinstance(example.prompt, str) else [
-                (turn.role, turn.content) for turn in example.prompt
+                (f"{turn.role}{' (learned too)' if place in example.earlier else ''}", turn.content)
+                for place, turn in enumerate(example.prompt)
             ]  # fmt: skip
             lines = [f"=== {example.where}"]
             for name, text in [*turns, ("completion", example.completion)]:

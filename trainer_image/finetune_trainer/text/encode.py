@@ -27,6 +27,7 @@ from finetune_trainer.text.shorten import Cut, borders, shorten
 from finetune_trainer.text.template.catalog import Side
 from finetune_trainer.text.template.conversation import Message
 from finetune_trainer.text.template.render import Span
+from finetune_trainer.text.turns import join_answers, split_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,6 +117,11 @@ class Encoder:
         if self._cached_tokens > _CACHED_TOKENS:
             self._cache.clear()
             self._cached_tokens = 0
+        asked = [split_answers(e) for e in examples]
+        encoded = iter(self._encode_each([one for answers in asked for one in answers]))
+        return [join_answers([next(encoded) for _ in answers]) for answers in asked]
+
+    def _encode_each(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         completions = self._continuations([e.completion for e in examples])
         self._continuations([c for e in examples for c in e.choices])
         prompts = self._prompts(examples)

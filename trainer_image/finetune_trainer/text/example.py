@@ -31,6 +31,8 @@ class Example:
         Where in the prompt the fields stand that may be shortened.
     wording
         Number of the prompt's wording; None for the default.
+    earlier
+        Places in a conversation of the answers before the last that are learned too.
     """
 
     where: str
@@ -39,6 +41,7 @@ class Example:
     choices: tuple[str, ...] = ()
     spans: tuple[Span, ...] = ()
     wording: int | None = None
+    earlier: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ class Encoded:
         The prompt as it was encoded, where it was shortened; else None.
     control_tokens
         Whether the row's text spells control tokens of the model; they are encoded as characters.
+    gaps
+        Stretches of ``completion``, from and up to, that are read and not learned: what stands between the answers of a
+        conversation.
+    before
+        Of a conversation whose later prompts do not go on from what was learned before: its earlier answers, as rows.
     """
 
     prompt: Ids
@@ -62,6 +70,14 @@ class Encoded:
     shortened: tuple[str, ...] = ()
     source: Source | None = None
     control_tokens: bool = False
+    gaps: tuple[tuple[int, int], ...] = ()
+    before: tuple[Encoded, ...] = ()
+
+    @property
+    def answers(self) -> tuple[int, ...]:
+        """Tokens of each answer that is learned from this row, end tokens included."""
+        borders = [0, *(at for gap in self.gaps for at in gap), len(self.completion)]
+        return tuple(end - start for start, end in zip(borders[::2], borders[1::2], strict=True))
 
     @property
     def truncated(self) -> bool:

@@ -25,7 +25,6 @@ __all__ = [
     "Batch",
     "collate",
     "common_beginning",
-    "completion_lengths",
     "input_lengths",
     "pack",
     "packed_inputs",
@@ -59,11 +58,6 @@ def input_lengths(part: EncodedPart) -> NDArray[np.int64]:
     return part.lengths - 1
 
 
-def completion_lengths(part: EncodedPart) -> NDArray[np.int64]:
-    """int64 (n,): completion tokens of each row, end tokens included."""
-    return part.lengths - part.prompt_lengths
-
-
 def common_beginning(part: EncodedPart) -> int:
     """Number of tokens that all prompts of a part begin with, at least one short of any prompt."""
     length = int(part.prompt_lengths.min()) - 1 if len(part) else 0
@@ -95,11 +89,12 @@ def collate(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device,
     width = int(lengths.max()) - 1
     ids = np.zeros((len(rows), width), dtype=np.int64)
     index, targets = [], []
-    for i, (start, length, prompt) in enumerate(zip(starts, lengths, prompts, strict=True)):
+    for i, (row, start, length) in enumerate(zip(rows, starts, lengths, strict=True)):
         ids[i, : length - 1] = part.tokens[start : start + length - 1]
         ids[i, length - 1 :] = ids[i, length - 2]
-        index.append(np.arange(prompt - 1, length - 1, dtype=np.int64) + i * width)
-        targets.append(part.tokens[start + prompt : start + length])
+        learned = part.learned(row) - skip
+        index.append(learned - 1 + i * width)
+        targets.append(part.tokens[start + learned])
     return Batch(
         to_device(ids, device),
         to_device(np.concatenate(index), device),
@@ -121,10 +116,11 @@ def pack(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device) ->
     prompts = part.prompt_lengths[rows].astype(np.int64)
     _check(part, rows, prompts, lengths)
     ids, index, targets, begin = [], [], [], 0
-    for start, length, prompt in zip(starts, lengths, prompts, strict=True):
+    for row, start, length in zip(rows, starts, lengths, strict=True):
         ids.append(part.tokens[start : start + length - 1])
-        index.append(np.arange(begin + prompt - 1, begin + length - 1, dtype=np.int64))
-        targets.append(part.tokens[start + prompt : start + length])
+        learned = part.learned(row)
+        index.append(begin + learned - 1)
+        targets.append(part.tokens[start + learned])
         begin += int(length) - 1
     return Batch(
         to_device(np.concatenate(ids)[None].astype(np.int64), device),

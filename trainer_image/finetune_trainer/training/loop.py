@@ -33,7 +33,7 @@ from finetune_trainer.model.attention import attention_for_training
 from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
 from finetune_trainer.model.load import Abilities, LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
-from finetune_trainer.training.batch import collate, completion_lengths, input_lengths, pack
+from finetune_trainer.training.batch import collate, input_lengths, pack
 from finetune_trainer.training.beginning import shared_beginning
 from finetune_trainer.training.kept import Kept
 from finetune_trainer.training.loss import summed_cross_entropy
@@ -166,7 +166,7 @@ class _Loop:
         if self.shared:
             self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
         self.packed = not self.shared and supports_packing(loaded)
-        self.lengths, self.labels = input_lengths(self.part) - self.shared, completion_lengths(self.part)
+        self.lengths, self.labels = input_lengths(self.part) - self.shared, self.part.completion_lengths
         self.optimizer = _optimizer(loaded, parameters)
         self.per_epoch, self.total = parameters.steps_per_epoch(len(self.part)), parameters.total_steps(len(self.part))
         self.schedule = parameters.schedule(len(self.part))

@@ -57,3 +57,8 @@ def test_without_anything_special_only_the_parts_and_what_was_left_out_are_told(
 )
 def test_each_count_of_the_report_is_told(data: dict[str, Any], resolved: dict[str, Any], told: str) -> None:
     assert any(told in fact for fact in facts(resolved, **data))
+
+
+def test_answers_of_conversations_are_told() -> None:
+    facts = data_facts(DatasetSummary(rows=9, train=7, train_answers=21), Resolved())
+    assert "The conversations trained on have 21 answers to learn." in facts

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -39,10 +39,14 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; ``content`` has no outer white space."""
+    """One turn of a conversation; ``content`` has no outer white space.
+
+    ``learned`` is False of an answer that is marked as not to be learned; of other turns it says nothing.
+    """
 
     role: str
     content: str
+    learned: bool = True
 
 
 def to_messages(value: Any, column: str) -> tuple[Message, ...]:
@@ -74,9 +78,14 @@ def to_messages(value: Any, column: str) -> tuple[Message, ...]:
     value = [_one_dialect(n, m) for n, m in enumerate(value, start=1)]
     messages = [_message(n, message) for n, message in enumerate(value, start=1)]
     _check_order(messages)
-    learned = _learned(value, messages)
-    _check_no_reasoning(learned + 1, value[learned])
-    return tuple(messages[: learned + 1])
+    learned = [not _is_marked(n, m) for n, m in enumerate(value, start=1)]
+    last = _last(messages, learned)
+    _check_no_reasoning(last + 1, value[last])
+    # An earlier answer with its reasoning beside it is read, as it is when the model is served, and not learned.
+    return tuple(
+        replace(message, learned=mark and not _reasons(turn))
+        for message, mark, turn in zip(messages[: last + 1], learned, value, strict=False)
+    )
 
 
 def check_beside(values: Mapping[str, Any], column: str) -> None:
@@ -168,11 +177,10 @@ def _check_order(messages: Sequence[Message]) -> None:
         raise ValueError("no message has role user, so nothing is asked")
 
 
-def _learned(value: Sequence[Mapping[str, Any]], messages: Sequence[Message]) -> int:
+def _last(messages: Sequence[Message], learned: Sequence[bool]) -> int:
     """Place of the last answer that is not marked as one to leave."""
-    marked = [_is_marked(n, m) for n, m in enumerate(value, start=1)]
     for place in reversed(range(len(messages))):
-        if messages[place].role == "assistant" and not marked[place]:
+        if messages[place].role == "assistant" and learned[place]:
             return place
     raise ValueError("its answers are all marked as not to be learned (weight 0), so there is nothing to learn")
 
@@ -190,11 +198,15 @@ def _is_marked(n: int, message: Mapping[str, Any]) -> bool:
 
 
 def _check_no_reasoning(n: int, message: Mapping[str, Any]) -> None:
-    for key in _REASONING:
-        if message.get(key):
-            raise ValueError(
-                f"message {n} has {key}, which can't be learned yet; leave the key out to learn the answer without it"
-            )
+    if key := _reasons(message):
+        raise ValueError(
+            f"message {n} has {key}, which can't be learned yet; leave the key out to learn the answer without it"
+        )
+
+
+def _reasons(message: Mapping[str, Any]) -> str:
+    """Name of the key that holds the reasoning beside an answer; empty without any."""
+    return next((key for key in _REASONING if message.get(key)), "")
 
 
 def shown(text: str) -> str:
