@@ -86,6 +86,12 @@ class Evaluation(SpecModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         not_yet("!has(self.fewShot)", "evaluation.fewShot", lambda e: e.few_shot is None, field="fewShot"),
+        Rule(
+            cel="!has(self.stop) || size(self.stop) > 0",
+            message="evaluation.stop is empty; remove it or give a text",
+            check=lambda e: e.stop is None or len(e.stop) > 0,
+            field="stop",
+        ),
     )
 
     metric: Literal["Auto", "ChoiceAccuracy", "ExactMatch"] = Field(
@@ -102,7 +108,6 @@ class Evaluation(SpecModel):
     )
     stop: list[Annotated[str, Field(min_length=1, max_length=32)]] | None = Field(
         None,
-        min_length=1,
         max_length=4,
         description="Texts that end a generated answer, before and after training alike. Absent: the first line end "
         "where every expected answer is a single line. The model's own end tokens always end it.",

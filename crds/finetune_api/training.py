@@ -21,7 +21,9 @@ class LoRA(SpecModel):
     alpha: int = Field(
         32, ge=1, le=4096, description="Scale of the adapters; the update is multiplied by alpha / rank."
     )
-    dropout: DecimalString = Field("0.0", description='Dropout on the adapters\' input, for example "0.05".')
+    dropout: DecimalString = Field(
+        "0.0", description='Dropout on the adapters\' input as text in quotes, such as "0.05".'
+    )
 
 
 class EarlyStopping(SpecModel):
@@ -129,7 +131,7 @@ class Training(SpecModel):
     )
     learning_rate: DecimalString | None = Field(
         None,
-        description='Peak learning rate as text, for example "2e-4"; with Adafactor relative to each weight.',
+        description='Peak learning rate as text in quotes, such as "2e-4"; with Adafactor relative to each weight.',
     )
     scheduler: Literal["Cosine", "Linear", "Constant", "WSD"] = Field(
         "Cosine",
@@ -137,7 +139,8 @@ class Training(SpecModel):
         "not until the last fifth of the steps (WSD: warm-up, stable, decay).",
     )
     warmup_percent: DecimalString = Field(
-        "5", description='Share of the steps in which the learning rate rises to its peak, in percent, as text: "5".'
+        "5",
+        description='Share of the steps in which the learning rate rises to its peak, in percent, as text in quotes: "5".',
     )
     optimizer: Literal["AdamW", "Adafactor", "AdamW8bit"] = Field(
         "AdamW",
@@ -146,11 +149,11 @@ class Training(SpecModel):
     )
     weight_decay: DecimalString = Field(
         "0",
-        description='Share of a weight, times the learning rate, that goes with each step, as text such as "0.01"; '
-        "never of norms and biases.",
+        description="Share of a weight, times the learning rate, that goes with each step, as text in quotes such as "
+        '"0.01"; never of norms and biases.',
     )
     max_grad_norm: DecimalString = Field(
-        "1", description='What the norm of a step\'s gradient is cut to, as text such as "1"; "0" never cuts.'
+        "1", description='What the norm of a step\'s gradient is cut to, as text in quotes; "0" never cuts.'
     )
     batch_size: int | None = Field(None, ge=1, le=65536, description="Rows per optimizer step over all ranks.")
     max_length: int = Field(

@@ -99,7 +99,7 @@ def test_kubectl_refuses_a_misspelt_field(apiserver: ApiServer, namespace: str, 
     [
         ("ftj", "VERSION:"),
         ("ftj.spec.dataset.split", "stratifyBy"),
-        ("ftj.spec.training.learningRate", 'Peak learning rate as text, for example "2e-4".'),
+        ("ftj.spec.training.learningRate", 'Peak learning rate as text in quotes, such as "2e-4"'),
         ("ftj.status.results.test.ci95", "Wilson"),
         ("ftr.spec.storage.endpoint", "Absent: AWS's own for the region."),
     ],

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
 import pytest
 
+from finetune_api.crd import job_crd
 from tests.apiserver.conftest import Objects
-from tests.support.casekit import MINIMAL, Case
+from tests.support.casekit import MINIMAL, Case, edited
 from tests.support.cases import ACCEPTED, REFUSED
+
+DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=str)
@@ -40,3 +47,39 @@ def test_another_name_is_refused_with_what_is_allowed(shared_objects: Objects, n
     status, body = shared_objects.create(MINIMAL["FineTuneJob"], name=name, dry_run=True)
     assert status == 422
     assert "metadata.name must be at most 40 characters of a-z, 0-9 and '-'" in body["message"]
+
+
+def _decimals(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Fields of a schema that hold a number as text, with what is said of them."""
+    if str(schema.get("pattern", "")).startswith("^[-+]?[0-9]+"):
+        yield path.lstrip("."), schema["description"]
+    for name, below in schema.get("properties", {}).items():
+        yield from _decimals(below, f"{path}.{name}")
+
+
+SPEC: Final = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+DECIMALS: Final = dict(_decimals(SPEC))
+
+
+@pytest.mark.parametrize("field", DECIMALS)
+@pytest.mark.parametrize(("value", "kind"), [(0.05, "number"), (1, "integer")])
+def test_a_number_without_quotes_is_refused_in_the_words_that_the_pages_explain(
+    shared_objects: Objects, field: str, value: float, kind: str
+) -> None:
+    """No schema takes a fraction both ways, so the answer is the API server's own; people search for it."""
+    status, body = shared_objects.create(edited(MINIMAL["FineTuneJob"], {field: value}), dry_run=True)
+    assert status == 422
+    words = "in body must be of type string: "
+    assert f'spec.{field} {words}"{kind}"' in body["message"]
+    assert "as text in quotes" in DECIMALS[field]
+    for page in ("training.md", "troubleshooting.md"):
+        assert f'spec.training.learningRate {words}"number"' in (DOCS / page).read_text()
+
+
+def test_an_edit_of_spec_is_refused_in_the_words_that_the_page_explains(objects: Objects) -> None:
+    assert objects.create(MINIMAL["FineTuneJob"])[0] == 201
+    status, body = objects.patch("case", {"spec": {"training": {"epochs": 9}}}, dry_run=True)
+    assert status == 422
+    words = "training is immutable; create a new FineTuneJob"
+    assert words in body["message"]
+    assert f"`{words}`" in (DOCS / "troubleshooting.md").read_text()

@@ -364,7 +364,12 @@ def _evaluation() -> Iterator[Case]:
     )
     yield JOB.ok("four stops", {"evaluation.stop": ["a", "b", "c", "d"]})
     yield JOB.no("evaluation.stop", "five stops", {"evaluation.stop": ["a", "b", "c", "d", "e"]}, "4")
-    yield JOB.no("evaluation.stop", "no stop in the list", {"evaluation.stop": []}, "at least 1")
+    yield JOB.no(
+        "evaluation.stop",
+        "no stop in the list",
+        {"evaluation.stop": []},
+        "evaluation.stop is empty; remove it or give a text",
+    )
 
 
 def _output() -> Iterator[Case]:
