@@ -176,8 +176,8 @@ NOTHING = [
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 
 
-def may(cluster: ApiServer, resource: str, *, name: str = "") -> set[str]:
-    """Verbs that the operator's account may use on a resource, or on one object of it."""
+def may(cluster: ApiServer, resource: str, *, name: str = "", **who: Any) -> set[str]:
+    """Verbs that somebody, the operator's account unless said, may use on a resource, or on one object of it."""
     kind, _, subresource = resource.partition("/")
     plural, _, group = kind.partition(".")
     allowed = set()
@@ -186,7 +186,7 @@ def may(cluster: ApiServer, resource: str, *, name: str = "") -> set[str]:
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SubjectAccessReview",
             "spec": {
-                "user": ACCOUNT,
+                **(who or {"user": ACCOUNT}),
                 "resourceAttributes": {
                     "namespace": "team-a",
                     "verb": verb,
@@ -213,6 +213,18 @@ def test_the_operators_account_may_write_the_runtime_of_the_values_and_no_other(
     cluster: ApiServer, said: str, name: str, verbs: set[str]
 ) -> None:
     assert may(cluster, "finetuneruntimes.finetune.dev", name=name) == {"get", "list", "watch"} | verbs
+
+
+def test_a_tenant_whose_role_ends_at_a_namespace_reads_runtimes_and_writes_none(cluster: ApiServer, said: str) -> None:
+    """As with the chart's edit role by a RoleBinding: that reaches nothing without a namespace."""
+    cluster.kubectl("create", "namespace", "team-a")
+    role = f"--clusterrole={RELEASE}-edit"
+    cluster.kubectl("-n", "team-a", "create", "rolebinding", "anna", role, "--user=anna")
+    anna = {"user": "anna", "groups": ["system:authenticated"]}
+    assert may(cluster, "finetuneruntimes.finetune.dev", **anna) == {"get", "list", "watch"}
+    assert "create" in may(cluster, "finetunejobs.finetune.dev", **anna)
+    nobody = {"user": "system:anonymous", "groups": ["system:unauthenticated"]}
+    assert may(cluster, "finetuneruntimes.finetune.dev", **nobody) == set()
 
 
 def test_uninstalling_keeps_the_definitions_the_jobs_and_the_runtime(cluster: ApiServer, said: str) -> None:

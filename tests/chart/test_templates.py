@@ -24,6 +24,8 @@ def test_the_defaults_make_these_kinds() -> None:
         "ClusterRole",
         "ClusterRole",
         "ClusterRole",
+        "ClusterRole",
+        "ClusterRoleBinding",
         "ClusterRoleBinding",
         "CustomResourceDefinition",
         "CustomResourceDefinition",
@@ -121,7 +123,7 @@ def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
 
 
 def test_the_binding_joins_the_operators_account_and_its_role() -> None:
-    binding = one("ClusterRoleBinding", {"serviceAccount": {"name": "robot"}})
+    binding = one("ClusterRoleBinding", {"serviceAccount": {"name": "robot"}}, name="finetune-operator")
     assert binding["roleRef"]["name"] == "finetune-operator"
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "robot", "namespace": "finetune-system"}]
     deployment = one("Deployment", {"serviceAccount": {"name": "robot"}})
@@ -163,7 +165,25 @@ def test_users_roles_are_aggregated_and_write_no_status(name: str, roles: set[st
 
 
 def test_users_roles_can_be_left_out() -> None:
-    assert kinds(render({"rbac": {"aggregateUserRoles": False}})).count("ClusterRole") == 1
+    roles = [
+        o["metadata"]["name"] for o in render({"rbac": {"aggregateUserRoles": False}}) if o["kind"] == "ClusterRole"
+    ]
+    assert sorted(roles) == ["finetune-operator", "finetune-operator-read-runtimes"]
+
+
+def test_every_user_may_read_runtimes_and_no_more() -> None:
+    name = "finetune-operator-read-runtimes"
+    rules = [{"apiGroups": ["finetune.dev"], "resources": ["finetuneruntimes"], "verbs": ["get", "list", "watch"]}]
+    assert one("ClusterRole", name=name)["rules"] == rules
+    binding = one("ClusterRoleBinding", name=name)
+    assert binding["roleRef"]["name"] == name
+    group = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated"}
+    assert binding["subjects"] == [group]
+
+
+def test_reading_runtimes_can_be_left_to_the_platform_team() -> None:
+    names = [o["metadata"]["name"] for o in render({"rbac": {"readRuntimes": False}})]
+    assert "finetune-operator-read-runtimes" not in names
 
 
 def test_an_existing_account_must_be_named() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from finetune_api.names import StageName
+from finetune_api.names import StageName, child_name
 from finetune_api.reasons import REASONS
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.status import Failure
@@ -46,11 +46,13 @@ def create(s: Situation) -> Plan:
     """Create the stage's child, for the first time or anew; where that was refused, say why and try again."""
     runtime = s.snapshot
     assert runtime is not None  # noqa: S101 - the choice says so
-    status, events = s.status, []
+    status, events, name = s.status, [], s.current_stage.name
     if status.start_time is None:
         status = status.model_copy(update={"start_time": rfc3339(s.now)})
-        events = [Event(reason="Started", message=f"Results go to {sanitise(runtime.output_uri, 400)}")]
-    action = CreateChild(stage=s.current_stage.name, manifest=_manifest(s, runtime, s.current_stage.name))
+        child = child_name(s.name, s.uid, name)
+        told = f"Stage {name} begins as Job {child}, in pod {child}-…; results go to "
+        events = [Event(reason="Started", message=told + sanitise(runtime.output_uri, 300))]
+    action = CreateChild(stage=name, manifest=_manifest(s, runtime, name))
     if s.observed.create_error:
         return hold_up(s, status, hold_of_refusal(s.observed.create_error), actions=[action], poll=RETRY_SECONDS)
     if s.reason in REFUSALS and s.kept == runtime and status.start_time == s.status.start_time:
@@ -67,7 +69,7 @@ def create(s: Situation) -> Plan:
             events=events,
             requeue_after=RETRY_SECONDS,
         )
-    reason, message = before_pod(s, s.current_stage.name)
+    reason, message = before_pod(s, name)
     return go_on(s, status, reason=reason, message=message, actions=[action], events=events)
 
 

@@ -58,6 +58,15 @@ def test_one_stage_costs_five_writes_and_two_events() -> None:
     assert [event.reason for event in life.events] == ["Started", "Succeeded"]
 
 
+@pytest.mark.parametrize(("spec", "stage"), [(b.job_spec(), "prepare"), (b.cpu_spec(), "train")])
+def test_the_event_about_the_start_names_stage_job_and_pod(spec: dict[str, Any], stage: StageName) -> None:
+    life = Simulation(b.job(spec), runtime=b.runtime()).settle()
+    child = life.child(stage).name
+    assert life.events[0].message == (
+        f"Stage {stage} begins as Job {child}, in pod {child}-…; results go to s3://team-a-models/support-intent/"
+    )
+
+
 def test_two_stages_cost_nine_writes_and_two_events() -> None:
     life = play(two_stages())
     assert life.writes == ["status", "create", "status", "status", "create", "status", "status", "patch", "patch"]
