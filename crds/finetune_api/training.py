@@ -140,7 +140,7 @@ class Training(SpecModel):
     )
     warmup_percent: DecimalString = Field(
         "5",
-        description='Share of the steps in which the learning rate rises to its peak, in percent, as text in quotes: "5".',
+        description='Percent of the steps in which the learning rate rises to its peak, as text in quotes: "5".',
     )
     optimizer: Literal["AdamW", "Adafactor", "AdamW8bit"] = Field(
         "AdamW",
