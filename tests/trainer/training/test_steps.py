@@ -10,7 +10,6 @@ import pytest
 
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.training import loop
-from finetune_trainer.training.batch import completion_lengths
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.plan import Hyperparameters, steps
 from tests.support.tiny_model import make_model, make_prepared
@@ -67,7 +66,7 @@ def test_the_tokens_of_a_training_that_ends_within_an_epoch_are_those_of_its_ste
     seen = [*range(len(part)), *(int(i) for rows in steps(7, 1, len(part), 8)[:3] for i in rows)]
     assert outcome.steps == 11
     assert outcome.tokens == sum(int(part.lengths[i]) for i in seen)
-    assert outcome.supervised_tokens == sum(int(completion_lengths(part)[i]) for i in seen)
+    assert outcome.supervised_tokens == sum(int(part.completion_lengths[i]) for i in seen)
     assert outcome.attention_pairs == sum(int(part.lengths[i]) ** 2 for i in seen)
     assert not outcome.stopped_early
     assert outcome.best_epoch == 11 / 8
