@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
-from finetune_api.base import Digest, Rule, SecretRef, SpecModel, not_yet
+from finetune_api.base import Digest, Rule, SecretRef, SpecModel
 from finetune_api.templates import WORDLESS_TEMPLATES, TemplateName
 from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
 
@@ -22,6 +22,7 @@ __all__ = [
     "InlineTemplate",
     "Messages",
     "Percents",
+    "PromptSource",
     "Split",
     "Template",
     "Uri",
@@ -121,6 +122,17 @@ class Messages(SpecModel):
     )
 
 
+class PromptSource(SpecModel):
+    """A prompt out of a file of PromptSource, which stays as it is."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        uri_rule("uri", PLACED_URI, "dataset.template.promptsource.uri", example="s3://bucket/templates.yaml"),
+    )
+
+    uri: Uri = Field(description="The file, such as s3://bucket/templates.yaml; read with dataset.credentialsRef.")
+    name: str = Field(min_length=1, max_length=253, description="Name of the prompt in it, or its id.")
+
+
 class Template(SpecModel):
     """How a row becomes a prompt and an expected completion."""
 
@@ -131,16 +143,10 @@ class Template(SpecModel):
             check=lambda t: t.messages is None or t.name == "messages",
             field="messages",
         ),
-        not_yet(
-            "!has(self.promptsource)",
-            "dataset.template.promptsource",
-            lambda t: t.promptsource is None,
-            field="promptsource",
-        ),
         Rule(
-            cel="(has(self.name) ? 1 : 0) + (has(self.inline) ? 1 : 0) == 1",
-            message="dataset.template needs exactly one of name and inline",
-            check=lambda t: (t.name is not None) + (t.inline is not None) == 1,
+            cel="(has(self.name) ? 1 : 0) + (has(self.inline) ? 1 : 0) + (has(self.promptsource) ? 1 : 0) == 1",
+            message="dataset.template needs exactly one of name, inline and promptsource",
+            check=lambda t: (t.name is not None) + (t.inline is not None) + (t.promptsource is not None) == 1,
         ),
         Rule(
             cel="!has(self.columns) || self.columns.all(k, size(k) >= 1 && size(k) <= 64)",
@@ -156,8 +162,8 @@ class Template(SpecModel):
         ),
         Rule(
             cel="!has(self.columns) || has(self.name)",
-            message="dataset.template.columns belongs to a named template; remove it, an inline template uses the "
-            "columns' own names",
+            message="dataset.template.columns belongs to a named template; remove it, other templates use the columns' "
+            "own names",
             check=lambda t: t.columns is None or t.name is not None,
             field="columns",
         ),
@@ -171,9 +177,7 @@ class Template(SpecModel):
 
     name: TemplateName | None = Field(None, description="A template of the library.")
     inline: InlineTemplate | None = Field(None, description="A template of your own.")
-    promptsource: str | None = Field(
-        None, max_length=253, description="A PromptSource template. Refused by this version."
-    )
+    promptsource: PromptSource | None = Field(None, description="A prompt out of a file of PromptSource.")
     messages: Messages | None = Field(None, description="Settings of the template messages.")
     columns: dict[str, Column] | None = Field(
         None,

@@ -13,7 +13,17 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from finetune_api.base import LocalName, Rule, SecretRef, SpecModel, not_yet
-from finetune_api.dataset import BadRows, Dataset, DatasetFiles, InlineTemplate, Split, Template, Uri, uri_rule
+from finetune_api.dataset import (
+    BadRows,
+    Dataset,
+    DatasetFiles,
+    InlineTemplate,
+    PromptSource,
+    Split,
+    Template,
+    Uri,
+    uri_rule,
+)
 from finetune_api.templates import OPEN_TEMPLATES
 from finetune_api.training import Checkpoint, EarlyStopping, LoRA, Training, Validation
 from finetune_api.uris import CLUSTER_URI, S3_URI
@@ -31,6 +41,7 @@ __all__ = [
     "LoRA",
     "Model",
     "Output",
+    "PromptSource",
     "Resources",
     "RuntimeRef",
     "Split",

@@ -121,6 +121,9 @@ class DatasetSummary(ApiModel):
         description="Sealed rows that can't be answered, counted as wrong before and after: a label that train never "
         "had or that is no choice, or an answer longer than there is room for.",
     )
+    skipped: int | None = Field(
+        None, ge=0, description="Rows that the PromptSource prompt renders to nothing for, and so leaves out."
+    )
     duplicates: int = Field(0, ge=0, description="Rows left out because the same input and output came before.")
     conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")
     leaked: int = Field(

@@ -14,7 +14,7 @@ from tests.support.casekit import MINIMAL, edited
 
 SPEC_SCHEMA = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
-NEVER_SET = {"queueName", "dataset.template.promptsource", "evaluation.fewShot"}
+NEVER_SET = {"queueName", "evaluation.fewShot"}
 """Optional fields that this version refuses, so that no stored object has them."""
 
 CHANGES: Mapping[str, tuple[Any, Any]] = {
@@ -74,6 +74,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
 
 FULL = edited(MINIMAL["FineTuneJob"], {path: before for path, (before, _) in CHANGES.items()})
 INLINE = {"inline": {"prompt": "p", "completion": "c"}}
+PROMPTSOURCE = {"promptsource": {"uri": "s3://bucket/t.yaml", "name": "n"}}
 FILES = {"train": "s3://bucket/a.csv", "validation": "s3://bucket/b.csv", "test": "s3://bucket/c.csv"}
 PLAIN_CHAT = edited(MINIMAL["FineTuneJob"], {"dataset.template": {"name": "messages"}})
 CHAT = edited(PLAIN_CHAT, {"dataset.template.messages": {"learn": "Last"}})
@@ -164,6 +165,7 @@ def test_a_field_can_not_be_added(stored: Objects, path: str) -> None:
         ("stored-chat", {"template": {"messages": None}}),
         ("stored-chat", {"template": {"messages": {"learn": "All"}}}),
         ("stored-plain-chat", {"template": {"messages": {"learn": "Last"}}}),
+        ("stored-minimal", {"template": PROMPTSOURCE | {"name": None}}),
     ],
     ids=str,
 )
@@ -185,7 +187,12 @@ def test_a_block_with_defaults_can_not_be_reset(stored: Objects, block: str) -> 
 
 
 def test_the_tables_name_every_field_of_the_spec() -> None:
-    assert set(OPTIONAL) - set(CHANGES) == {"dataset.files", "dataset.template.inline", "dataset.template.messages"}
+    assert set(OPTIONAL) - set(CHANGES) == {
+        "dataset.files",
+        "dataset.template.inline",
+        "dataset.template.messages",
+        "dataset.template.promptsource",
+    }
     top_level = {_top(path) for path in CHANGES} | {"queueName"}
     assert set(SPEC_SCHEMA["properties"]) - top_level == MUTABLE
 

@@ -181,7 +181,7 @@ def _split() -> Iterator[Case]:
 
 def _template() -> Iterator[Case]:
     inline = {"dataset.template": {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}}
-    one_of = "dataset.template needs exactly one of name and inline"
+    one_of = "dataset.template needs exactly one of name, inline and promptsource"
     yield JOB.no("dataset.template", "no template", {"dataset.template": ABSENT}, "equired")
     yield from JOB.choice("dataset.template.name", *get_args(TemplateName))
     yield JOB.ok("inline", inline)
@@ -192,13 +192,19 @@ def _template() -> Iterator[Case]:
         with_ = {"dataset.template.name": ABSENT, f"dataset.template.inline.{other}": "{{ x }}"}
         yield from JOB.text(path, 8192, lambda n: "p" * n, shortest=1, with_=with_)
         yield JOB.no(path, f"no {part}", with_, "equired")
-    yield JOB.no(
-        "dataset.template.promptsource",
-        "promptsource",
-        {"dataset.template.promptsource": "glue/mnli"},
-        not_yet("dataset.template.promptsource"),
-    )
-    yield from JOB.text("dataset.template.promptsource", 253, lambda n: "p" * n, reachable=False)
+    source = "dataset.template.promptsource"
+    asked = {"dataset.template": {"promptsource": {"uri": "s3://bucket/t.yaml", "name": "n"}}}
+    yield JOB.ok("promptsource", asked)
+    yield JOB.ok("choices beside promptsource", asked | {"dataset.template.choices": ["a", "b"]})
+    yield JOB.no("dataset.template", "name and promptsource", asked | {"dataset.template.name": "qa"}, one_of)
+    for field, other in (("name", {"uri": "s3://bucket/t.yaml"}), ("uri", {"name": "n"})):
+        lacking = {"dataset.template": {"promptsource": other}}
+        yield JOB.no(f"{source}.{field}", f"promptsource without {field}", lacking, "equired")
+    unnamed = {"dataset.template.name": ABSENT}
+    named = unnamed | {f"{source}.name": "n"}
+    yield from _uri(f"{source}.uri", "s3://bucket/templates.yaml", with_=named)
+    placed = unnamed | {f"{source}.uri": "s3://bucket/t.yaml"}
+    yield from JOB.text(f"{source}.name", 253, lambda n: "p" * n, shortest=1, with_=placed)
 
     paraphrases = "dataset.template.paraphrases"
     worded = "dataset.template.paraphrases All needs a named template that has words of its own; remove it"
@@ -227,8 +233,7 @@ def _template() -> Iterator[Case]:
         columns,
         "columns of an inline template",
         inline | {columns: {"text": "t"}},
-        "dataset.template.columns belongs to a named template; remove it, an inline template uses the columns' own "
-        "names",
+        "dataset.template.columns belongs to a named template; remove it, other templates use the columns' own names",
     )
 
     learn = "dataset.template.messages.learn"

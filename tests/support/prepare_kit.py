@@ -44,6 +44,7 @@ class Dataset:
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         self.folder, self.tokenizer = folder, tokenizer
+        self.template_source: str | None = None
         self._runs = itertools.count(1)
 
     def prepare(
@@ -53,7 +54,9 @@ class Dataset:
         given = rows if isinstance(rows, Mapping) else {"all": rows}
         files = {part: write(self.folder / f"{part}.jsonl", content) for part, content in given.items()}
         self.out = self.folder / f"run{next(self._runs)}" / "prepared"
-        return prepare(spec=spec, files=files, tokenizer=self.tokenizer, folder=self.out)
+        return prepare(
+            spec=spec, files=files, tokenizer=self.tokenizer, folder=self.out, template_source=self.template_source
+        )
 
     def refused(self, rows: Any, spec: FineTuneJobSpec) -> StageError:
         with pytest.raises(StageError) as caught:

@@ -227,7 +227,6 @@ def _dataset_storage(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec) -> Sto
         if other != entry:
             raise _RefusedError(
                 Reason.INVALID_SPEC,
-                f"{field} lies in another store than {first}; put all files of dataset.files into one store, "
-                f"and {_ANEW}",
+                f"{field} lies in another store than {first}; put all files of the dataset into one store, and {_ANEW}",
             )
     return entry

@@ -31,6 +31,7 @@ from finetune_trainer.storage.fetch import FetchedModel, fetch_model
 from finetune_trainer.storage.modelfiles import check_no_code
 from finetune_trainer.storage.rowfiles import check_unchanged
 from finetune_trainer.storage.rows import fetch_dataset
+from finetune_trainer.storage.templatefile import fetch_template
 
 __all__ = ["fetch_tokenizer", "load_tokenizer", "prepare_rows", "resolved_of"]
 
@@ -56,10 +57,16 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
     tokenizer = load_tokenizer(model.folder, work.spec.model.uri)
     check_can_stop(model.folder, tokenizer)
     check_length(limits, work.spec.training.max_length)
+    template = fetch_template(work.spec.dataset.template, access=work.access, folder=work.folder)
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)
     prepared = prepare(
-        spec=work.spec, files=files, tokenizer=tokenizer, folder=work.folder / PREPARED, step=work.console.step
+        spec=work.spec,
+        files=files,
+        tokenizer=tokenizer,
+        folder=work.folder / PREPARED,
+        template_source=template,
+        step=work.console.step,
     )
     check_unchanged(files)
     check_tokens(limits, prepared, tokenizer)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import yaml
 
+from finetune_api.job import Template
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score, SecondaryName
@@ -43,7 +44,7 @@ def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving
     if results is None or data is None or resolved is None:
         raise ValueError("a model card needs results, dataset and resolved")
     front = yaml.safe_dump(_front_matter(stage_input, report, results), sort_keys=False, allow_unicode=True)
-    template = spec.dataset.template.name or "inline"
+    template = _template_name(spec.dataset.template)
     told = [*data_facts(data, resolved), *wording_facts(prepared.wordings)]
     facts = "\n".join(f"- {fact}" for fact in told)
     return f"""---
@@ -104,7 +105,7 @@ def _front_matter(stage_input: StageInput, report: StageReport, results: Results
             "name": stage_input.job.name,
             "results": [
                 {
-                    "task": {"type": "text-generation", "name": spec.dataset.template.name or "inline template"},
+                    "task": {"type": "text-generation", "name": _template_name(spec.dataset.template)},
                     "dataset": {"type": dataset or "private", "name": "sealed test rows", "split": "test"},
                     "metrics": _hub_metrics(results),
                 }
@@ -121,6 +122,12 @@ def _hub_metrics(results: Results) -> list[dict[str, Any]]:
         scores += [(other.name, other.score) for other in score.secondary or []]
         metrics += [{"type": _HUB_METRICS[n], "name": n + when, "value": float(value)} for n, value in scores]
     return metrics
+
+
+def _template_name(template: Template) -> str:
+    if template.promptsource is not None:
+        return f"{_code(template.promptsource.name)} of PromptSource"
+    return template.name or "inline"
 
 
 def _source(stage_input: StageInput) -> str:

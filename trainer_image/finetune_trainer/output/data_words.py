@@ -33,6 +33,8 @@ def left_out(data: DatasetSummary) -> str:
     text = f"Left out: {data.dropped} bad rows"
     if (by := data.dropped_by) is not None:
         text += f" (train {by.train}, validation {by.validation}, test {by.test}, before the split {by.unsplit})"
+    if data.skipped:
+        text += f", {data.skipped} that the template renders to nothing for"
     text += f", {data.duplicates} duplicates, {data.leaked} that a given validation or test file holds too."
     if data.test_unanswerable:
         text += (

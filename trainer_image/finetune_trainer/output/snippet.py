@@ -10,7 +10,6 @@ from finetune_api.stage import StageInput
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.text.stop import plain_line_ends
-from finetune_trainer.text.template.catalog import resolve_template
 
 __all__ = ["base_name", "hub_id", "snippet"]
 
@@ -37,7 +36,6 @@ def snippet(stage_input: StageInput, report: StageReport, *, serving: Serving, p
     folder = "model/" if merged else "adapter/"
     dtype = f"torch.{_DTYPES.get((report.resolved and report.resolved.precision) or '', 'float32')}"
     own = prepared.metric == "ChoiceAccuracy" and len(prepared.choice_sets) > 1
-    separator = resolve_template(stage_input.spec.dataset.template).separator
     body = _choosing(prepared) if prepared.metric == "ChoiceAccuracy" else _generating(serving, prepared)
     uri = stage_input.spec.model.uri
     turns = ", or a list of turns as under `messages`" if serving.chat else ""
@@ -49,7 +47,7 @@ def snippet(stage_input: StageInput, report: StageReport, *, serving: Serving, p
 {serving.asking.imports()}import torch
 {load}
 
-{serving.asking.code(choices=own, separator=separator)}
+{serving.asking.code(choices=own, separator=prepared.separator)}
 
 
 {body}

@@ -20,7 +20,7 @@ from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import PromptTemplate
 from finetune_trainer.text.template.labels import find, unique_folds
-from finetune_trainer.text.template.render import Renderer, Unrendered
+from finetune_trainer.text.template.render import Renderer, Skipped, Unrendered
 from finetune_trainer.text.template.wording import wording_of
 from finetune_trainer.text.turns import answers_before
 
@@ -205,10 +205,14 @@ class RowEncoder:
         for (part, row), result, wording in zip(rows, results, wordings, strict=True):
             record = row.record
             if isinstance(result, Unrendered):
-                self.bad.add(record.where, why_unrendered(record, result, self.columns), part)
+                self.bad.add(record.where, why_unrendered(self.template, record, result, self.columns), part)
                 continue
-            completion = result.completion if row.projected is not None else self._as_choice(result.completion)
-            choices = self._choices_of(row)
+            if isinstance(result, Skipped):
+                continue  # left out already where the keys were made
+            choices = result.choices or self._choices_of(row)
+            completion = result.completion
+            if row.projected is None:
+                completion = self._as_choice(completion, choices)
             yield part, record, Example(record.where, result.prompt, completion, choices, result.spans, wording)
 
     def _wording_of(self, part: Part, row: TemplateRow) -> int | None:
@@ -217,9 +221,9 @@ class RowEncoder:
             return None
         return wording_of(self.seed, row.projected.inputs, len(self.template.wordings))
 
-    def _as_choice(self, completion: str) -> str:
+    def _as_choice(self, completion: str, choices: tuple[str, ...]) -> str:
         """The choice that an inline template's completion spells; itself where it spells none."""
-        choice = find(completion, self.choices or (), self._folds)
+        choice = find(completion, choices, self._folds if choices == self.choices else None)
         if choice is None:
             return completion
         # Outer white space may be the template's own, so it is no spelling of the row.

@@ -82,6 +82,7 @@ class Rest(BaseModel):
     stop: tuple[str, ...]
     max_new_tokens: int
     metric: MetricName
+    separator: str = " "
     wordings: dict[str, int] = {}
     template_digest: str
     tokenizer_digest: str
@@ -150,6 +151,7 @@ def load_prepared(folder: Path) -> Prepared:
             stop=rest.stop,
             max_new_tokens=rest.max_new_tokens,
             metric=rest.metric,
+            separator=rest.separator,
             wordings=rest.wordings,
             template_digest=rest.template_digest,
             tokenizer_digest=rest.tokenizer_digest,

@@ -28,7 +28,7 @@ from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
 from finetune_trainer.text.template.conversation import Message
 from finetune_trainer.text.template.fields import project
 from finetune_trainer.text.template.labels import Answers, find, unique_folds
-from finetune_trainer.text.template.render import Rendered, Renderer, Unrendered
+from finetune_trainer.text.template.render import Rendered, Renderer, Skipped, Unrendered
 from finetune_trainer.text.template.survey import AnswerSurvey
 
 __all__ = ["KeyedTable", "hash_of_answer", "key_rows", "opening_of"]
@@ -59,6 +59,8 @@ class KeyedTable:
         How the answer column is read.
     folded
         Usable rows whose answer is spelt in another way than its choice.
+    skipped
+        Rows that the template itself leaves out.
     """
 
     table: Table
@@ -67,6 +69,7 @@ class KeyedTable:
     answers: NDArray[np.uint64]
     reading: Answers
     folded: int
+    skipped: int = 0
 
     def rows(self) -> Iterator[TemplateRow]:
         """Read the usable rows once more, in the order of the keys, with the fields of a named template."""
@@ -127,20 +130,25 @@ def key_rows(
     """
     _check_fields(template, table.columns)
     if renderer is not None and not template.fields:
-        _check_reads(renderer, table.columns)
+        _check_reads(template, renderer, table.columns)
     reading, remark = survey.judge()
     if remark is not None:
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
-    spelt_otherwise = 0
+    spelt_otherwise = skipped = kept = 0
     keys, answers = RowKeys(), array("Q")
     make = _KeyMaker(template, reading, None if _shows_one_text(template) else renderer, table.columns)
     for batch in _batches(table.records(progress)):
         for (place, record), made in zip(batch, make.keys([record for _, record in batch]), strict=True):
+            if made is None:
+                skipped += 1
+                table.usable[place] = 0
+                continue
             if isinstance(made, str):
                 bad.add_unsplit(record.where, made, record.part)
                 table.usable[place] = 0
                 continue
             row, (key, output, exact) = made
+            kept += 1
             opening = None
             if row.projected is not None:
                 spelt_otherwise += row.projected.folded
@@ -151,7 +159,12 @@ def key_rows(
             group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
             keys.add(Keyed(key, output, exact, group, stratum, opening), record.part)
     bad.check(table.rows)
-    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, spelt_otherwise)
+    if skipped and not kept:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            f"{template.field_of_text} renders nothing for all {skipped} rows; take another prompt of the file",
+        )
+    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, spelt_otherwise, skipped)
 
 
 def _shows_one_text(template: PromptTemplate) -> bool:
@@ -176,8 +189,8 @@ class _KeyMaker:
         self._template, self._reading, self._renderer, self._columns = template, reading, renderer, columns
         self._folds = unique_folds(template.choices or ())
 
-    def keys(self, records: Sequence[Record]) -> Iterator[tuple[TemplateRow, _Keys] | str]:
-        """Yield for each row its fields and keys, or why it is a bad one."""
+    def keys(self, records: Sequence[Record]) -> Iterator[tuple[TemplateRow, _Keys] | str | None]:
+        """Yield for each row its fields and keys, or why it is a bad one; None where the template leaves it out."""
         rows = [self._row(record) for record in records]
         good = [row for row in rows if isinstance(row, TemplateRow)]
         renderer = self._renderer
@@ -189,7 +202,9 @@ class _KeyMaker:
                 continue
             result = None if rendered is None else next(rendered)
             if isinstance(result, Unrendered):
-                yield why_unrendered(row.record, result, self._columns)
+                yield why_unrendered(self._template, row.record, result, self._columns)
+            elif isinstance(result, Skipped):
+                yield None
             else:
                 yield row, self._keys(row, result)
 
@@ -255,14 +270,24 @@ def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
     )
 
 
-def _check_reads(renderer: Renderer, columns: Sequence[str]) -> None:
-    """Make sure that both texts of an inline template read a column."""
-    for part, use in (("prompt", renderer.prompt_uses), ("completion", renderer.completion_uses)):
+def _check_reads(template: PromptTemplate, renderer: Renderer, columns: Sequence[str]) -> None:
+    """Make sure that both texts of an inline template read a column, or the one of a prompt of PromptSource."""
+    if template.promptsource is not None and "answer_choices" in columns:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            "dataset.template.promptsource: the data has a column 'answer_choices', which is the name of the prompt's "
+            "choices; rename the column",
+        )
+    parts = {f"{template.field_of_text}.prompt": renderer.prompt_uses}
+    parts[f"{template.field_of_text}.completion"] = renderer.completion_uses
+    if template.promptsource is not None:
+        parts = {template.field_of_text: renderer.prompt_uses}
+    for part, use in parts.items():
         if not use.whole_row and use.names.isdisjoint(columns):
             unknown = sorted(use.names - {"choices", "row"})
             raise StageError(
                 Reason.TEMPLATE_INVALID,
-                f"dataset.template.inline.{part} "
+                f"{part} "
                 + (f"uses {unknown[0]!r}, which no row has" if unknown else "uses no column of the data")
                 + f"; {shown_columns(columns)}",
             )

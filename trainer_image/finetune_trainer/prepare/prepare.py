@@ -57,6 +57,7 @@ def prepare(
     files: Mapping[str, Path] | Sequence[RowFile],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
+    template_source: str | None = None,
     step: Steps = no_steps,
 ) -> Prepared:
     """Turn dataset files into encoded rows, and write them as a prepared folder.
@@ -72,6 +73,8 @@ def prepare(
         The model's.
     folder
         Gets the files of ``PREPARED_FILES``; scratch files lie beside it meanwhile.
+    template_source
+        Text of the file that ``dataset.template`` names, if it names one.
     step
         Begins each pass over the rows: ``read_rows``, ``split_rows`` and ``encode_rows``, which count rows.
 
@@ -85,7 +88,7 @@ def prepare(
     StageError
         DatasetInvalid, TemplateInvalid, ModelInvalid or InvalidSpec, with the row, column or field that is wrong.
     """
-    template = resolve_template(spec.dataset.template)
+    template = resolve_template(spec.dataset.template, template_source)
     encoder = Encoder(tokenizer, max_length=spec.training.max_length, separator=template.separator)
     if template.name == MESSAGES and encoder.chat is None:
         raise StageError(
@@ -131,10 +134,12 @@ def prepare(
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
         _warn_of_text(writer, template)
+        _tell_of_promptsource(template, keyed.skipped)
         metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
         summary = DatasetSummary(
             rows=table.rows,
             dropped=bad.count,
+            skipped=keyed.skipped or None,
             dropped_by=bad.dropped_by(),
             test_unanswerable=writer.unanswerable["test"],
             duplicates=split.duplicates,
@@ -158,6 +163,7 @@ def prepare(
                 # A model that has learned to stop needs no more; one that has not is wrong whatever it adds.
                 max_new_tokens=spec.evaluation.max_new_tokens or writer.longest + max(8, writer.longest // 4),
                 metric=metric,
+                separator=template.separator,
                 wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
                 template_digest=template.digest,
                 tokenizer_digest=tokenizer_digest(tokenizer),
@@ -290,6 +296,22 @@ def _warn_of_text(writer: PreparedWriter, template: PromptTemplate) -> None:
         _log.warning(
             "the text of %d rows spells control tokens of the model; they are encoded as plain characters",
             writer.control_tokens,
+        )
+
+
+def _tell_of_promptsource(template: PromptTemplate, skipped: int) -> None:
+    prompt = template.promptsource
+    if prompt is None:
+        return
+    if skipped:
+        _log.info("prompt %r renders nothing for %d rows, which are left out", prompt.name, skipped)
+    if prompt.choices_in_prompt is False and prompt.answer_choices is not None:
+        _log.info("prompt %r does not show its choices; the model has to know them", prompt.name)
+    if prompt.original_task is False:
+        _log.warning(
+            "prompt %r says of itself that it asks for something else than the data set's own task; its score is not "
+            "one of that task",
+            prompt.name,
         )
 
 

@@ -135,6 +135,8 @@ class Prepared:
         Texts that end a generated answer (:class:`~finetune_trainer.text.stop.StopRule`), before and after alike.
     max_new_tokens
         Bound of a generated answer.
+    separator
+        Between prompt and completion for a model without chat template.
     wordings
         Train rows by the wording of their prompt; empty where there is one for all.
     """
@@ -148,6 +150,7 @@ class Prepared:
     stop: tuple[str, ...] = ()
     max_new_tokens: int
     metric: MetricName
+    separator: str = " "
     wordings: Mapping[str, int] = field(default_factory=dict)
     template_digest: str
     tokenizer_digest: str

@@ -24,6 +24,7 @@ from finetune_trainer.prepare.prepared import TextRow
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.rows import fetch_dataset
+from finetune_trainer.storage.templatefile import fetch_template
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
@@ -42,11 +43,11 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
         As prepare: DatasetNotFound, DatasetInvalid, TemplateInvalid, InvalidSpec.
     """
     dataset = stage_input.spec.dataset
-    template = resolve_template(dataset.template)
     bad = BadRowLog(dataset)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="render-")))
         access = Access(storage=stage_input.storage, credentials_dir=folder / "no-credentials", scratch=folder)
+        template = resolve_template(dataset.template, fetch_template(dataset.template, access=access, folder=folder))
         files = fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
         renderer = None
         if template.name != MESSAGES:

@@ -37,13 +37,15 @@ def context_of(template: PromptTemplate, row: TemplateRow, choices: Sequence[str
     choices
         What the row may be answered with, in the order in which the prompt lists it.
     """
+    if template.promptsource is not None:
+        return dict(row.record.values)
     if row.projected is None:
         # A column wins over the two names that templates get besides the columns.
         return {"choices": list(choices), "row": row.record.values, **row.record.values}
     return {**row.projected.inputs, "choices": list(choices), str(template.answer): row.projected.answer}
 
 
-def why_unrendered(record: Record, result: Unrendered, columns: Sequence[str]) -> str:
+def why_unrendered(template: PromptTemplate, record: Record, result: Unrendered, columns: Sequence[str]) -> str:
     """Say why a row can't be rendered, as the reason of a bad row.
 
     Raises
@@ -56,7 +58,7 @@ def why_unrendered(record: Record, result: Unrendered, columns: Sequence[str]) -
             return result.why
         raise StageError(
             Reason.TEMPLATE_INVALID,
-            f"dataset.template.inline uses {result.unknown!r}, which is no column; {shown_columns(columns)}",
+            f"{template.field_of_text} uses {result.unknown!r}, which is no column; {shown_columns(columns)}",
         )
     nulls = [column for column, value in record.values.items() if value is None]
     return result.why + (f" (null columns: {', '.join(nulls)})" if nulls else "")

@@ -34,6 +34,8 @@ def dataset_uris(spec: FineTuneJobSpec) -> dict[str, str]:
             "dataset.files.validation": files.validation,
             "dataset.files.test": files.test,
         }
+    if dataset.template.promptsource is not None:
+        uris["dataset.template.promptsource.uri"] = dataset.template.promptsource.uri
     return {field: uri for field, uri in uris.items() if uri is not None}
 
 

@@ -215,6 +215,15 @@ def test_no_mend_asks_for_an_edit_of_spec_which_the_api_server_refuses(
     assert platform in message
 
 
+def test_the_file_of_a_template_is_checked_against_the_allowed_prefixes() -> None:
+    template = {"name": None, "columns": None, "promptsource": {"uri": "s3://elsewhere/t.yaml", "name": "n"}}
+    spec = b.job_spec(dataset={"template": template})
+    allowed = ["s3://models/", "s3://team-a-data/", "s3://team-a-models/"]
+    reason, message = refused(b.runtime_spec(allowedUriPrefixes=allowed), spec)
+    assert reason == "NotPermitted"
+    assert "dataset.template.promptsource.uri s3://elsewhere/t.yaml" in message
+
+
 @pytest.mark.parametrize(
     ("part", "split"),
     [

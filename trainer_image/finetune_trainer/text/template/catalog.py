@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from finetune_api.digest import digest_of
-from finetune_api.job import Template
+from finetune_api.job import PromptSource, Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.template.document import (
@@ -24,6 +24,7 @@ from finetune_trainer.text.template.document import (
     WishedMetric,
     library_document,
 )
+from finetune_trainer.text.template.promptsource import JoinedPrompt, read_prompt
 
 __all__ = ["MESSAGES", "ChoiceSource", "Field", "PromptTemplate", "Side", "resolve_template", "template_of"]
 
@@ -74,6 +75,8 @@ class PromptTemplate:
         What suits the task; None for an inline template.
     answer_tokens
         No answer of the task should be longer; None where there is no such bound.
+    promptsource
+        A prompt of PromptSource, which renders prompt and answer in one; the two texts are empty then.
     wordings
         Prompts that train rows have instead of ``prompt``, by name, where the job asks for all paraphrases.
     """
@@ -92,6 +95,14 @@ class PromptTemplate:
     metric: WishedMetric | None = None
     answer_tokens: int | None = None
     wordings: tuple[tuple[str, str], ...] = ()
+    promptsource: JoinedPrompt | None = None
+
+    @property
+    def field_of_text(self) -> str:
+        """The field of the spec that its texts come from."""
+        if self.promptsource is not None:
+            return "dataset.template.promptsource"
+        return "dataset.template.inline" if self.name is None else f"dataset.template {self.name}"
 
     @property
     def digest(self) -> str:
@@ -110,17 +121,26 @@ class PromptTemplate:
             content["holds"] = holds
         if self.wordings:
             content["wordings"] = dict(self.wordings)
+        if self.promptsource is not None:
+            content["promptsource"] = [self.promptsource.jinja, self.promptsource.answer_choices]
         return digest_of(content)
 
 
-def resolve_template(spec: Template) -> PromptTemplate:
+def resolve_template(spec: Template, source: str | None = None) -> PromptTemplate:
     """Look the template up and map its fields to columns.
+
+    Parameters
+    ----------
+    spec
+        ``dataset.template``.
+    source
+        Text of the file that it names, if it names one.
 
     Raises
     ------
     StageError
-        TemplateInvalid: ``columns`` maps a field that the template doesn't have, or choices are the same but for white
-        space or the Unicode form.
+        TemplateInvalid: the file has no such template, ``columns`` maps a field that the template doesn't have, or
+        choices are the same but for white space or the Unicode form.
     """
     choices = _checked_choices(spec.choices, verbatim=spec.name == RAW)
     if spec.inline is not None:
@@ -130,7 +150,9 @@ def resolve_template(spec: Template) -> PromptTemplate:
         return PromptTemplate(
             None, prompt, completion, (), None, "none", choices, separator="" if own else " ", verbatim=True
         )
-    assert spec.name is not None  # noqa: S101  # a rule of the API: exactly one of the two
+    if spec.promptsource is not None:
+        return _of_promptsource(spec.promptsource, source or "", choices)
+    assert spec.name is not None  # noqa: S101  # a rule of the API: exactly one of the three
     template = template_of(library_document(spec.name), columns=dict(spec.columns or {}), choices=choices)
     return template if spec.paraphrases == "Default" else replace(template, wordings=_wordings(spec.name))
 
@@ -170,6 +192,31 @@ def template_of(
         truncate=tuple(document.truncate.items()),
         metric=document.metric,
         answer_tokens=document.answer_tokens,
+    )
+
+
+def _of_promptsource(asked: PromptSource, source: str, choices: tuple[str, ...] | None) -> PromptTemplate:
+    try:
+        prompt = read_prompt(source, asked.name)
+    except ValueError as e:
+        raise StageError(Reason.TEMPLATE_INVALID, f"dataset.template.promptsource: the file {e}") from e
+    if choices is not None and prompt.answer_choices is not None:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            f"dataset.template.choices stands beside the answer_choices of prompt {prompt.name!r}; remove it",
+        )
+    fixed = prompt.fixed_choices
+    return PromptTemplate(
+        None,
+        "",
+        "",
+        (),
+        None,
+        "row" if prompt.answer_choices is not None and fixed is None else "none",
+        choices if fixed is None else fixed,
+        own_choices=fixed is not None,
+        metric=prompt.metric,
+        promptsource=prompt,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from finetune_trainer.text.template.catalog import PromptTemplate, template_of
 from finetune_trainer.text.template.document import DEFAULT, MESSAGES, FieldEntry, TemplateDocument, library
 from finetune_trainer.text.template.fields import project
-from finetune_trainer.text.template.render import Rendered, Renderer, Unrendered
+from finetune_trainer.text.template.render import Rendered, Renderer
 from finetune_trainer.text.template.survey import AnswerSurvey
 
 __all__ = ["PATH", "main", "page", "render_example"]
@@ -66,8 +66,8 @@ def render_example(document: TemplateDocument) -> dict[str, Rendered]:
 def _rendered(template: PromptTemplate, prompt: str, context: dict[str, Any]) -> Rendered:
     with Renderer(prompt, template.completion, verbatim=template.verbatim) as renderer:
         (result,) = renderer.render([(f"the example of {template.name}", context)])
-    if isinstance(result, Unrendered):
-        raise ValueError(f"the example of {template.name} can't be rendered: {result.why}")  # noqa: TRY004
+    if not isinstance(result, Rendered):
+        raise ValueError(f"the example of {template.name} can't be rendered: {result}")  # noqa: TRY004
     return result
 
 

@@ -24,7 +24,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.text.template import worker
 from finetune_trainer.text.template.catalog import PromptTemplate, Side
 
-__all__ = ["Limits", "Rendered", "Renderer", "Span", "Unrendered", "Uses"]
+__all__ = ["Limits", "Rendered", "Renderer", "Skipped", "Span", "Unrendered", "Uses"]
 
 _BATCH_ROWS: Final = 256
 _BATCH_CHARS: Final = 2**20
@@ -61,11 +61,20 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Prompt and completion of a row, neither empty; ``spans`` are those of the fields that may be shortened."""
+    """Prompt and completion of a row, neither empty; ``spans`` are those of the fields that may be shortened.
+
+    ``choices`` are those that the template renders for the row; None where it renders none.
+    """
 
     prompt: str
     completion: str
     spans: tuple[Span, ...] = ()
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row that the template leaves out: it renders to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +120,18 @@ class Renderer:
     ) -> None:
         self._sides = dict(sides or {})
         self._verbatim = verbatim
+        self._sources: dict[str, Any]
         self._sources = {"prompts": [prompt, *wordings], "completion": completion, "fields": list(self._sides)}
         self._limits = limits or Limits()
 
     @classmethod
     def of(cls, template: PromptTemplate) -> Renderer:
         """Return what renders rows of a template."""
+        if template.promptsource is not None:
+            renderer = cls("", "")
+            joined = template.promptsource
+            renderer._sources = {"joined": joined.jinja, "answerChoices": joined.answer_choices}
+            return renderer
         return cls(
             template.prompt,
             template.completion,
@@ -159,7 +174,7 @@ class Renderer:
 
     def render(
         self, rows: Iterable[tuple[str, Mapping[str, Any]]], wordings: Iterable[int | None] | None = None
-    ) -> Iterator[Rendered | Unrendered]:
+    ) -> Iterator[Rendered | Unrendered | Skipped]:
         """Yield one result a row, in order.
 
         Parameters
@@ -198,16 +213,22 @@ class Renderer:
             raise self._too_much_memory(doing) if reply["error"] == "memory" else _invalid(reply["error"])
         return reply
 
-    def _result(self, reply: Mapping[str, Any]) -> Rendered | Unrendered:
+    def _result(self, reply: Mapping[str, Any]) -> Rendered | Unrendered | Skipped:
+        if "skip" in reply:
+            return Skipped()
         if "unknown" in reply:
             return Unrendered(f"column {reply['unknown']!r} is missing", unknown=reply["unknown"])
         if "bad" in reply:
             return Unrendered(f"the template can't render it: {reply['bad']}")
         prompt, completion = reply["prompt"], reply["completion"]
+        if "choices" in reply:
+            return _with_choices(prompt, completion, reply["choices"])
+        return self._parted(prompt, completion, reply["spans"])
+
+    def _parted(self, prompt: str, completion: str, spans: Sequence[tuple[str, int, int]]) -> Rendered | Unrendered:
         for name, text in (("prompt", prompt), ("completion", completion)):
             if not text.strip():
                 return Unrendered(f"its {name} is empty")
-        spans = reply["spans"]
         if self._verbatim:
             return Rendered(prompt, completion, tuple(Span(n, s, e, self._sides[n]) for n, s, e in spans))
         before, text = len(prompt) - len(prompt.lstrip()), prompt.strip()
@@ -234,6 +255,17 @@ class Renderer:
                 # What is still buffered for a dead child is lost, as it should be.
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+def _with_choices(prompt: str, completion: str, choices: list[str] | None) -> Rendered | Unrendered:
+    if choices is None:
+        return Rendered(prompt, completion)
+    if len(choices) < 2 or "" in choices or len(set(choices)) < len(choices):
+        told = ", ".join(repr(choice[:60]) for choice in choices[:5])
+        return Unrendered(
+            f"its answer_choices are {told}; there must be two or more, none of them empty or there twice"
+        )
+    return Rendered(prompt, completion, (), tuple(choices))
 
 
 def _invalid(message: str) -> StageError:

@@ -9,22 +9,31 @@ Requests: ``{"prompts", "completion", "fields"}`` once, answered by ``{"uses": [
 ``{"prompt", "completion", "spans"}``, ``{"bad"}``, ``{"unknown"}`` (a variable that the row lacks) or ``{"error"}`` (no
 row can be rendered). Spans say where in the prompt the values of ``fields`` stand: ``[field, start, end]``, in
 characters.
+
+A prompt of PromptSource comes as ``{"joined", "answerChoices"}`` instead: one text that renders prompt and completion,
+parted by ``|||``. Its rows are answered with ``"choices"`` beside, or with ``{"skip"}`` where they render to nothing.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import hashlib
 import json
 import math
+import random
 import re
 import resource
+import secrets
 import sys
 import types
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, meta, nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
 __all__ = ["MAX_RENDERED"]
 
@@ -69,6 +78,76 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return env
 
 
+_BAR: Final = "|||"
+"""Stands between a prompt of PromptSource and its answer, and between its answer choices."""
+
+
+class _Choices(list[str]):
+    """The answers of a prompt; a label of -1, which stands for an unknown one, is not the last of them."""
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, int) and place < 0:
+            raise IndexError(place)
+        return super().__getitem__(place)
+
+
+class _Joined:
+    """A prompt of PromptSource: https://github.com/bigscience-workshop/promptsource, ``promptsource/templates.py``."""
+
+    def __init__(self, source: str, answer_choices: str | None) -> None:
+        # Prompts may append to lists of their own; a row is rendered once, so nothing outlives it.
+        self._env = SandboxedEnvironment(undefined=StrictUndefined, finalize=_printable, autoescape=False)
+        self._random = random.Random()  # noqa: S311  # seeded by each row
+        draw = pass_context(lambda _, values: self._random.choice(list(values)))  # else drawn once, when it is compiled
+        self._env.filters |= {"choice": draw, "random": draw, "most_frequent": _most_frequent}
+        self._env.filters["highlight"] = str
+        self._env.globals["zip"] = zip
+        del self._env.globals["lipsum"]
+        # What parts the sides can't stand in a row: it is another one in every process, and never seen outside.
+        self._bar = f"\ue0f0{secrets.token_hex(16)}\ue0f1"
+        self._template, uses = _compile(self._env, "jinja", source.replace(_BAR, self._bar))
+        self._choices: Template | None = None
+        names = set(uses["names"])
+        if answer_choices is not None:
+            self._choices, more = _compile(self._env, "answer_choices", answer_choices.replace(_BAR, self._bar))
+            names = names - {"answer_choices"} | set(more["names"])
+        self.uses = {"names": sorted(names), "whole_row": False}
+        self._from_the_end = _counts_from_the_end(self._env.parse(source))
+
+    def answer(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Render a row; raises what the template raises."""
+        said = json.dumps(row, sort_keys=True).encode()
+        self._random.seed(hashlib.blake2b(said, digest_size=8).digest())
+        context, choices = dict(row), None
+        if self._choices is not None:
+            rendered, _ = _render(self._choices, copy.deepcopy(row))
+            choices = [choice.strip() for choice in rendered.split(self._bar)]
+            context["answer_choices"] = list(choices) if self._from_the_end else _Choices(choices)
+        text, _ = _render(self._template, context)
+        if not text.strip():
+            return {"skip": True}
+        sides = [side.strip() for side in text.split(self._bar)]
+        if len(sides) != 2:
+            return {"bad": f"it renders {_BAR} {len(sides) - 1} times, and one prompt needs one answer"}
+        if "" in sides:
+            return {"skip": True}
+        return {"prompt": sides[0], "completion": sides[1], "spans": [], "choices": choices}
+
+
+def _most_frequent(values: Iterable[Any]) -> list[Any]:
+    """The values that come most often, in the order of their coming."""
+    counts = Counter(values)
+    return [value for value, count in counts.items() if count == max(counts.values())]
+
+
+def _counts_from_the_end(tree: nodes.Template) -> bool:
+    """Tell whether a prompt itself writes ``answer_choices[-1]``, so that a number below 0 is meant."""
+    return any(
+        isinstance(node.node, nodes.Name) and node.node.name == "answer_choices" and isinstance(node.arg, nodes.Neg)
+        for node in tree.find_all(nodes.Getitem)
+    )
+
+
 def _uses(tree: nodes.Template) -> dict[str, Any]:
     """Names that the template reads, and what it reads of ``row``; ``whole_row`` if that can't be told."""
     names = meta.find_undeclared_variables(tree)
@@ -90,7 +169,7 @@ def _uses(tree: nodes.Template) -> dict[str, Any]:
     return {"names": sorted(names), "whole_row": mentioned > picked}
 
 
-def _compile(env: ImmutableSandboxedEnvironment, part: str, source: str) -> tuple[Template, dict[str, Any]]:
+def _compile(env: SandboxedEnvironment, part: str, source: str) -> tuple[Template, dict[str, Any]]:
     try:
         tree = env.parse(source)
         template = env.from_string(source)
@@ -117,9 +196,9 @@ def _render(template: Template, context: dict[str, Any], fields: Iterable[str] =
     return "".join(pieces), spans
 
 
-def _answer(prompt_of: Template, completion_of: Template, fields: list[str], context: dict[str, Any]) -> dict[str, Any]:
+def _answer(render: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
-        (prompt, spans), (completion, _) = _render(prompt_of, context, fields), _render(completion_of, context)
+        return render()
     except UndefinedError as e:
         name = _UNKNOWN.match(str(e.message))
         return {"unknown": name[1]} if name else {"bad": str(e.message)}
@@ -131,7 +210,24 @@ def _answer(prompt_of: Template, completion_of: Template, fields: list[str], con
         return {"error": "memory"}
     except Exception as e:  # whatever a template does to a row's values is that row's fault
         return {"bad": f"{type(e).__name__}: {e}"[:300]}
-    return {"prompt": prompt, "completion": completion, "spans": spans}
+
+
+class _Parted:
+    """Prompts and a completion that are texts of their own."""
+
+    def __init__(self, prompts: list[str], completion: str, fields: list[str]) -> None:
+        env = _environment()
+        compiled = [_compile(env, "prompt", prompt) for prompt in prompts]
+        compiled.append(_compile(env, "completion", completion))
+        self.uses = [uses for _, uses in compiled]
+        *self._prompts, self._completion = [template for template, _ in compiled]
+        self._fields = fields
+
+    def answer(self, row: dict[str, Any], wording: int) -> dict[str, Any]:
+        """Render a row; raises what the template raises."""
+        prompt, spans = _render(self._prompts[wording], row, self._fields)
+        completion, _ = _render(self._completion, row)
+        return {"prompt": prompt, "completion": completion, "spans": spans}
 
 
 def _limit(kind: int, value: int) -> None:
@@ -157,25 +253,27 @@ def _main(memory: int, cpu: int) -> None:
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_NPROC, 0)
     _limit(resource.RLIMIT_AS, memory)
-    env = _environment()
     sources = json.loads(sys.stdin.buffer.readline())
     _grant_cpu(cpu)
     try:
-        compiled = [_compile(env, "prompt", prompt) for prompt in sources["prompts"]]
-        compiled.append(_compile(env, "completion", sources["completion"]))
+        if joined := sources.get("joined"):
+            one = _Joined(joined, sources["answerChoices"])
+            uses, answer = [one.uses, one.uses], lambda row, _: one.answer(row)
+        else:
+            two = _Parted(sources["prompts"], sources["completion"], sources["fields"])
+            uses, answer = two.uses, two.answer
     except ValueError as e:
         _send({"error": str(e)})
         return
     except (MemoryError, RecursionError) as e:
         _send({"error": "memory" if isinstance(e, MemoryError) else "it is nested too deeply"})
         return
-    _send({"uses": [uses for _, uses in compiled]})
-    *prompts, completion = [template for template, _ in compiled]
+    _send({"uses": uses})
     while line := sys.stdin.buffer.readline():
         request = json.loads(line)
         for context, wording in zip(request["rows"], request["wordings"], strict=True):
             _grant_cpu(cpu)
-            _send(_answer(prompts[wording], completion, sources["fields"], context))
+            _send(_answer(functools.partial(answer, context, wording)))
 
 
 if __name__ == "__main__":

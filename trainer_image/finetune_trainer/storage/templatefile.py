@@ -1,0 +1,49 @@
+"""Brings the file that ``dataset.template`` names here, as text; it is read with the dataset's credentials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finetune_api.job import Template
+from finetune_api.reasons import Reason
+from finetune_trainer.errors import StageError
+from finetune_trainer.process.console import no_progress
+from finetune_trainer.storage.access import Access
+from finetune_trainer.storage.fetch import literal_key
+from finetune_trainer.storage.files import bytes_progress
+
+__all__ = ["MAX_BYTES", "fetch_template"]
+
+MAX_BYTES = 4 * 2**20
+"""The largest file of the published collection has 0.3 MB."""
+
+_FIELD = "dataset.template.promptsource.uri"
+
+
+def fetch_template(template: Template, *, access: Access, folder: Path) -> str | None:
+    """Return the text of the file; None where the template names none.
+
+    Raises
+    ------
+    StageError
+        TemplateInvalid: there is no such file, it is too large, or no text in UTF-8; AccessDenied, StorageUnavailable,
+        InvalidSpec.
+    """
+    if template.promptsource is None:
+        return None
+    uri = template.promptsource.uri
+    store, key = access.open_file("dataset", uri, _FIELD)
+    size = store.size(key)
+    if size is None:
+        raise StageError(Reason.TEMPLATE_INVALID, f"{_FIELD}: there is no file at {uri}{literal_key(uri)}")
+    if size > MAX_BYTES:
+        raise StageError(
+            Reason.TEMPLATE_INVALID, f"{_FIELD}: {uri} has {size} bytes, more than the {MAX_BYTES} of any such file"
+        )
+    path = folder / "template"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store.get_file(key, path, bytes_progress(no_progress, size))
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StageError(Reason.TEMPLATE_INVALID, f"{_FIELD}: {uri} is no text in UTF-8") from error
