@@ -202,7 +202,7 @@ def _template() -> Iterator[Case]:
         yield JOB.no(f"{source}.{field}", f"promptsource without {field}", lacking, "equired")
     unnamed = {"dataset.template.name": ABSENT}
     named = unnamed | {f"{source}.name": "n"}
-    yield from _uri(f"{source}.uri", "s3://bucket/templates.yaml", with_=named)
+    yield from _uri(f"{source}.uri", "s3://bucket/templates.yaml", rows=True, with_=named)
     placed = unnamed | {f"{source}.uri": "s3://bucket/t.yaml"}
     yield from JOB.text(f"{source}.name", 253, lambda n: "p" * n, shortest=1, with_=placed)
 
