@@ -1,5 +1,9 @@
 """Loads a tuned model and answers rows; the model folder is the first argument, the rows come as JSON lines on stdin.
 
+Usage, in a copy of the folder at output.uri:
+
+    head -8 predictions.jsonl | python classify.py model/
+
 The rows are lines of predictions.jsonl: {"prompt": ..., "expected": ...}. Everything else is plain transformers.
 """
 

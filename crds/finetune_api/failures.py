@@ -79,7 +79,7 @@ nothing yet. There is no half success: status has all results or none, and a fol
 result.
 
 ```console
-$ kubectl get ftj support-intent -o jsonpath='{.status.failure.reason}: {.status.failure.message}'
+$ kubectl get ftj NAME -n NAMESPACE -o jsonpath='{.status.failure.reason}: {.status.failure.message}'
 ```
 
 A reason that is **tried again** starts another pod, up to `backoffLimit` more; the job has then failed with the reason

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
 from finetune_api.crd import job_crd
 from tests.apiserver.conftest import Objects
@@ -83,3 +85,13 @@ def test_an_edit_of_spec_is_refused_in_the_words_that_the_page_explains(objects:
     words = "training is immutable; create a new FineTuneJob"
     assert words in body["message"]
     assert f"`{words}`" in (DOCS / "troubleshooting.md").read_text()
+
+
+def test_the_network_policy_of_the_page_is_accepted(shared_objects: Objects) -> None:
+    found = re.search(r"```yaml\n(.*?)```", (DOCS / "operating.md").read_text(), re.DOTALL)
+    assert found
+    policy = yaml.safe_load(found[1])
+    policy["metadata"]["namespace"] = shared_objects.namespace
+    path = f"/apis/networking.k8s.io/v1/namespaces/{shared_objects.namespace}/networkpolicies"
+    status, body = shared_objects.api.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", policy)
+    assert status == 201, body

@@ -110,7 +110,7 @@ def test_every_kubectl_command_of_the_docs_answers_for_a_finished_job(
     command: str, lives: Tenant, world: World
 ) -> None:
     done(lives, ONE)
-    named = re.sub(r"(?<=get )(ftj|finetunejob) \S+", f"ftj {ONE} -n {lives.namespace}", command)
+    named = re.sub(r"(?<=get )(ftj|finetunejob) \S+ -n NAMESPACE", f"ftj {ONE} -n {lives.namespace}", command)
     assert named != command
     assert world.kube.kubectl(*shlex.split(named)[1:]).strip()
 

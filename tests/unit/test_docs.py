@@ -80,6 +80,15 @@ def test_every_path_in_status_that_a_command_names_exists(command: str) -> None:
             at = at["properties"][name]
 
 
+CLUSTER_WIDE = re.compile(r"explain|(get|edit) ftr|--all-namespaces|delete crd|apply")
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in sorted((ROOT / "docs").glob("*.md"))])
+def test_every_kubectl_command_names_the_namespace_alike(page: Path) -> None:
+    told = re.findall(r"kubectl [a-z][^`\n]*", page.read_text(encoding="utf-8"))
+    assert [c for c in told if not CLUSTER_WIDE.search(c) and "-n NAMESPACE" not in c] == []
+
+
 def test_the_command_for_logs_chooses_pods_by_the_label_that_they_have() -> None:
     assert f"-l {LABEL_JOB_NAME}=NAME" in (ROOT / "docs/troubleshooting.md").read_text()
 
