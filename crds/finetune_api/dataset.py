@@ -223,6 +223,11 @@ class Split(SpecModel):
             "left out beside another counts as 0, and all may be left out",
             check=lambda s: not s.has_percents or sum(s.given_percents) == 100,
         ),
+        Rule(
+            cel="!has(self.orderBy) || !has(self.stratifyBy)",
+            message="dataset.split.orderBy cuts by time, which leaves no choice for stratifyBy; remove one of them",
+            check=lambda s: s.order_by is None or s.stratify_by is None,
+        ),
     )
 
     train_percent: int | None = Field(
@@ -241,6 +246,16 @@ class Split(SpecModel):
     seed: int = Field(42, ge=0, le=2147483647, description="Another seed gives another split.")
     stratify_by: Column | None = Field(None, description="Keep the shares of this column's values equal in all parts.")
     group_by: Column | None = Field(None, description="Rows with the same value here stay in one part.")
+
+    by: Column | None = Field(
+        None,
+        description="Column that says train, validation or test of each row (also dev, val, eval, holdout). A part "
+        "that it never says is cut from train by the percents.",
+    )
+    order_by: Column | None = Field(
+        None,
+        description="Column of numbers or ISO dates: the newest rows are tested, the ones before them validated.",
+    )
 
     @property
     def given_percents(self) -> tuple[int, int, int]:
@@ -286,12 +301,18 @@ class Dataset(SpecModel):
             field="digest",
         ),
         Rule(
-            cel="(has(self.files) && has(self.files.test)) ? (!has(self.split.testPercent) || "
-            "self.split.testPercent == 0) : (has(self.split.testPercent) ? self.split.testPercent > 0 : "
-            "(!has(self.split.trainPercent) && !has(self.split.validationPercent)))",
+            cel="!has(self.files) || !has(self.split.by)",
+            message="dataset.split.by needs dataset.uri; dataset.files say themselves which part their rows are for",
+            check=lambda d: d.files is None or d.split.by is None,
+            field="split.by",
+        ),
+        Rule(
+            cel="has(self.split.by) ? true : (has(self.files) && has(self.files.test)) ? "
+            "(!has(self.split.testPercent) || self.split.testPercent == 0) : (has(self.split.testPercent) ? "
+            "self.split.testPercent > 0 : (!has(self.split.trainPercent) && !has(self.split.validationPercent)))",
             message="dataset.split.testPercent must be absent or 0 with dataset.files.test, and above 0 without it "
             "where percents are given",
-            check=lambda d: (d.percents.test == 0) == bool(d.files and d.files.test),
+            check=lambda d: d.split.by is not None or (d.percents.test == 0) == bool(d.files and d.files.test),
             field="split.testPercent",
         ),
         Rule(

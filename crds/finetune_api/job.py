@@ -55,11 +55,12 @@ MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "active
 
 
 _HAS_VALIDATION: Final = (
+    "has(self.dataset.split.by) || "
     "(has(self.dataset.files) && has(self.dataset.files.validation)) || "
     "(has(self.dataset.split.validationPercent) ? self.dataset.split.validationPercent > 0 : "
     "(!has(self.dataset.split.trainPercent) && !has(self.dataset.split.testPercent)))"
 )
-"""CEL, on the spec: there are validation rows."""
+"""CEL, on the spec: there are validation rows, or a column says whether there are."""
 
 
 class RuntimeRef(SpecModel):
@@ -181,6 +182,7 @@ def _needs_validation(field: str, cel: str, absent: Callable[[Training], bool]) 
         "dataset.files.validation",
         check=lambda s: (
             absent(s.training)
+            or s.dataset.split.by is not None
             or s.dataset.percents.validation > 0
             or bool(s.dataset.files and s.dataset.files.validation)
         ),

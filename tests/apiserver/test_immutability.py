@@ -37,6 +37,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "dataset.split.seed": (42, 43),
     "dataset.split.stratifyBy": ("a", "b"),
     "dataset.split.groupBy": ("a", "b"),
+    "dataset.split.by": ("a", "b"),
     "dataset.badRows.policy": ("Drop", "Fail"),
     "dataset.badRows.maxPercent": (5, 6),
     "training.method": ("LoRA", "Full"),
@@ -166,6 +167,7 @@ def test_a_field_can_not_be_added(stored: Objects, path: str) -> None:
         ("stored-chat", {"template": {"messages": {"learn": "All"}}}),
         ("stored-plain-chat", {"template": {"messages": {"learn": "Last"}}}),
         ("stored-minimal", {"template": PROMPTSOURCE | {"name": None}}),
+        ("stored-minimal", {"split": {"orderBy": "day"}}),
     ],
     ids=str,
 )
@@ -192,6 +194,7 @@ def test_the_tables_name_every_field_of_the_spec() -> None:
         "dataset.template.inline",
         "dataset.template.messages",
         "dataset.template.promptsource",
+        "dataset.split.orderBy",
     }
     top_level = {_top(path) for path in CHANGES} | {"queueName"}
     assert set(SPEC_SCHEMA["properties"]) - top_level == MUTABLE

@@ -175,7 +175,27 @@ def _split() -> Iterator[Case]:
     yield from JOB.integer("dataset.split.validationPercent", 0, 98, ok=[])
     yield from JOB.integer("dataset.split.testPercent", 0, 98, ok=[])
     yield from JOB.integer("dataset.split.seed", 0, 2147483647)
-    for column in ("stratifyBy", "groupBy"):
+    yield JOB.ok("an order beside groups", {"dataset.split.orderBy": "day", "dataset.split.groupBy": "who"})
+    yield JOB.no(
+        "dataset.split",
+        "an order and strata",
+        {"dataset.split.orderBy": "day", "dataset.split.stratifyBy": "label"},
+        "dataset.split.orderBy cuts by time, which leaves no choice for stratifyBy; remove one of them",
+    )
+    by = {"dataset.split.by": "part"}
+    yield JOB.ok("parts by a column, percents of train alone", by | {"dataset.split.trainPercent": 100})
+    yield JOB.ok("parts by a column, no test percent", parts(90, 10, 0) | by)
+    yield JOB.no(
+        "dataset.split.by",
+        "parts by a column and by files",
+        {"dataset.uri": ABSENT, "dataset.files.train": "s3://bucket/t.csv", **by},
+        "dataset.split.by needs dataset.uri; dataset.files say themselves which part their rows are for",
+    )
+    yield JOB.ok(
+        "early stopping where a column may give validation rows",
+        parts(90, 0, 10) | by | {"training.earlyStopping.patience": 2},
+    )
+    for column in ("stratifyBy", "groupBy", "by", "orderBy"):
         yield from JOB.text(f"dataset.split.{column}", 128, lambda n: "ü" * n, shortest=1)
 
 

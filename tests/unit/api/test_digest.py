@@ -87,6 +87,8 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.split.seed": 43},
     {"dataset.split.stratifyBy": "x"},
     {"dataset.split.groupBy": "x"},
+    {"dataset.split.by": "x"},
+    {"dataset.split.orderBy": "x"},
     {"dataset.badRows.policy": "Fail"},
     {"dataset.badRows.maxPercent": 6},
     {"training.method": "Full"},

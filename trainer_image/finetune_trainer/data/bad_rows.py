@@ -21,11 +21,18 @@ _WHY_CHARS: Final = 160
 class BadRowLog:
     """The bad rows of one dataset, by part; the first few are kept by name.
 
-    A row that falls out before the split has a part only if its file stands for one that isn't cut.
+    A row that falls out before the split has a part only if its file, or its column ``split.by``, stands for one that
+    isn't cut.
+
+    Attributes
+    ----------
+    percents
+        By which the rows of train are cut; those of the spec until more is known.
     """
 
     def __init__(self, dataset: Dataset) -> None:
-        self._policy, self._percents = dataset.bad_rows, dataset.percents
+        self._policy, self.percents = dataset.bad_rows, dataset.percents
+        self._any_part = dataset.split.by is not None
         self._first: list[str] = []
         self._first_of: dict[Part | None, list[str]] = defaultdict(list)
         self._before: Counter[Part | None] = Counter()
@@ -36,15 +43,15 @@ class BadRowLog:
         """How many there are in all."""
         return self._before.total() + self._after.total()
 
-    def add_unsplit(self, where: str, why: str, file: Part) -> None:
-        """Note a row that falls out before the split; ``file`` is the part that its file stands for.
+    def add_unsplit(self, where: str, why: str, file: Part | None) -> None:
+        """Note a row that falls out before the split; ``file`` is the part that its file or its column stands for.
 
         Raises
         ------
         StageError
             DatasetInvalid: the policy is Fail.
         """
-        part = None if file == "train" and self._percents.train < 100 else file
+        part = None if file == "train" and self.percents.train < 100 else file
         self._before[part] += 1
         self._note(where, why, part)
 
@@ -100,7 +107,7 @@ class BadRowLog:
             self._compare(bad, fell[part] + self._before[part], f"{part} ", _shown(self._first_of[part], bad))
         # What might have fallen into any part is compared with all that was cut.
         unsplit = self._before[None]
-        cut = sum(fell[part] for part in PARTS if getattr(self._percents, part))
+        cut = sum(fell[part] for part in PARTS if self._any_part or getattr(self.percents, part))
         self._compare(unsplit, cut + unsplit, "", _shown(self._first_of[None], unsplit))
 
     def dropped_by(self) -> DroppedRows | None:

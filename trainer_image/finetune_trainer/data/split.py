@@ -6,6 +6,7 @@ prepare knows of a row arrives as a :class:`Keyed`: hashes only, so that nothing
 
 By default a row's part follows from a hash of seed and key alone. Adding rows then moves none (the ratios are met
 approximately, as any random cut does). With strata the ratios are exact to one group, and adding rows may move some.
+With an order in time the newest rows are tested.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.dataset import Percents, Split
+from finetune_trainer.data.moments import Moment
 from finetune_trainer.data.parts import PARTS, Part
 
 __all__ = ["Keyed", "RowKeys", "SplitResult", "exact_key", "folded", "input_key", "output_key", "split_rows"]
@@ -49,6 +51,8 @@ class Keyed:
         Value of ``split.stratifyBy`` as text.
     opening
         Key of what the row's conversation begins with, which keeps its cuts on one side; None where it is none.
+    moment
+        Value of ``split.orderBy``, whatever one where the row's part is given; None for all rows without it.
     """
 
     key: bytes
@@ -57,16 +61,19 @@ class Keyed:
     group: str | None = None
     stratum: str | None = None
     opening: bytes | None = None
+    moment: Moment | None = None
 
 
 class RowKeys:
-    """What the split knows of all rows, column by column: 53 bytes a row, 24 more for each group that it is in."""
+    """What the split knows of all rows, by column: 53 bytes a row, 24 for each group that it is in, 16 for an order."""
 
     def __init__(self) -> None:
         self.keys, self.outputs, self.exacts, self.given = (bytearray() for _ in range(4))
         self.strata = array("i")
         self.marks: dict[str, int] = {}
         self.grouped, self.groups = array("q"), bytearray()
+        self.moments = array("d")
+        """Two numbers a row, or none for any."""
 
     def __len__(self) -> int:
         return len(self.given)
@@ -81,6 +88,7 @@ class RowKeys:
         # None and text are told apart by the mark in front.
         mark = "-" if row.stratum is None else f"={row.stratum}"
         self.strata.append(self.marks.setdefault(mark, len(self.marks)))
+        self.moments.extend(row.moment or ())
         self.keys += row.key
         self.outputs += row.output
         self.exacts += row.exact
@@ -289,6 +297,8 @@ def _cut(
 ) -> NDArray[np.int8]:
     """Cut rows, ``component`` being that of each; test first, so that it stays when validation changes."""
     numbers, member = np.unique(component, return_inverse=True)
+    if split.order_by is not None:
+        return _cut_in_order(rows, train, member, percents)[member]
     points = np.fromiter((_point(split.seed, names[n]) for n in numbers), dtype=np.uint64, count=len(numbers))
     if split.stratify_by is None:
         sides = np.zeros(len(numbers), dtype=np.int8)
@@ -302,6 +312,36 @@ def _cut(
                 sides[points <= np.uint64(bound)] = PARTS.index(part)
         return sides[member]
     return _cut_strata(_majority(rows, train, member), points, np.bincount(member), percents)[member]
+
+
+def _cut_in_order(rows: RowKeys, train: Ints, member: Ints, percents: Percents) -> NDArray[np.int8]:
+    """Give every component a side: the newest to test, those before them to validation.
+
+    A component goes by its newest row, so that train holds nothing of the time that is tested. Components of one moment
+    stay together: nothing says which of them came first.
+    """
+    if not len(train):
+        return np.zeros(0, dtype=np.int8)
+    moments = np.frombuffer(rows.moments, dtype=np.float64).reshape(-1, 2)[train]
+    _, moment = np.unique(moments, axis=0, return_inverse=True)  # ordered by the first number, then by the second
+    newest = np.full(int(member.max(initial=-1)) + 1, -1, dtype=np.int64)
+    np.maximum.at(newest, member, moment.reshape(-1))
+    _, newest = np.unique(newest, return_inverse=True)
+    sizes = np.bincount(newest, weights=np.bincount(member)).astype(np.int64)
+    cut = np.cumsum(sizes[::-1])  # rows of the newest moment, of the two newest, ...
+    sides = np.zeros(len(sizes), dtype=np.int8)
+    begin, share = 0, 0
+    for part, percent in (("test", percents.test), ("validation", percents.validation)):
+        share += percent
+        # One moment at least is left to learn from, and one is taken wherever a part is asked for.
+        ends = np.arange(begin + 1, len(sizes)) if percent else np.arange(0)
+        if not len(ends):
+            continue
+        end = int(ends[np.argmin(np.abs(100 * cut[ends - 1] - share * len(train)))])
+        sides[len(sizes) - end : len(sizes) - begin] = PARTS.index(part)
+        begin = end
+    result: NDArray[np.int8] = sides[newest]
+    return result
 
 
 def _majority(rows: RowKeys, train: Ints, member: Ints) -> Ints:

@@ -18,6 +18,7 @@ from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.delimiters import DELIMITERS
+from finetune_trainer.data.given_parts import PartColumn, part_named
 from finetune_trainer.data.json_text import Shape
 from finetune_trainer.data.parts import Part
 from finetune_trainer.data.readers import BadRow, Row, Source, look_at, read_rows
@@ -81,12 +82,15 @@ class Table:
         For each row, bad ones included, whether it can be used as far as is known: 0 or 1.
     given
         Parts that were given; the rows of train are cut for the others.
+    by
+        Column that says the part of each row; None where the files do.
     """
 
     files: tuple[tuple[Part, Source], ...]
     columns: tuple[str, ...]
     usable: bytearray
     given: frozenset[Part] = frozenset()
+    by: str | None = None
 
     @property
     def rows(self) -> int:
@@ -98,7 +102,9 @@ class Table:
         often = Counter(part for part, _ in self.files)
         for place, (part, source, row) in enumerate(_read(self.files, progress, self.rows)):
             if self.usable[place] and isinstance(row, Row):
-                file = source.name if often[part] > 1 else ""
+                if self.by is not None:
+                    part = part_named(row.values[self.by]) or part
+                file = source.name if often["train" if self.by else part] > 1 else ""
                 yield place, Record(part, row.number, _where(source, row), row.values, row.size, file)
 
 
@@ -160,25 +166,35 @@ def read_table(
     rows = given_files(files, dataset)
     sources = _sources(rows, dataset)
     alike = _SameHeader()
+    parts = PartColumn(dataset.split.by) if dataset.split.by else None
     for part, source, row in _read(sources, progress, 0, alike.check):
         where = _where(source, row)
         usable.append(isinstance(row, Row))
         if isinstance(row, BadRow):
-            bad.add_unsplit(where, row.why, part)
+            bad.add_unsplit(where, row.why, None if parts else part)
         else:
             columns.update(dict.fromkeys(row.values))
             if observe is not None:
                 observe(where, row.values)
+            if parts is not None and (why := parts.look(row.values)) is not None:
+                usable[-1] = 0
+                bad.add_unsplit(where, why, None)
     _check_any(usable, rows)
-    table = Table(sources, tuple(columns), usable, frozenset(file.part for file in rows if file.part is not None))
-    bad.check(table.rows)
-    for field, column in (("stratifyBy", dataset.split.stratify_by), ("groupBy", dataset.split.group_by)):
+    _check_columns(dataset, tuple(columns))
+    bad.check(len(usable))
+    given = parts.given() if parts else frozenset(file.part for file in rows if file.part is not None)
+    return Table(sources, tuple(columns), usable, given, dataset.split.by)
+
+
+def _check_columns(dataset: Dataset, columns: Sequence[str]) -> None:
+    split = dataset.split
+    named = {"by": split.by, "orderBy": split.order_by, "stratifyBy": split.stratify_by, "groupBy": split.group_by}
+    for field, column in named.items():
         if column is not None and column not in columns:
             raise StageError(
                 Reason.INVALID_SPEC,
-                f"dataset.split.{field} names column {column!r}, which no row has; {shown_columns(table.columns)}",
+                f"dataset.split.{field} names column {column!r}, which no row has; {shown_columns(columns)}",
             )
-    return table
 
 
 def _sources(files: Sequence[RowFile], dataset: Dataset) -> tuple[tuple[Part, Source], ...]:

@@ -104,7 +104,7 @@ def load_tokenizer(folder: Path, place: str) -> PreTrainedTokenizerBase:
 def resolved_of(work: Work, prepared: Prepared, *, model_revision: str) -> Resolved:
     """Return what prepare chose where the spec left a choice."""
     choices = prepared.choice_sets[0].texts if len(prepared.choice_sets) == 1 else None
-    percents = work.spec.dataset.percents
+    percents = prepared.percents or work.spec.dataset.percents
     return Resolved(
         method=work.spec.training.method,
         metric=prepared.metric,

@@ -8,9 +8,9 @@ __all__ = ["left_out", "shares"]
 
 
 def shares(data: DatasetSummary, resolved: Resolved) -> str:
-    """What was asked of the split: the files that were given, and the percents by which the others were cut.
+    """What was asked of the split: the parts that were given, and the percents by which the others were cut.
 
-    A part that has rows though none were to be cut for it was given as a file.
+    A part that has rows though none were to be cut for it was given.
     """
     split = resolved.split
     if split is None:
@@ -21,7 +21,7 @@ def shares(data: DatasetSummary, resolved: Resolved) -> str:
         ("test", split.test_percent, data.test),
     )
     given = [name for name, percent, rows in parts if rows and not percent]
-    told = [f"{' and '.join(given)} given as {'files' if len(given) > 1 else 'a file'}"] if given else []
+    told = [f"{' and '.join(given)} given"] if given else []
     asked = [str(percent) for name, percent, _ in parts if name not in given]
     if len(asked) > 1 and asked != ["100", "0"]:
         told.append(f"{'the rest ' if told else ''}asked: {'/'.join(asked)} percent")

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
+from finetune_api.dataset import Percents
 from finetune_api.digest import canonical_json, digest_of
 from finetune_api.reasons import Reason
 from finetune_api.status import DatasetSummary, MetricName
@@ -84,6 +85,7 @@ class Rest(BaseModel):
     metric: MetricName
     separator: str = " "
     wordings: dict[str, int] = {}
+    percents: Percents | None = None
     template_digest: str
     tokenizer_digest: str
     summary: dict[str, Any]
@@ -153,6 +155,7 @@ def load_prepared(folder: Path) -> Prepared:
             metric=rest.metric,
             separator=rest.separator,
             wordings=rest.wordings,
+            percents=rest.percents,
             template_digest=rest.template_digest,
             tokenizer_digest=rest.tokenizer_digest,
             summary=DatasetSummary.model_validate(rest.summary),

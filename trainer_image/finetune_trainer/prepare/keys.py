@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.moments import NO_MOMENT, Moment, MomentColumn
 from finetune_trainer.data.split import Keyed, RowKeys, exact_key, folded, input_key, output_key
 from finetune_trainer.data.table import Record, Table, shown_columns
 from finetune_trainer.errors import StageError
@@ -136,6 +137,7 @@ def key_rows(
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
     spelt_otherwise = skipped = kept = 0
     keys, answers = RowKeys(), array("Q")
+    order = MomentColumn(dataset.split.order_by) if dataset.split.order_by else None
     make = _KeyMaker(template, reading, None if _shows_one_text(template) else renderer, table.columns)
     for batch in _batches(table.records(progress)):
         for (place, record), made in zip(batch, make.keys([record for _, record in batch]), strict=True):
@@ -148,6 +150,14 @@ def key_rows(
                 table.usable[place] = 0
                 continue
             row, (key, output, exact) = made
+            # A row whose part is given has its place whatever its time.
+            moment: Moment | str | None = None
+            if order is not None:
+                moment = order.of(record.where, record.values) if record.part == "train" else NO_MOMENT
+            if isinstance(moment, str):
+                bad.add_unsplit(record.where, moment, record.part)
+                table.usable[place] = 0
+                continue
             kept += 1
             opening = None
             if row.projected is not None:
@@ -157,7 +167,7 @@ def key_rows(
                 if template.choice_source == "labels":
                     answers.append(hash_of_answer(row.projected.answer))
             group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
-            keys.add(Keyed(key, output, exact, group, stratum, opening), record.part)
+            keys.add(Keyed(key, output, exact, group, stratum, opening, moment), record.part)
     bad.check(table.rows)
     if skipped and not kept:
         raise StageError(

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from finetune_api.dataset import Percents
 from finetune_api.job import Evaluation, FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_api.status import DatasetSummary, MetricName, TruncatedField
 from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.given_parts import resolved_percents
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.split import SplitResult, split_rows
 from finetune_trainer.data.table import read_table
@@ -104,11 +106,12 @@ def prepare(
         survey = AnswerSurvey(template)
         with step("read_rows", "read the rows") as progress:
             table = read_table(files, spec.dataset, bad, progress=progress, observe=survey.add)
+        percents = bad.percents = resolved_percents(spec.dataset, table.given)
         with step("split_rows", "split the rows") as progress:
             keyed = key_rows(table, template, spec.dataset, renderer, bad, survey=survey, progress=progress)
-            split = split_rows(keyed.keys, spec.dataset.split, spec.dataset.percents)
+            split = split_rows(keyed.keys, spec.dataset.split, percents)
         fell = {part: split.count(part) for part in PARTS}
-        _check_parts(fell, spec, table.given, bad, largest=split.largest)
+        _check_parts(fell, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
         writer = stack.enter_context(PreparedWriter(folder))
         encoder_of_rows = RowEncoder(
@@ -128,7 +131,7 @@ def prepare(
                 done += rows
                 progress(done, total)
         bad.check(table.rows)
-        _check_parts(writer.counts, spec, table.given, bad, largest=split.largest)
+        _check_parts(writer.counts, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
         _check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
@@ -165,6 +168,7 @@ def prepare(
                 metric=metric,
                 separator=template.separator,
                 wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
+                percents=percents,
                 template_digest=template.digest,
                 tokenizer_digest=tokenizer_digest(tokenizer),
                 summary=summary.to_wire(),
@@ -230,7 +234,13 @@ def _chunks(rows: Iterator[tuple[Part, TemplateRow]]) -> Iterator[list[tuple[Par
 
 
 def _check_parts(
-    counts: Mapping[Part, int], spec: FineTuneJobSpec, given: Collection[Part], bad: BadRowLog, *, largest: int
+    counts: Mapping[Part, int],
+    spec: FineTuneJobSpec,
+    percents: Percents,
+    given: Collection[Part],
+    bad: BadRowLog,
+    *,
+    largest: int,
 ) -> None:
     """Make sure that no part is empty that must not be.
 
@@ -239,26 +249,62 @@ def _check_parts(
     StageError
         DatasetInvalid: says which part, and what to change.
     """
-    percents = spec.dataset.percents._asdict()
+    split, wanted = spec.dataset.split, percents._asdict()
     for part in PARTS:
-        if counts[part] or (part == "validation" and part not in given and percents["validation"] == 0):
+        if counts[part]:
+            continue
+        if part == "validation" and part not in given and wanted["validation"] == 0:
+            _check_unwatched(spec)
             continue
         dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
         if part in given and part != "train":
-            message = f"dataset.files.{part} has no row that can be used{dropped}"
+            message = f"{_given_by(part, spec)} has no row that can be used{dropped}"
             if not bad.count:
                 message += "; give it rows that no file of another part has"
             raise StageError(Reason.DATASET_INVALID, message, tells_mend=not bad.count)
         if 2 * largest > sum(counts.values()):
             dropped += f"; {largest} rows share an input, a group or the beginning of a conversation and stay together"
-        rest = "" if spec.dataset.split.stratify_by else ", set split.stratifyBy for exact shares"
+        if split.order_by is not None:
+            raise StageError(
+                Reason.DATASET_INVALID,
+                f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "
+                f"{counts['test']}){dropped}; rows with the same value in {split.order_by!r} (dataset.split.orderBy), "
+                "the same input or group stay together: give rows with more different values",
+                tells_mend=True,
+            )
+        rest = "" if split.stratify_by else ", set split.stratifyBy for exact shares"
         raise StageError(
             Reason.DATASET_INVALID,
             f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "
             f"{counts['test']}){dropped}; give more rows with different inputs, raise split.{part}Percent above "
-            f"{percents[part]}{rest}, or choose another split.seed",
+            f"{wanted[part]}{rest}, or choose another split.seed",
             tells_mend=True,
         )
+
+
+def _given_by(part: Part, spec: FineTuneJobSpec) -> str:
+    by = spec.dataset.split.by
+    return f"dataset.files.{part}" if by is None else f"{part}, of column {by!r} (dataset.split.by),"
+
+
+def _check_unwatched(spec: FineTuneJobSpec) -> None:
+    """Make sure that nothing needs the validation rows that a column might have given and has not.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec.
+    """
+    training = spec.training
+    needs = {"earlyStopping": training.early_stopping is not None, "selectBy": training.select_by != "Auto"}
+    for field, needed in needs.items():
+        if needed:
+            raise StageError(
+                Reason.INVALID_SPEC,
+                f"training.{field} needs validation rows, and column {spec.dataset.split.by!r} (dataset.split.by) "
+                "gives none; raise dataset.split.validationPercent",
+                tells_mend=True,
+            )
 
 
 def _check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.dataset import Percents
 from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.data.parts import Part
 from finetune_trainer.text.choices import ChoiceSet
@@ -135,6 +136,8 @@ class Prepared:
         Texts that end a generated answer (:class:`~finetune_trainer.text.stop.StopRule`), before and after alike.
     max_new_tokens
         Bound of a generated answer.
+    percents
+        By which the rows of train were cut.
     separator
         Between prompt and completion for a model without chat template.
     wordings
@@ -154,4 +157,5 @@ class Prepared:
     wordings: Mapping[str, int] = field(default_factory=dict)
     template_digest: str
     tokenizer_digest: str
+    percents: Percents | None = None
     summary: DatasetSummary

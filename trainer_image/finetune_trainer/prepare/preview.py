@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finetune_api.stage import StageInput
 from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.given_parts import resolved_percents
 from finetune_trainer.data.parts import Part
 from finetune_trainer.data.split import split_rows
 from finetune_trainer.data.table import read_table
@@ -54,8 +55,9 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
             renderer = stack.enter_context(Renderer.of(template))
         survey = AnswerSurvey(template)
         table = read_table(files, dataset, bad, observe=survey.add)
+        percents = bad.percents = resolved_percents(dataset, table.given)
         keyed = key_rows(table, template, dataset, renderer, bad, survey=survey)
-        split = split_rows(keyed.keys, dataset.split, dataset.percents)
+        split = split_rows(keyed.keys, dataset.split, percents)
         texts = _TextOnly()
         encoder = RowEncoder(
             sink=texts,

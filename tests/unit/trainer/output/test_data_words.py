@@ -24,10 +24,10 @@ def test_sealed_rows_without_a_right_answer_are_told_only_where_there_are_any() 
     [
         ((80, 15, 5), 30, "(asked: 80/15/5 percent)"),
         ((90, 0, 10), 0, "(asked: 90/0/10 percent)"),
-        ((90, 10, 0), 30, "(test given as a file, the rest asked: 90/10 percent)"),
-        ((90, 0, 10), 30, "(validation given as a file, the rest asked: 90/10 percent)"),
-        ((100, 0, 0), 30, "(validation and test given as files)"),
-        ((100, 0, 0), 0, "(test given as a file)"),
+        ((90, 10, 0), 30, "(test given, the rest asked: 90/10 percent)"),
+        ((90, 0, 10), 30, "(validation given, the rest asked: 90/10 percent)"),
+        ((100, 0, 0), 30, "(validation and test given)"),
+        ((100, 0, 0), 0, "(test given)"),
     ],
 )
 def test_the_split_is_told_as_it_was_asked(percents: tuple[int, int, int], validation: int, told: str) -> None:

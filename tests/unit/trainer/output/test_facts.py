@@ -51,7 +51,7 @@ def test_without_anything_special_only_the_parts_and_what_was_left_out_are_told(
         (
             {},
             {"split": ResolvedSplit(train_percent=90, validation_percent=10, test_percent=0)},
-            "18 sealed (test given as a file, the rest asked: 90/10 percent).",
+            "18 sealed (test given, the rest asked: 90/10 percent).",
         ),
     ],
 )
