@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 from pydantic import Field
 
 from finetune_api.base import Digest, Rule, SecretRef, SpecModel
-from finetune_api.templates import WORDLESS_TEMPLATES, TemplateName
+from finetune_api.templates import TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
 from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
 
 __all__ = [
@@ -133,6 +133,18 @@ class PromptSource(SpecModel):
     name: str = Field(min_length=1, max_length=253, description="Name of the prompt in it, or its id.")
 
 
+def _fields_of(name: TemplateName, fields: tuple[str, ...]) -> Rule:
+    """Refuse columns for fields that a template hasn't; by lookups, which cost the same however long a key is."""
+    known = " and ".join(filter(None, (", ".join(fields[:-1]), fields[-1])))
+    return Rule(
+        cel=f"!has(self.columns) || !has(self.name) || self.name != '{name}' || "
+        f"size(self.columns) == {list(fields)}.filter(f, f in self.columns).size()",
+        message=f"dataset.template.columns names a field that template {name} does not have; its fields are {known}",
+        check=lambda t: t.columns is None or t.name != name or set(t.columns) <= set(fields),
+        field="columns",
+    )
+
+
 class Template(SpecModel):
     """How a row becomes a prompt and an expected completion."""
 
@@ -147,12 +159,6 @@ class Template(SpecModel):
             cel="(has(self.name) ? 1 : 0) + (has(self.inline) ? 1 : 0) + (has(self.promptsource) ? 1 : 0) == 1",
             message="dataset.template needs exactly one of name, inline and promptsource",
             check=lambda t: (t.name is not None) + (t.inline is not None) + (t.promptsource is not None) == 1,
-        ),
-        Rule(
-            cel="!has(self.columns) || self.columns.all(k, size(k) >= 1 && size(k) <= 64)",
-            message="dataset.template.columns has an empty key or one above 64 characters; use the template's fields",
-            check=lambda t: t.columns is None or all(1 <= len(key) <= 64 for key in t.columns),
-            field="columns",
         ),
         Rule(
             cel="!has(self.choices) || self.choices.all(c, self.choices.exists_one(d, d == c))",
@@ -173,6 +179,7 @@ class Template(SpecModel):
             check=lambda t: t.paraphrases == "Default" or (t.name is not None and t.name not in WORDLESS_TEMPLATES),
             field="paraphrases",
         ),
+        *(_fields_of(name, fields) for name, fields in TEMPLATE_FIELDS.items()),
     )
 
     name: TemplateName | None = Field(None, description="A template of the library.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
-from finetune_api.templates import OPEN_TEMPLATES, WORDLESS_TEMPLATES, TemplateName
+from finetune_api.templates import OPEN_TEMPLATES, TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 
 __all__ = ["JOB_CASES"]
@@ -240,15 +240,25 @@ def _template() -> Iterator[Case]:
 
     columns = "dataset.template.columns"
     yield JOB.ok("columns", {columns: {"text": "utterance", "label": "intent"}})
-    yield JOB.ok("16 columns", {columns: {f"c{i}": "x" for i in range(16)}})
     yield JOB.no(columns, "17 columns", {columns: {f"c{i}": "x" for i in range(17)}}, "at most 16 items")
     yield from JOB.text(
         columns, 128, lambda n: "c" * n, shortest=1, at=f"{columns}.text", wrap=lambda text: {"text": text}
     )
-    key = "dataset.template.columns has an empty key or one above 64 characters; use the template's fields"
-    yield JOB.ok("a column key of 64", {columns: {"k" * 64: "x"}})
-    yield JOB.no(columns, "a column key of 65", {columns: {"k" * 65: "x"}}, key)
-    yield JOB.no(columns, "an empty column key", {columns: {"": "x"}}, key)
+    yield JOB.ok("no columns", {columns: {}})
+    strangers = ["utterance", "Text", "text ", "", "k" * 500]
+    said = "dataset.template.columns names a field that template {} does not have; its fields are {}"
+    for field in strangers:
+        yield JOB.no(
+            columns,
+            f"a column for field {field[:9]!r}",
+            {columns: {"text": "t", field: "x"}},
+            said.format("intent", "text and label"),
+        )
+    for name, fields in TEMPLATE_FIELDS.items():
+        named = {"dataset.template.name": name}
+        yield JOB.ok(f"columns of {name}", named | {columns: dict.fromkeys(fields, "c")})
+        told = said.format(name, ", ".join(fields[:-1]) + (" and " if fields[1:] else "") + fields[-1])
+        yield JOB.no(columns, f"another's columns of {name}", named | {columns: {"stranger": "c"}}, told)
     yield JOB.no(
         columns,
         "columns of an inline template",

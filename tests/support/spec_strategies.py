@@ -6,6 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from finetune_api.templates import TEMPLATE_FIELDS
+
 HOSTILE = (
     "{{7*7}}",
     "${jndi:ldap://x}",
@@ -42,8 +44,10 @@ def _without_none(value: Any) -> Any:
 _secret = _optional(st.builds(lambda n: {"name": n}, name))
 _template = st.one_of(
     st.fixed_dictionaries({"inline": st.fixed_dictionaries({"prompt": text, "completion": text})}),
-    st.fixed_dictionaries(
-        {"name": st.sampled_from(["intent", "qa", "raw"]), "columns": st.dictionaries(text, text, max_size=3)}
+    st.sampled_from(["intent", "qa", "raw"]).flatmap(
+        lambda name: st.fixed_dictionaries(
+            {"name": st.just(name), "columns": st.dictionaries(st.sampled_from(TEMPLATE_FIELDS[name]), text)}
+        )
     ),
 ).flatmap(
     lambda base: st.builds(

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from finetune_api.job import Template
-from finetune_api.templates import OPEN_TEMPLATES, WORDLESS_TEMPLATES, TemplateName
+from finetune_api.templates import OPEN_TEMPLATES, TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
 from finetune_trainer.text.template.catalog import resolve_template
 from finetune_trainer.text.template.document import library, read_document
 
@@ -35,6 +35,10 @@ def test_the_names_of_the_api_are_those_of_the_files() -> None:
         for path in files("finetune_trainer.text.template").joinpath("library").iterdir()
     }
     assert stems == set(get_args(TemplateName)) == set(LIBRARY)
+
+
+def test_the_api_knows_the_fields_of_each_template() -> None:
+    assert {name: tuple(document.fields) for name, document in LIBRARY.items()} == TEMPLATE_FIELDS
 
 
 def test_the_api_knows_which_templates_have_no_choices() -> None:

@@ -9,7 +9,8 @@ import pytest
 from finetune_api.job import Template
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.text.template.catalog import resolve_template
+from finetune_trainer.text.template.catalog import resolve_template, template_of
+from finetune_trainer.text.template.document import library_document
 from finetune_trainer.text.template.fields import Projected, project, row_choices
 from finetune_trainer.text.template.survey import AnswerSurvey
 
@@ -80,10 +81,6 @@ def test_the_fields_of_every_template_are_as_promised(name: str) -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        (
-            {"name": "intent", "columns": {"utterance": "text"}},
-            "maps 'utterance', which is no field of template intent; its fields are text, label",
-        ),
         ({"name": "intent", "choices": ["a", " a"]}, "choices has 'a' twice"),
         ({"name": "intent", "choices": ["cafe\u0301", "caf\u00e9"]}, "choices has 'caf\u00e9' twice"),
         ({"name": "intent", "choices": ["a", " "]}, "an empty choice"),
@@ -94,6 +91,15 @@ def test_a_template_that_can_not_be_meant_is_refused(template: dict[str, Any], m
         resolve_template(Template.model_validate(template))
     assert caught.value.reason is Reason.TEMPLATE_INVALID
     assert message in caught.value.message
+
+
+def test_columns_for_a_field_that_a_newer_version_knows_are_refused() -> None:
+    """The API server refuses those of its own version."""
+    with pytest.raises(StageError) as caught:
+        template_of(library_document("intent"), columns={"utterance": "text"}, choices=None)
+    assert caught.value.reason is Reason.TEMPLATE_INVALID
+    told = "maps 'utterance', which is no field of template intent; its fields are text, label"
+    assert told in caught.value.message
 
 
 def test_columns_are_mapped_to_fields_and_texts_are_stripped() -> None:
