@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 __all__ = [
     "SUBDOMAIN",
     "ApiModel",
+    "ConfigMapKey",
     "DecimalString",
     "Digest",
     "LocalName",
@@ -114,6 +115,9 @@ class SpecModel(ApiModel):
 
 SUBDOMAIN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 
+CONFIG_MAP_KEY: Final = r"^[.]?[-_A-Za-z0-9][-._A-Za-z0-9]*$"
+"""None begins with '..', since kubelet keeps its own links there."""
+
 LocalName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
 """Name of an object in the same namespace (or of a cluster-scoped one): a DNS-1123 subdomain."""
 
@@ -124,6 +128,20 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 
 Timestamp = Annotated[str, Field(max_length=32, json_schema_extra={"format": "date-time"})]
 """RFC 3339 in UTC with whole seconds, as metav1.Time prints it."""
+
+
+class ConfigMapKey(SpecModel):
+    """Names a key of a ConfigMap in the job's own namespace."""
+
+    name: LocalName = Field(description="Name of a ConfigMap in the namespace of the FineTuneJob.")
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=CONFIG_MAP_KEY)] = Field(
+        description="Key of the ConfigMap whose text is taken."
+    )
+
+    @property
+    def uri(self) -> str:
+        """The same as a URI."""
+        return f"configmap://{self.name}/{self.key}"
 
 
 class SecretRef(SpecModel):

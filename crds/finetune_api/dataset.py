@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import Field
 
-from finetune_api.base import Digest, Rule, SecretRef, SpecModel
+from finetune_api.base import ConfigMapKey, Digest, Rule, SecretRef, SpecModel
 from finetune_api.templates import TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
 from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
 
@@ -126,10 +126,20 @@ class PromptSource(SpecModel):
     """A prompt out of a file of PromptSource, which stays as it is."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        uri_rule("uri", PLACED_URI, "dataset.template.promptsource.uri", example="s3://bucket/templates.yaml"),
+        uri_rule(
+            "uri", PLACED_URI, "dataset.template.promptsource.uri", example="s3://bucket/templates.yaml", optional=True
+        ),
+        Rule(
+            cel="has(self.uri) != has(self.configMapRef)",
+            message="dataset.template.promptsource needs exactly one of uri and configMapRef",
+            check=lambda p: (p.uri is None) != (p.config_map_ref is None),
+        ),
     )
 
-    uri: Uri = Field(description="The file, such as s3://bucket/templates.yaml; read with dataset.credentialsRef.")
+    uri: Uri | None = Field(
+        None, description="The file, such as s3://bucket/templates.yaml; read with dataset.credentialsRef."
+    )
+    config_map_ref: ConfigMapKey | None = Field(None, description="The key of a ConfigMap that holds the file.")
     name: str = Field(min_length=1, max_length=253, description="Name of the prompt in it, or its id.")
 
 
@@ -156,9 +166,10 @@ class Template(SpecModel):
             field="messages",
         ),
         Rule(
-            cel="(has(self.name) ? 1 : 0) + (has(self.inline) ? 1 : 0) + (has(self.promptsource) ? 1 : 0) == 1",
-            message="dataset.template needs exactly one of name, inline and promptsource",
-            check=lambda t: (t.name is not None) + (t.inline is not None) + (t.promptsource is not None) == 1,
+            cel="(has(self.name) ? 1 : 0) + (has(self.inline) ? 1 : 0) + (has(self.promptsource) ? 1 : 0) + "
+            "(has(self.configMapRef) ? 1 : 0) == 1",
+            message="dataset.template needs exactly one of name, inline, promptsource and configMapRef",
+            check=lambda t: sum(x is not None for x in (t.name, t.inline, t.promptsource, t.config_map_ref)) == 1,
         ),
         Rule(
             cel="!has(self.choices) || self.choices.all(c, self.choices.exists_one(d, d == c))",
@@ -167,16 +178,21 @@ class Template(SpecModel):
             field="choices",
         ),
         Rule(
-            cel="!has(self.columns) || has(self.name)",
-            message="dataset.template.columns belongs to a named template; remove it, other templates use the columns' "
-            "own names",
-            check=lambda t: t.columns is None or t.name is not None,
+            cel="!has(self.columns) || has(self.name) || has(self.configMapRef)",
+            message="dataset.template.columns belongs to a template with fields; remove it, inline and promptsource "
+            "use the columns' own names",
+            check=lambda t: t.columns is None or t.name is not None or t.config_map_ref is not None,
             field="columns",
         ),
         Rule(
-            cel=f"self.paraphrases == 'Default' || (has(self.name) && !(self.name in {list(WORDLESS_TEMPLATES)}))",
-            message="dataset.template.paraphrases All needs a named template that has words of its own; remove it",
-            check=lambda t: t.paraphrases == "Default" or (t.name is not None and t.name not in WORDLESS_TEMPLATES),
+            cel="self.paraphrases == 'Default' || has(self.configMapRef) || "
+            f"(has(self.name) && !(self.name in {list(WORDLESS_TEMPLATES)}))",
+            message="dataset.template.paraphrases All needs a template that has several wordings; remove it",
+            check=lambda t: (
+                t.paraphrases == "Default"
+                or t.config_map_ref is not None
+                or (t.name is not None and t.name not in WORDLESS_TEMPLATES)
+            ),
             field="paraphrases",
         ),
         *(_fields_of(name, fields) for name, fields in TEMPLATE_FIELDS.items()),
@@ -184,6 +200,9 @@ class Template(SpecModel):
 
     name: TemplateName | None = Field(None, description="A template of the library.")
     inline: InlineTemplate | None = Field(None, description="A template of your own.")
+    config_map_ref: ConfigMapKey | None = Field(
+        None, description="A template document of your own, in the form of the library's, out of a ConfigMap."
+    )
     promptsource: PromptSource | None = Field(None, description="A prompt out of a file of PromptSource.")
     messages: Messages | None = Field(None, description="Settings of the template messages.")
     columns: dict[str, Column] | None = Field(
@@ -207,6 +226,17 @@ class Template(SpecModel):
     def learns_all(self) -> bool:
         """Whether every answer of a conversation is learned."""
         return (self.messages or Messages()).learn == "All"
+
+    @property
+    def file(self) -> tuple[str, str] | None:
+        """The field that names a file with the template, and the file's URI; None where none does."""
+        if self.config_map_ref is not None:
+            return "dataset.template.configMapRef", self.config_map_ref.uri
+        if self.promptsource is None:
+            return None
+        if self.promptsource.config_map_ref is not None:
+            return "dataset.template.promptsource.configMapRef", self.promptsource.config_map_ref.uri
+        return "dataset.template.promptsource.uri", self.promptsource.uri or ""
 
 
 class Percents(NamedTuple):

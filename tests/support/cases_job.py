@@ -201,7 +201,7 @@ def _split() -> Iterator[Case]:
 
 def _template() -> Iterator[Case]:
     inline = {"dataset.template": {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}}
-    one_of = "dataset.template needs exactly one of name, inline and promptsource"
+    one_of = "dataset.template needs exactly one of name, inline, promptsource and configMapRef"
     yield JOB.no("dataset.template", "no template", {"dataset.template": ABSENT}, "equired")
     yield from JOB.choice("dataset.template.name", *get_args(TemplateName))
     yield JOB.ok("inline", inline)
@@ -217,9 +217,36 @@ def _template() -> Iterator[Case]:
     yield JOB.ok("promptsource", asked)
     yield JOB.ok("choices beside promptsource", asked | {"dataset.template.choices": ["a", "b"]})
     yield JOB.no("dataset.template", "name and promptsource", asked | {"dataset.template.name": "qa"}, one_of)
-    for field, other in (("name", {"uri": "s3://bucket/t.yaml"}), ("uri", {"name": "n"})):
-        lacking = {"dataset.template": {"promptsource": other}}
-        yield JOB.no(f"{source}.{field}", f"promptsource without {field}", lacking, "equired")
+    lacking = {"dataset.template": {"promptsource": {"uri": "s3://bucket/t.yaml"}}}
+    yield JOB.no(f"{source}.name", "promptsource without name", lacking, "equired")
+    one_place = f"{source} needs exactly one of uri and configMapRef"
+    lacking = {"dataset.template": {"promptsource": {"name": "n"}}}
+    yield JOB.no(source, "promptsource without a place", lacking, one_place)
+    ref = {"name": "templates", "key": "t.yaml"}
+    yield JOB.no(source, "promptsource with two places", asked | {f"{source}.configMapRef": ref}, one_place)
+    yield JOB.ok(
+        "promptsource in a ConfigMap", {"dataset.template": {"promptsource": {"name": "n", "configMapRef": ref}}}
+    )
+    own = {"dataset.template": {"configMapRef": ref}}
+    yield JOB.ok("a template in a ConfigMap", own)
+    yield JOB.ok(
+        "its columns and wordings",
+        {"dataset.template": {"configMapRef": ref, "columns": {"a": "b"}, "paraphrases": "All"}},
+    )
+    yield JOB.no("dataset.template", "name and configMapRef", own | {"dataset.template.name": "qa"}, one_of)
+    for place in ("dataset.template.configMapRef", f"{source}.configMapRef"):
+        with_ = {"dataset.template.name": ABSENT, f"{place}.key": "k"}
+        with_ |= {f"{source}.name": "n"} if place.startswith(source) else {}
+        yield from JOB.name(f"{place}.name", with_=with_)
+        with_ = {k: v for k, v in with_.items() if not k.endswith(".key")} | {f"{place}.name": "n"}
+        yield from JOB.pattern(
+            f"{place}.key", ["a", ".a-B_1.yaml", "-", "1"], ["..a", "a/b", "a b", "a\n", "."], with_=with_
+        )
+        for part in ("name", "key"):
+            lacks = {"dataset.template.name": ABSENT, f"{place}.{'key' if part == 'name' else 'name'}": "x"}
+            lacks |= {f"{source}.name": "n"} if place.startswith(source) else {}
+            yield JOB.no(f"{place}.{part}", f"{place} without {part}", lacks, "equired")
+        yield from JOB.text(f"{place}.key", 253, lambda n: "k" * n, shortest=1, with_=with_)
     unnamed = {"dataset.template.name": ABSENT}
     named = unnamed | {f"{source}.name": "n"}
     yield from _uri(f"{source}.uri", "s3://bucket/templates.yaml", rows=True, with_=named)
@@ -227,7 +254,7 @@ def _template() -> Iterator[Case]:
     yield from JOB.text(f"{source}.name", 253, lambda n: "p" * n, shortest=1, with_=placed)
 
     paraphrases = "dataset.template.paraphrases"
-    worded = "dataset.template.paraphrases All needs a named template that has words of its own; remove it"
+    worded = "dataset.template.paraphrases All needs a template that has several wordings; remove it"
     yield from JOB.choice(paraphrases, "Default", "All")
     yield JOB.no(
         paraphrases,
@@ -263,7 +290,8 @@ def _template() -> Iterator[Case]:
         columns,
         "columns of an inline template",
         inline | {columns: {"text": "t"}},
-        "dataset.template.columns belongs to a named template; remove it, other templates use the columns' own names",
+        "dataset.template.columns belongs to a template with fields; remove it, inline and promptsource use the "
+        "columns' own names",
     )
 
     learn = "dataset.template.messages.learn"

@@ -127,6 +127,8 @@ def _hub_metrics(results: Results) -> list[dict[str, Any]]:
 def _template_name(template: Template) -> str:
     if template.promptsource is not None:
         return f"{_code(template.promptsource.name)} of PromptSource"
+    if template.config_map_ref is not None:
+        return f"{_code(template.config_map_ref.key)} of ConfigMap {_code(template.config_map_ref.name)}"
     return template.name or "inline"
 
 

@@ -130,8 +130,9 @@ def key_rows(
         answers that can't be read in one way.
     """
     _check_fields(template, table.columns)
-    if renderer is not None and not template.fields:
-        _check_reads(template, renderer, table.columns)
+    if renderer is not None:
+        check = _check_texts if template.fields else _check_reads
+        check(template, renderer, table.columns)
     reading, remark = survey.judge()
     if remark is not None:
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
@@ -278,6 +279,29 @@ def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
         f"dataset.template {template.name} {needs}, which no row has; map {it} with template.columns: {{{mapped}}}"
         f"{rest}; {shown_columns(columns)}",
     )
+
+
+def _check_texts(template: PromptTemplate, renderer: Renderer, _columns: Sequence[str]) -> None:
+    """Make sure that the texts of a template with fields read these alone, and the answer only where it belongs."""
+    fields, answer = {field.name for field in template.fields}, str(template.answer)
+    for use in (renderer.prompt_uses, *renderer.wording_uses):
+        if answer in use.names:
+            raise StageError(
+                Reason.TEMPLATE_INVALID,
+                f"{template.field_of_text} shows its answer, the field {answer}, in the prompt; take it out there",
+            )
+    for use in (renderer.prompt_uses, *renderer.wording_uses, renderer.completion_uses):
+        if unknown := sorted(use.names - fields - {"choices"}):
+            raise StageError(
+                Reason.TEMPLATE_INVALID,
+                f"{template.field_of_text} uses {unknown[0]!r}, which is none of its fields: "
+                + ", ".join(field.name for field in template.fields),
+            )
+    if answer not in renderer.completion_uses.names:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            f"the completion of {template.field_of_text} does not read its answer, the field {answer}",
+        )
 
 
 def _check_reads(template: PromptTemplate, renderer: Renderer, columns: Sequence[str]) -> None:

@@ -17,8 +17,6 @@ __all__ = ["MAX_BYTES", "fetch_template"]
 MAX_BYTES = 4 * 2**20
 """The largest file of the published collection has 0.3 MB."""
 
-_FIELD = "dataset.template.promptsource.uri"
-
 
 def fetch_template(template: Template, *, access: Access, folder: Path) -> str | None:
     """Return the text of the file; None where the template names none.
@@ -29,16 +27,26 @@ def fetch_template(template: Template, *, access: Access, folder: Path) -> str |
         TemplateInvalid: there is no such file, it is too large, or no text in UTF-8; AccessDenied, StorageUnavailable,
         InvalidSpec.
     """
-    if template.promptsource is None:
+    if template.file is None:
         return None
-    uri = template.promptsource.uri
-    store, key = access.open_file("dataset", uri, _FIELD)
+    field, uri = template.file
+    try:
+        store, key = access.open_file("dataset", uri, field)
+    except StageError as error:
+        if not field.endswith("configMapRef") or error.reason is not Reason.INVALID_SPEC:
+            raise
+        raise StageError(
+            error.reason,
+            f"{field}: a ConfigMap is there in the pods of a cluster alone; in a local run give the text in "
+            "dataset.template.inline, or promptsource.uri",
+            tells_mend=True,
+        ) from error
     size = store.size(key)
     if size is None:
-        raise StageError(Reason.TEMPLATE_INVALID, f"{_FIELD}: there is no file at {uri}{literal_key(uri)}")
+        raise StageError(Reason.TEMPLATE_INVALID, f"{field}: there is no file at {uri}{literal_key(uri)}")
     if size > MAX_BYTES:
         raise StageError(
-            Reason.TEMPLATE_INVALID, f"{_FIELD}: {uri} has {size} bytes, more than the {MAX_BYTES} of any such file"
+            Reason.TEMPLATE_INVALID, f"{field}: {uri} has {size} bytes, more than the {MAX_BYTES} of any such file"
         )
     path = folder / "template"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,4 +54,4 @@ def fetch_template(template: Template, *, access: Access, folder: Path) -> str |
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StageError(Reason.TEMPLATE_INVALID, f"{_FIELD}: {uri} is no text in UTF-8") from error
+        raise StageError(Reason.TEMPLATE_INVALID, f"{field}: {uri} is no text in UTF-8") from error

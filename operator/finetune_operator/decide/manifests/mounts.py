@@ -39,6 +39,12 @@ def dataset_uris(spec: FineTuneJobSpec) -> dict[str, str]:
     return {field: uri for field, uri in uris.items() if uri is not None}
 
 
+def _read_uris(spec: FineTuneJobSpec) -> list[URI]:
+    """What is read with the rows; a template in a ConfigMap is the tenant's own text, so it stands in no URI."""
+    named = spec.dataset.template.file
+    return [parse_uri(uri) for uri in dict.fromkeys([*dataset_uris(spec).values(), *([named[1]] if named else [])])]
+
+
 def model_claim(spec: FineTuneJobSpec) -> str | None:
     """Name of the PersistentVolumeClaim that the model lies on; None where it lies elsewhere."""
     uri = parse_uri(spec.model.uri)
@@ -49,7 +55,7 @@ def mounts_of(spec: FineTuneJobSpec, stage: StageName) -> tuple[Mount, ...]:
     """Return what the pods of a stage mount: the model's volume in both, those of the rows where they are read."""
     reads_rows = stage == "prepare" or spec.resources.gpus_per_node == 0
     uris = [parse_uri(spec.model.uri)]
-    uris += [parse_uri(uri) for uri in dataset_uris(spec).values()] if reads_rows else []
+    uris += _read_uris(spec) if reads_rows else []
     claims = dict.fromkeys(uri.host for uri in uris if uri.scheme == "pvc")
     maps = dict.fromkeys(uri.host for uri in uris if uri.scheme == "configmap")
     return (

@@ -162,6 +162,25 @@ def test_the_one_stage_of_a_job_without_a_gpu_has_both() -> None:
     }
 
 
+@pytest.mark.parametrize("field", ["configMapRef", "promptsource"])
+def test_a_template_in_a_config_map_is_mounted_where_rows_are_read(field: str) -> None:
+    ref = {"name": "templates", "key": "t.yaml"}
+    own = {"configMapRef": ref} if field == "configMapRef" else {"promptsource": {"name": "n", "configMapRef": ref}}
+    spec = b.job_spec(dataset={"template": {"name": None, "columns": None, **own}})
+    manifest = build("prepare", spec=spec)
+    assert mounted(manifest) == {f"{DATA_DIR}/configmap/templates": "configmap-0"}
+    (volume,) = [v["configMap"] for v in pod(manifest)["volumes"] if "configMap" in v]
+    assert volume == {"name": "templates", "defaultMode": 0o440, "items": [{"key": "t.yaml", "path": "t.yaml"}]}
+    assert mounted(build("train", spec=spec)) == {}
+
+
+def test_rows_and_template_in_one_config_map_are_one_volume() -> None:
+    template = {"name": None, "columns": None, "configMapRef": {"name": "all", "key": "t.yaml"}}
+    spec = b.job_spec(dataset={"uri": "configmap://all/rows.csv", "template": template})
+    (volume,) = [v["configMap"] for v in pod(build("prepare", spec=spec))["volumes"] if "configMap" in v]
+    assert [item["key"] for item in volume["items"]] == ["rows.csv", "t.yaml"]
+
+
 def test_model_and_rows_on_one_claim_are_mounted_once() -> None:
     spec = b.job_spec(model={"uri": "pvc://all/m/"}, dataset={"uri": "pvc://all/rows.csv"})
     assert mounted(build("prepare", spec=spec)) == {f"{DATA_DIR}/pvc/all": "claim-0"}

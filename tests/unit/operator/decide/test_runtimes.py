@@ -215,6 +215,13 @@ def test_no_mend_asks_for_an_edit_of_spec_which_the_api_server_refuses(
     assert platform in message
 
 
+def test_a_template_in_a_config_map_is_text_of_the_job_and_needs_no_prefix() -> None:
+    template = {"name": None, "columns": None, "configMapRef": {"name": "templates", "key": "t.yaml"}}
+    allowed = ["s3://models/", "s3://team-a-data/", "s3://team-a-models/"]
+    runtime = resolved(b.runtime_spec(allowedUriPrefixes=allowed), b.job_spec(dataset={"template": template}))
+    assert runtime.name == "default"
+
+
 def test_the_file_of_a_template_is_checked_against_the_allowed_prefixes() -> None:
     template = {"name": None, "columns": None, "promptsource": {"uri": "s3://elsewhere/t.yaml", "name": "n"}}
     spec = b.job_spec(dataset={"template": template})

@@ -9,11 +9,12 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from finetune_api.digest import digest_of
 from finetune_api.job import PromptSource, Template
 from finetune_api.reasons import Reason
+from finetune_api.templates import TemplateName
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.template.document import (
     MESSAGES,
@@ -23,6 +24,7 @@ from finetune_trainer.text.template.document import (
     TemplateDocument,
     WishedMetric,
     library_document,
+    read_document,
 )
 from finetune_trainer.text.template.promptsource import JoinedPrompt, read_prompt
 
@@ -152,9 +154,9 @@ def resolve_template(spec: Template, source: str | None = None) -> PromptTemplat
         )
     if spec.promptsource is not None:
         return _of_promptsource(spec.promptsource, source or "", choices)
-    assert spec.name is not None  # noqa: S101  # a rule of the API: exactly one of the three
-    template = template_of(library_document(spec.name), columns=dict(spec.columns or {}), choices=choices)
-    return template if spec.paraphrases == "Default" else replace(template, wordings=_wordings(spec.name))
+    document = library_document(spec.name) if spec.name is not None else _own_document(source or "")
+    template = template_of(document, columns=dict(spec.columns or {}), choices=choices)
+    return template if spec.paraphrases == "Default" else replace(template, wordings=_wordings(document))
 
 
 def template_of(
@@ -220,9 +222,30 @@ def _of_promptsource(asked: PromptSource, source: str, choices: tuple[str, ...] 
     )
 
 
-def _wordings(name: str) -> tuple[tuple[str, str], ...]:
-    """Every wording of a template of the library, the default among them."""
-    return tuple(library_document(name).prompts.items())
+def _own_document(source: str) -> TemplateDocument:
+    """Read a document of the job's own."""
+    try:
+        document = read_document(source)
+    except ValueError as e:
+        raise StageError(Reason.TEMPLATE_INVALID, f"dataset.template.configMapRef: the document: {e}") from e
+    if document.name in get_args(TemplateName):
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            f"dataset.template.configMapRef: the document's name {document.name} is one of the library; give it "
+            "another",
+        )
+    return document
+
+
+def _wordings(document: TemplateDocument) -> tuple[tuple[str, str], ...]:
+    """Every wording of a template, the default among them."""
+    if not document.paraphrases:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            f"dataset.template.paraphrases is All, and template {document.name} has no paraphrases; give it some, or "
+            "remove the field",
+        )
+    return tuple(document.prompts.items())
 
 
 def _field(document: TemplateDocument, name: str, column: str | None) -> Field:

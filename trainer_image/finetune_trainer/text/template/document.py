@@ -176,6 +176,10 @@ class TemplateDocument(_Part):
             raise ValueError("choices needs two choices or more, none of them empty or there twice")
         if self.metric in _OF_CHOICES and self.choices == "none":
             raise ValueError(f"metric {self.metric} needs choices: labels, row or a list")
+        if self.choices != "none" and not re.fullmatch(
+            rf"\s*{{{{-?\s*{self.answer}\s*-?}}}}\s*", self.completion or ""
+        ):
+            raise ValueError(f'completion must be "{{{{ {self.answer} }}}}" alone, since the answers are choices')
         textless = self.name == MESSAGES and not (self.prompt or self.completion or self.paraphrases)
         if not textless and (self.prompt is None or self.completion is None):
             raise ValueError("prompt and completion are needed")
