@@ -294,7 +294,9 @@ def _hold_of_volume(text: str, model_claim: str | None) -> Hold | None:
     if found := _MAP_MISSING.search(text):
         name = found["name"]
         message = f'ConfigMap "{name}" does not exist in the namespace of the job. Create it with the key that '
-        return _known(Reason.DATASET_NOT_FOUND, message + "dataset names, by a URI or a configMapRef.", waiting_for=name)
+        return _known(
+            Reason.DATASET_NOT_FOUND, message + "dataset names, by a URI or a configMapRef.", waiting_for=name
+        )
     if found := _MAP_KEY_MISSING.search(text):
         message = f"The ConfigMap of dataset has no key {found['key']}. Add the key."
         return _known(Reason.DATASET_NOT_FOUND, message)
