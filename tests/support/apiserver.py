@@ -311,10 +311,14 @@ class ApiServer:
         names = re.findall(r"^  name: (\S+\.finetune\.dev)$", "\n".join(p.read_text() for p in CRD_FILES), re.MULTILINE)
         # kubectl wait fails at once on an object that has no conditions yet, which a CRD has not in its first moments.
         deadline = time.monotonic() + 30
-        while not all(self._established(name) for name in names):
+        while not (all(self._established(name) for name in names) and self._discovered()):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the CRDs {', '.join(names)} are not established after 30 s")
             time.sleep(0.05)
+
+    def _discovered(self) -> bool:
+        """Tell whether clients find both kinds by their short names; that comes a moment after Established."""
+        return all(run_kubectl(self.kubeconfig, "explain", name).returncode == 0 for name in ("ftj", "ftr"))
 
     def _established(self, crd: str) -> bool:
         _, body = self.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd}")

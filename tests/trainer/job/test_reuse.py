@@ -210,9 +210,7 @@ def spec_of(document: dict[str, Any]) -> FineTuneJobSpec:
             "dataset.split.seed", "dataset.split.testPercent", "dataset.split.trainPercent",
         ]),
         (lambda s: s["dataset"]["template"].update(columns={"text": "x"}), ["dataset.template.columns.text"]),
-        (lambda s: s["dataset"]["template"].update(columns={"text": "text", "a\n b": "x"}), [
-            "dataset.template.columns",
-        ]),
+        (lambda s: s["dataset"]["template"].update(columns={"text": "text", "a\n b": "x"}), []),
         (lambda s: s["model"].update(uri="file:///elsewhere/"), ["model.uri"]),
         (lambda s: s["training"].update(method="LoRA"), ["output.export", "training.lora", "training.method"]),
         (lambda s: s["resources"].update(gpusPerNode=1), []),
