@@ -384,6 +384,11 @@ class Dataset(SpecModel):
     )
     template: Template = Field(description="How a row becomes a prompt and an expected completion.")
     split: Split = Field(Split(), description="How the rows are cut into train, validation and test.")
+    near_duplicates: Literal["Report", "Drop"] = Field(
+        "Report",
+        description="Rows of train that nearly repeat a validation or test row (word 5-grams): Report counts them, "
+        "Drop leaves them out of train.",
+    )
     bad_rows: BadRows = Field(BadRows(), description="What to do with rows that can't be used.")
 
     @property

@@ -46,6 +46,8 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
     # A field that came later is left out where it says what was done before: a digest of then is still the same one.
     if wire["dataset"]["template"]["paraphrases"] == "Default":
         del wire["dataset"]["template"]["paraphrases"]
+    if wire["dataset"]["nearDuplicates"] == "Report":
+        del wire["dataset"]["nearDuplicates"]
     for name in _LATER:
         if _same(wire["training"].get(name), _DEFAULTS.get(name)):
             wire["training"].pop(name, None)

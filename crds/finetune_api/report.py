@@ -97,7 +97,9 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     report = report.model_copy(update={"compute": None})
     yield report
     if report.dataset:
-        counts = report.dataset.model_copy(update={"dropped_by": None, "truncated_fields": None})
+        counts = report.dataset.model_copy(
+            update={"dropped_by": None, "truncated_fields": None, "near_duplicates": None}
+        )
         report = report.model_copy(update={"dataset": counts})
         yield report
     report = report.model_copy(update={"resolved": None})

@@ -23,6 +23,7 @@ __all__ = [
     "FailedAttempt",
     "Failure",
     "FineTuneJobStatus",
+    "NearDuplicates",
     "Phase",
     "Progress",
     "Resolved",
@@ -102,6 +103,15 @@ class DroppedRows(ApiModel):
     test: int = Field(0, ge=0, description="Sealed rows.")
 
 
+class NearDuplicates(ApiModel):
+    """Rows that are nearly alike on both sides of the split, by part; estimated of word 5-grams (MinHash)."""
+
+    train: int = Field(0, ge=0, description="Rows of train that nearly repeat a validation or test row.")
+    validation: int = Field(0, ge=0, description="Validation rows that a train row nearly repeats.")
+    test: int = Field(0, ge=0, description="Test rows that a train row nearly repeats.")
+    dropped: int = Field(0, ge=0, description="How many of those of train were left out, by dataset.nearDuplicates.")
+
+
 class TruncatedField(ApiModel):
     """A field of the template whose text was shortened."""
 
@@ -128,6 +138,9 @@ class DatasetSummary(ApiModel):
     conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")
     leaked: int = Field(
         0, ge=0, description="Rows taken out because a more sealed file that was given has the same input or group."
+    )
+    near_duplicates: NearDuplicates | None = Field(
+        None, description="Rows that are nearly alike in train and in validation or test; absent if there are none."
     )
     truncated: int = Field(0, ge=0, description="Rows whose prompt was shortened to fit maxLength.")
     truncated_fields: Annotated[list[TruncatedField], Field(max_length=4)] | None = Field(

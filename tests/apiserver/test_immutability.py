@@ -38,6 +38,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "dataset.split.stratifyBy": ("a", "b"),
     "dataset.split.groupBy": ("a", "b"),
     "dataset.split.by": ("a", "b"),
+    "dataset.nearDuplicates": ("Drop", "Report"),
     "dataset.badRows.policy": ("Drop", "Fail"),
     "dataset.badRows.maxPercent": (5, 6),
     "training.method": ("LoRA", "Full"),

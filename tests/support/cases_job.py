@@ -131,6 +131,7 @@ def _dataset() -> Iterator[Case]:
     yield JOB.no(
         "dataset.credentialsRef.name", "dataset.credentialsRef without name", {"dataset.credentialsRef": {}}, "equired"
     )
+    yield from JOB.choice("dataset.nearDuplicates", "Report", "Drop")
     yield from JOB.choice("dataset.badRows.policy", "Drop", "Fail")
     yield from JOB.integer("dataset.badRows.maxPercent", 0, 100)
 

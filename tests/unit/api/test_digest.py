@@ -92,6 +92,7 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.split.groupBy": "x"},
     {"dataset.split.by": "x"},
     {"dataset.split.orderBy": "x"},
+    {"dataset.nearDuplicates": "Drop"},
     {"dataset.badRows.policy": "Fail"},
     {"dataset.badRows.maxPercent": 6},
     {"training.method": "Full"},

@@ -24,6 +24,7 @@ from finetune_api.status import (
     Compute,
     DatasetSummary,
     DroppedRows,
+    NearDuplicates,
     Resolved,
     ResolvedSplit,
     Results,
@@ -75,13 +76,14 @@ ARTIFACT = _made(
     digest=st.just(DIGEST),
     bytes=COUNT,
 )
-DETAILS = ("dropped_by", "truncated_fields")
+DETAILS = ("dropped_by", "truncated_fields", "near_duplicates")
 COUNTS = sorted(DatasetSummary.model_fields.keys() - {"fingerprint", *DETAILS})
 SUMMARY = _made(
     DatasetSummary,
     **dict.fromkeys(COUNTS, COUNT),
     fingerprint=st.just(DIGEST),
     dropped_by=st.none() | _made(DroppedRows, **dict.fromkeys(DroppedRows.model_fields, COUNT)),
+    near_duplicates=st.none() | _made(NearDuplicates, **dict.fromkeys(NearDuplicates.model_fields, COUNT)),
     truncated_fields=st.none() | st.lists(_made(TruncatedField, name=_text(64), rows=COUNT), max_size=4),
 )
 RESOLVED = _made(
@@ -128,6 +130,7 @@ def _largest() -> StageReport:
             fingerprint=DIGEST,
             dropped_by=DroppedRows(**dict.fromkeys(DroppedRows.model_fields, BIG)),
             truncated_fields=[TruncatedField(name="\x00" * 64, rows=BIG)] * 4,
+            near_duplicates=NearDuplicates(**dict.fromkeys(NearDuplicates.model_fields, BIG)),
         ),
         resolved=Resolved(image="😀" * 512, model_revision="😀" * 128, stop=["\x00" * 32] * 4),
         validation=[ValidationPoint(epoch=BIG, step=BIG, loss="1" * 24, score="1" * 24)] * 10,

@@ -36,6 +36,12 @@ def left_out(data: DatasetSummary) -> str:
     if data.skipped:
         text += f", {data.skipped} that the template renders to nothing for"
     text += f", {data.duplicates} duplicates, {data.leaked} that a given validation or test file holds too."
+    if (near := data.near_duplicates) is not None:
+        what = "were left out of train" if near.dropped else "are in train all the same"
+        text += (
+            f" {near.train} train rows nearly repeat one of {near.test} test or {near.validation} validation rows "
+            f"(word 5-grams) and {what}."
+        )
     if data.test_unanswerable:
         text += (
             f" {data.test_unanswerable} test rows can't be answered (a label that train never had or that is no "

@@ -9,9 +9,9 @@ import hashlib
 import json
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.moments import NO_MOMENT, Moment, MomentColumn
+from finetune_trainer.data.near import NearRows, text_of
 from finetune_trainer.data.split import Keyed, RowKeys, exact_key, folded, input_key, output_key
 from finetune_trainer.data.table import Record, Table, shown_columns
 from finetune_trainer.errors import StageError
@@ -98,6 +99,7 @@ def key_rows(
     bad: BadRowLog,
     *,
     survey: AnswerSurvey,
+    near: NearRows | None = None,
     progress: Progress = no_progress,
 ) -> KeyedTable:
     """Read all rows once more and make the split's keys, each of the prompt that the model will see.
@@ -119,6 +121,8 @@ def key_rows(
         Takes the rows that lack what the template needs, or that it can't render; they are not usable from here on.
     survey
         Has seen every row of the table.
+    near
+        Gets what the template shows of each row, in the order of the keys.
     progress
         Called with rows read and rows in all.
 
@@ -151,10 +155,7 @@ def key_rows(
                 table.usable[place] = 0
                 continue
             row, (key, output, exact) = made
-            # A row whose part is given has its place whatever its time.
-            moment: Moment | str | None = None
-            if order is not None:
-                moment = order.of(record.where, record.values) if record.part == "train" else NO_MOMENT
+            moment = _moment_of(record, order)
             if isinstance(moment, str):
                 bad.add_unsplit(record.where, moment, record.part)
                 table.usable[place] = 0
@@ -169,6 +170,8 @@ def key_rows(
                     answers.append(hash_of_answer(row.projected.answer))
             group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
             keys.add(Keyed(key, output, exact, group, stratum, opening, moment), record.part)
+            if near is not None:
+                near.add(" ".join(text_of(_shown(row, renderer))))
     bad.check(table.rows)
     if skipped and not kept:
         raise StageError(
@@ -176,6 +179,23 @@ def key_rows(
             f"{template.field_of_text} renders nothing for all {skipped} rows; take another prompt of the file",
         )
     return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, spelt_otherwise, skipped)
+
+
+def _moment_of(record: Record, order: MomentColumn | None) -> Moment | str | None:
+    """When a row was, or why it is a bad one; a row whose part is given has its place whatever its time."""
+    if order is None:
+        return None
+    return order.of(record.where, record.values) if record.part == "train" else NO_MOMENT
+
+
+def _shown(row: TemplateRow, renderer: Renderer | None) -> Mapping[str, Any]:
+    """What the prompt shows of a row, without the template's own words, which all rows share."""
+    if row.projected is not None:
+        return row.projected.inputs
+    values = row.record.values
+    if renderer is None or renderer.prompt_uses.whole_row:
+        return values
+    return {column: value for column, value in values.items() if column in renderer.prompt_uses.names}
 
 
 def _shows_one_text(template: PromptTemplate) -> bool:

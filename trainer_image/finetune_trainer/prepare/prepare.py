@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +19,10 @@ import numpy as np
 from finetune_api.dataset import Percents
 from finetune_api.job import Evaluation, FineTuneJobSpec
 from finetune_api.reasons import Reason
-from finetune_api.status import DatasetSummary, MetricName, TruncatedField
+from finetune_api.status import DatasetSummary, MetricName, NearDuplicates, TruncatedField
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.given_parts import resolved_percents
+from finetune_trainer.data.near import NearRows
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.split import SplitResult, split_rows
 from finetune_trainer.data.table import read_table
@@ -107,9 +109,13 @@ def prepare(
         with step("read_rows", "read the rows") as progress:
             table = read_table(files, spec.dataset, bad, progress=progress, observe=survey.add)
         percents = bad.percents = resolved_percents(spec.dataset, table.given)
+        near_rows = stack.enter_context(NearRows(folder.with_name(f".{folder.name}-near")))
         with step("split_rows", "split the rows") as progress:
-            keyed = key_rows(table, template, spec.dataset, renderer, bad, survey=survey, progress=progress)
+            keyed = key_rows(
+                table, template, spec.dataset, renderer, bad, survey=survey, near=near_rows, progress=progress
+            )
             split = split_rows(keyed.keys, spec.dataset.split, percents)
+            split, near = _without_near(split, near_rows, drop=spec.dataset.near_duplicates == "Drop")
         fell = {part: split.count(part) for part in PARTS}
         _check_parts(fell, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
@@ -148,6 +154,7 @@ def prepare(
             duplicates=split.duplicates,
             conflicts=split.conflicts,
             leaked=split.leaked,
+            near_duplicates=near,
             truncated=writer.truncated,
             truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
             control_tokens=writer.control_tokens,
@@ -175,6 +182,26 @@ def prepare(
             )
         )
     return load_prepared(folder)
+
+
+def _without_near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[SplitResult, NearDuplicates | None]:
+    """Count the rows that are nearly alike in train and beyond; with ``drop`` those of train are left out."""
+    near = rows.near(split.sides)
+    found = int(near.train.sum())
+    if not found:
+        return split, None
+    counts = {part: int((near.sealed & (split.sides == PARTS.index(part))).sum()) for part in ("validation", "test")}
+    told = NearDuplicates(train=found, dropped=found if drop else 0, **counts)
+    _log.warning(
+        "%d train rows nearly repeat one of %d validation or %d test rows%s",
+        found,
+        told.validation,
+        told.test,
+        " and are left out" if drop else "; dataset.nearDuplicates: Drop in a new job leaves them out",
+    )
+    if drop:
+        split = replace(split, sides=np.where(near.train, np.int8(-1), split.sides))
+    return split, told
 
 
 def placed_rows(keyed: KeyedTable, split: SplitResult) -> Iterator[tuple[Part, TemplateRow]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.status import DatasetSummary, DroppedRows, Resolved, ResolvedSplit
+from finetune_api.status import DatasetSummary, DroppedRows, NearDuplicates, Resolved, ResolvedSplit
 from finetune_trainer.output.data_words import left_out, shares
 
 
@@ -35,3 +35,11 @@ def test_the_split_is_told_as_it_was_asked(percents: tuple[int, int, int], valid
     split = ResolvedSplit(train_percent=train, validation_percent=watched, test_percent=sealed)
     data = DatasetSummary(rows=100, train=70, validation=validation, test=10)
     assert shares(data, Resolved(split=split)) == told
+
+
+@pytest.mark.parametrize(("dropped", "words"), [(0, "are in train all the same"), (5, "were left out of train")])
+def test_rows_that_are_nearly_alike_are_told_with_what_became_of_them(dropped: int, words: str) -> None:
+    near = NearDuplicates(train=5, validation=1, test=3, dropped=dropped)
+    text = left_out(DatasetSummary(rows=100, near_duplicates=near))
+    assert f"5 train rows nearly repeat one of 3 test or 1 validation rows (word 5-grams) and {words}." in text
+    assert "nearly" not in left_out(DatasetSummary(rows=100))
