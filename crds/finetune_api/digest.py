@@ -1,7 +1,8 @@
 """Canonical JSON and the digests made of it.
 
 ``spec_digest`` names what a job asks for, so that a report can be matched with the spec that it answers. It leaves out
-what does not change the result: resources, credentials, image, place of the output, when state is saved.
+what does not change the result: resources, credentials, image, place of the output, when state is saved, and what a
+result has to reach.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from finetune_api.job import FineTuneJobSpec, LoRA, Training
 __all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_content", "spec_digest"]
 
 
+_GATES: Final = ("minScore", "minGain", "failOn")
+"""Fields of evaluation that judge a result and don't change it: a stored one can be judged again."""
 _DEFAULTS: Final = Training().to_wire()
 _LATER: Final = ("scheduler", "warmupPercent", "optimizer", "weightDecay", "maxGradNorm", "validation")
 """Fields of training that came after the first stored results, which know none of them: with what was always done in
@@ -57,7 +60,7 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
         "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},
         "dataset": {k: v for k, v in wire["dataset"].items() if k != "credentialsRef"},
         "training": wire["training"],
-        "evaluation": wire["evaluation"],
+        "evaluation": {k: v for k, v in wire["evaluation"].items() if k not in _GATES},
         "export": wire["output"].get("export") or ("Model" if spec.training.method == "Full" else "Adapter"),
     }
 

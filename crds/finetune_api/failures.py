@@ -40,6 +40,8 @@ EXAMPLES: Final[dict[Reason, str]] = {
     "'team-a-modles'.",
     Reason.DIVERGED: "training diverged at step 3 of 120: the loss is nan and the gradient's norm nan, with "
     "training.learningRate 1.",
+    Reason.NOT_ACCEPTED: "evaluation.minScore asks for 0.9, and ChoiceAccuracy is 0.8710; evaluation.failOn names "
+    "NoGain: the gain of +0.0120 may be chance (p 0.4200).",
     Reason.CREDENTIALS_NOT_FOUND: 'Secret "team-a-s3" does not exist in the namespace of the job. Create it with the '
     "keys that its role needs.",
     Reason.GPU_OUT_OF_MEMORY: "the GPU's memory was full during training: CUDA out of memory. Tried to allocate 2.00 "
@@ -76,7 +78,7 @@ that has failed is never started again: mend the cause, delete it, and apply the
 `output.uri`: checkpoints and the score of the untouched model, if the rows are still the same. With another spec
 choose another `output.uri`, or set `output.ifExists: Overwrite`; neither is needed where the failed job had stored
 nothing yet. There is no half success: status has all results or none, and a folder without `manifest.json` is no
-result.
+result. Only `NotAccepted` has both, results and a failure: the result is whole, and not good enough.
 
 ```console
 $ kubectl get ftj NAME -n NAMESPACE -o jsonpath='{.status.failure.reason}: {.status.failure.message}'

@@ -7,12 +7,13 @@ rule, never accepted and ignored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_api.base import LocalName, Rule, SecretRef, SpecModel, not_yet
+from finetune_api.base import DecimalString, LocalName, Rule, SecretRef, SpecModel, not_yet
 from finetune_api.dataset import (
     BadRows,
     Dataset,
@@ -26,6 +27,7 @@ from finetune_api.dataset import (
 )
 from finetune_api.templates import OPEN_TEMPLATES
 from finetune_api.training import Checkpoint, EarlyStopping, LoRA, Training, Validation
+from finetune_api.trust import WARNING_TYPES, WarningType
 from finetune_api.uris import CLUSTER_URI, S3_URI
 
 __all__ = [
@@ -97,6 +99,33 @@ class Evaluation(SpecModel):
     """How accuracy is measured, before and after alike."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.minScore) || (double(self.minScore) >= 0.0 && (double(self.minScore) <= 1.0 || "
+            "!(self.metric in ['Auto', 'ChoiceAccuracy', 'ExactMatch'])))",
+            message='evaluation.minScore must be from 0 to 1, as text such as "0.9"; 90 percent are "0.9"',
+            check=lambda e: (
+                e.min_score is None
+                or 0 <= float(e.min_score) <= (1 if e.metric in ("Auto", "ChoiceAccuracy", "ExactMatch") else math.inf)
+            ),
+            field="minScore",
+        ),
+        Rule(
+            cel="!has(self.minGain) || (double(self.minGain) >= -1.0 && double(self.minGain) <= 1.0) || "
+            "!(self.metric in ['Auto', 'ChoiceAccuracy', 'ExactMatch'])",
+            message='evaluation.minGain must be from -1 to 1, as text such as "0.05"; 5 points are "0.05"',
+            check=lambda e: (
+                e.min_gain is None
+                or -1 <= float(e.min_gain) <= 1
+                or e.metric not in ("Auto", "ChoiceAccuracy", "ExactMatch")
+            ),
+            field="minGain",
+        ),
+        Rule(
+            cel="!has(self.failOn) || self.failOn.all(a, self.failOn.exists_one(b, a == b))",
+            message="evaluation.failOn must not repeat a warning; remove the duplicate",
+            check=lambda e: e.fail_on is None or len(set(e.fail_on)) == len(e.fail_on),
+            field="failOn",
+        ),
         not_yet("!has(self.fewShot)", "evaluation.fewShot", lambda e: e.few_shot is None, field="fewShot"),
         Rule(
             cel="!has(self.stop) || size(self.stop) > 0",
@@ -108,6 +137,22 @@ class Evaluation(SpecModel):
 
     metric: Literal["Auto", "ChoiceAccuracy", "ExactMatch"] = Field(
         "Auto", description="Auto is ChoiceAccuracy where choices are known, else ExactMatch."
+    )
+    min_score: DecimalString | None = Field(
+        None,
+        description='What the score has to reach (Perplexity: what it may be at most), as text such as "0.9"; else the '
+        "job ends as NotAccepted, with its results.",
+    )
+    min_gain: DecimalString | None = Field(
+        None,
+        description='What the gain over the untouched model has to reach, as text such as "0.05"; else the job ends as '
+        "NotAccepted, with its results.",
+    )
+    fail_on: list[WarningType] | None = Field(
+        None,
+        min_length=1,
+        max_length=len(WARNING_TYPES),
+        description="Warnings of status.results that end the job as NotAccepted, with its results.",
     )
     few_shot: int | None = Field(
         None, ge=1, le=64, description="Examples in a second baseline. Refused by this version."

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     DIVERGED = "Diverged"
+    NOT_ACCEPTED = "NotAccepted"
     STALLED = "Stalled"
     ARTIFACT_UPLOAD_FAILED = "ArtifactUploadFailed"
     VERIFICATION_FAILED = "VerificationFailed"
@@ -148,6 +149,13 @@ REASONS: Final[dict[Reason, ReasonInfo]] = {
         meaning="The loss or the gradient became infinite or no number.",
         mend="Lower training.learningRate.",
         exit_code=20,
+        found_by=_TRAINER,
+    ),
+    Reason.NOT_ACCEPTED: ReasonInfo(
+        meaning="The model is tuned and stored, and its result is not what evaluation.minScore, minGain or failOn ask "
+        "for. Status has the results and the artifacts.",
+        mend="Look at the report below output.uri; mend the rows or the training, or ask for less.",
+        exit_code=24,
         found_by=_TRAINER,
     ),
     Reason.CREDENTIALS_NOT_FOUND: ReasonInfo(

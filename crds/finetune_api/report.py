@@ -54,6 +54,12 @@ class StageReport(ApiModel):
     artifacts: Annotated[list[Artifact], Field(max_length=8)] | None = Field(None, description="What was stored.")
     failure: ReportedFailure | None = Field(None, description="Why the stage failed.")
 
+    @property
+    def not_accepted(self) -> bool:
+        """Whether this is a complete result that the job refuses: results and a failure at once."""
+        refused = self.failure is not None and self.failure.reason is Reason.NOT_ACCEPTED
+        return refused and self.results is not None
+
 
 def _bytes(report: StageReport) -> bytes:
     wire = report.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
@@ -92,6 +98,10 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
         newest = report.validation[-points:] if report.validation and points else None
         report = report.model_copy(update={"validation": newest})
         yield report
+    if report.results and report.results.warnings:
+        kinds = [warning.model_copy(update={"message": None}) for warning in report.results.warnings]
+        report = report.model_copy(update={"results": report.results.model_copy(update={"warnings": kinds})})
+        yield report
     report = report.model_copy(update={"results": _scores(report.results, without=("secondary",))})
     yield report
     report = report.model_copy(update={"compute": None})
@@ -110,6 +120,9 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     yield report
     report = report.model_copy(update={"dataset": None})
     yield report
+    if report.results and report.results.warnings:
+        report = report.model_copy(update={"results": report.results.model_copy(update={"warnings": None})})
+        yield report
     while report.failure and report.failure.message:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]
         report = report.model_copy(update={"failure": report.failure.model_copy(update={"message": shorter})})

@@ -13,6 +13,7 @@ from pydantic import Field
 from finetune_api.base import ApiModel, DecimalString, Digest, LocalName, Timestamp
 from finetune_api.names import StageName
 from finetune_api.runtime import ResolvedRuntime
+from finetune_api.trust import WARNING_TYPES, ResultWarning
 
 __all__ = [
     "Artifact",
@@ -236,6 +237,9 @@ class Results(ApiModel):
     p_value: DecimalString | None = Field(None, description="Two-sided p-value that the two differ by chance.")
     paired_test: Literal["McNemarExact", "PairedBootstrap"] | None = Field(
         None, description="The test behind pValue (McNemar 1947, exact binomial form)."
+    )
+    warnings: Annotated[list[ResultWarning], Field(max_length=len(WARNING_TYPES))] | None = Field(
+        None, description="What speaks against trusting these numbers; absent if nothing does."
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
 from finetune_api.templates import OPEN_TEMPLATES, TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
+from finetune_api.trust import WARNING_TYPES
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 
 __all__ = ["JOB_CASES"]
@@ -419,6 +420,34 @@ def _evaluation() -> Iterator[Case]:
         message = "evaluation.metric ChoiceAccuracy needs dataset.template.choices with this template"
         yield JOB.no("evaluation.metric", f"choices of {name} unknown", scored, message)
         yield JOB.ok(f"choices of {name} given", scored | {"dataset.template.choices": ["a", "b"]})
+    score = 'evaluation.minScore must be from 0 to 1, as text such as "0.9"; 90 percent are "0.9"'
+    gain = 'evaluation.minGain must be from -1 to 1, as text such as "0.05"; 5 points are "0.05"'
+    numbers = ["abc", "", "1e", ".5", "0x1", "1,5", "NaN", "inf", "2e-4\n", " 1"]
+    for field, message, good, bad in (
+        ("minScore", score, ["0", "0.9", "1", "1e-3"], ["-0.1", "1.01", "90"]),
+        ("minGain", gain, ["-0.05", "0", "0.1", "-1", "1"], ["-1.1", "5"]),
+    ):
+        path = f"evaluation.{field}"
+        yield from JOB.pattern(path, good, numbers)
+        yield from JOB.text(path, 24, lambda n: "0." + "1" * (n - 2))
+        for value in bad:
+            yield JOB.no(path, f"{field} {value}", {path: value}, message)
+        yield JOB.no(path, f"{field} as number", {path: 1}, "string")
+    yield JOB.ok("all warnings refused", {"evaluation.failOn": list(WARNING_TYPES)})
+    yield from JOB.choice("evaluation.failOn", *WARNING_TYPES, at="evaluation.failOn[0]", wrap=lambda text: [text])
+    yield JOB.no("evaluation.failOn", "no warning in the list", {"evaluation.failOn": []}, "at least 1")
+    yield JOB.no(
+        "evaluation.failOn",
+        "a list of too many",
+        {"evaluation.failOn": [*WARNING_TYPES, "NoGain"]},
+        str(len(WARNING_TYPES)),
+    )
+    yield JOB.no(
+        "evaluation.failOn",
+        "a warning twice",
+        {"evaluation.failOn": ["NoGain", "OneLabel", "NoGain"]},
+        "evaluation.failOn must not repeat a warning; remove the duplicate",
+    )
     yield JOB.no("evaluation.fewShot", "fewShot", {"evaluation.fewShot": 4}, not_yet("evaluation.fewShot"))
     yield from JOB.integer("evaluation.fewShot", 1, 64, ok=[])
     yield from JOB.integer("evaluation.maxNewTokens", 1, 8192)

@@ -130,6 +130,12 @@ PROVOKED: Final = tuple(
             "test_an_output_that_may_only_be_read_is_access_denied_before_anything_is_trained",
         ),
         (
+            "a result that is not good enough",
+            Reason.NOT_ACCEPTED,
+            "trainer/job/test_gate.py",
+            "test_a_result_that_is_not_good_enough_is_stored_and_told_and_not_accepted",
+        ),
+        (
             "a Secret with an empty key",
             Reason.CREDENTIALS_NOT_FOUND,
             _TRAINER,

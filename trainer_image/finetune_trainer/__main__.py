@@ -108,6 +108,7 @@ def _summarise(console: Console, report: StageReport, output_uri: str) -> None:
         for name, score in (("before", results.baseline), ("after", results.test))
     ]
     rows.append(("gain", f"{results.gain}  (p {results.p_value}, exact McNemar test)"))
+    rows += [("warning", f"{warning.type}: {warning.message}") for warning in results.warnings or []]
     rows.insert(0, ("metric", results.metric))
     if data is not None:
         rows.append(("rows", f"{data.train} train, {data.validation} validation, {data.test} test"))

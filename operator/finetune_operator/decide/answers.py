@@ -120,6 +120,8 @@ def succeed(s: Situation, status: FineTuneJobStatus, results: Results, *, reused
         f"{results.metric} {results.baseline.score} before, {results.test.score} after ({results.gain}) on "
         f"{results.test.total} sealed rows"
     )
+    if results.warnings:
+        message += f"; warnings: {', '.join(warning.type for warning in results.warnings)}"
     if reused:
         place = sanitise(status.output_uri or "output.uri", _MAX_PLACE)
         message = f"The result of an earlier job with the same spec, model and rows, found at {place}: {message}"

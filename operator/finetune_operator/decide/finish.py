@@ -94,6 +94,8 @@ def failed(s: Situation) -> Plan:
     status = s.having(stage)
     if end.report is not None:
         status = with_report(status, end.report, succeeded=False)
+        if end.report.not_accepted:
+            status = status.model_copy(update={"manifest_digest": end.report.digest})
     return fail(s, status, failure)
 
 

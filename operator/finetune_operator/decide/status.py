@@ -73,14 +73,16 @@ def with_generation(stored: dict[str, Any], generation: int) -> dict[str, Any]:
 def with_report(status: FineTuneJobStatus, report: StageReport, *, succeeded: bool) -> FineTuneJobStatus:
     """Take over what a stage reported; a later stage completes or replaces what an earlier one said.
 
-    A stage that failed leaves what it had found out, and neither results nor artifacts.
+    A stage that failed leaves what it had found out, and neither results nor artifacts, unless they are whole and only
+    not accepted.
     """
-    names = ("dataset", "validation", "compute", "results") if succeeded else ("dataset", "validation", "compute")
+    whole = succeeded or report.not_accepted
+    names = ("dataset", "validation", "compute", "results") if whole else ("dataset", "validation", "compute")
     update: dict[str, Any] = {name: value for name in names if (value := getattr(report, name)) is not None}
     if report.resolved is not None:
         earlier = status.resolved.to_wire() if status.resolved else {}
         update["resolved"] = Resolved.model_validate(earlier | report.resolved.to_wire())
-    if succeeded and report.artifacts is not None:
+    if whole and report.artifacts is not None:
         named = {artifact.name: artifact for artifact in [*(status.artifacts or []), *report.artifacts]}
         update["artifacts"] = list(named.values())[-_MAX_ARTIFACTS:]
     return status.model_copy(update=update)

@@ -33,6 +33,7 @@ from finetune_api.status import (
     TruncatedField,
     ValidationPoint,
 )
+from finetune_api.trust import WARNING_TYPES, ResultWarning
 
 DIGEST = "sha256:" + "a" * 64
 BIG = 2**63 - 1
@@ -60,6 +61,7 @@ SCORE = _made(
     loss=st.none() | DECIMAL,
     secondary=st.none() | SECONDARY,
 )
+WARNING = _made(ResultWarning, type=st.sampled_from(WARNING_TYPES), message=st.none() | _text(160))
 RESULTS = _made(
     Results,
     metric=st.just("ChoiceAccuracy"),
@@ -68,6 +70,7 @@ RESULTS = _made(
     gain=DECIMAL,
     p_value=st.none() | DECIMAL,
     paired_test=st.none() | st.just("PairedBootstrap"),
+    warnings=st.none() | st.lists(WARNING, max_size=len(WARNING_TYPES)),
 )
 ARTIFACT = _made(
     Artifact,
@@ -141,6 +144,7 @@ def _largest() -> StageReport:
             gain="1" * 24,
             p_value="1" * 24,
             paired_test="PairedBootstrap",
+            warnings=[ResultWarning(type=kind, message="\x00" * 160) for kind in WARNING_TYPES],
         ),
         compute=Compute(parameters=BIG, flops="1" * 24),
         artifacts=[Artifact(name="n" * 32, path="p" * 64, digest=DIGEST, bytes=BIG)] * 8,
@@ -320,3 +324,33 @@ def test_a_report_of_another_version_is_none() -> None:
     report = StageReport(stage="train", spec_digest=DIGEST)
     assert parse_report(json.dumps(report.to_wire() | {"v": 2})) is None
     assert parse_report(json.dumps(report.to_wire() | {"new": True})) == report
+
+
+def test_warnings_lose_their_words_after_old_points_and_keep_their_names() -> None:
+    words = [ResultWarning(type=kind, message="w" * 160) for kind in WARNING_TYPES]
+    score = Score(score="0.5", correct=1, total=2, secondary=[SecondaryScore(name="ExactMatch", score="0.5")])
+    results = Results(metric="ExactMatch", baseline=score, test=score, gain="+0.0000", warnings=words[:7])
+    points = [ValidationPoint(epoch=i, step=i, loss="1.0000", score="0.5000") for i in range(10)]
+    report = StageReport(stage="train", spec_digest=DIGEST, results=results, validation=points)
+    read = parse_report(encode_report(report).decode())
+    assert read is not None
+    assert read.results == results
+    assert 0 < len(read.validation or []) < 10
+    more = report.model_copy(update={"results": results.model_copy(update={"warnings": words})})
+    read = parse_report(encode_report(more, 1200).decode())
+    assert read is not None
+    assert read.results is not None
+    assert [(w.type, w.message) for w in read.results.warnings or []] == [(kind, None) for kind in WARNING_TYPES]
+    assert read.results.test == score
+
+
+def test_a_result_that_is_not_accepted_is_a_failure_with_results() -> None:
+    score = Score(score="0.5", correct=1, total=2)
+    results = Results(metric="ExactMatch", baseline=score, test=score, gain="+0.0000")
+    failure = ReportedFailure(reason=Reason.NOT_ACCEPTED, message="too low")
+    report = StageReport(stage="train", spec_digest=DIGEST, results=results, failure=failure)
+    assert report.not_accepted
+    assert not report.model_copy(update={"results": None}).not_accepted
+    assert not report.model_copy(update={"failure": None}).not_accepted
+    other = ReportedFailure(reason=Reason.DIVERGED, message="nan")
+    assert not report.model_copy(update={"failure": other}).not_accepted

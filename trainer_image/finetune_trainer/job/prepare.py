@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from finetune_api.report import StageReport
 from finetune_trainer.job.context import Work
+from finetune_trainer.job.gate import judged
 from finetune_trainer.job.handover import prepare_once
 from finetune_trainer.job.reuse import take_or_reuse
 from finetune_trainer.output.folder import abort_uploads
@@ -23,6 +24,6 @@ def run_prepare(work: Work) -> StageReport:
         Any reason of reading, templating and storing.
     """
     if (reused := take_or_reuse(work)) is not None:
-        return reused
+        return judged(reused, work.spec.evaluation, work.console)
     abort_uploads(work.output)
     return prepare_once(work).report

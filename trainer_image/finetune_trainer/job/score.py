@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from finetune_api.status import Score
 from finetune_trainer.checkpoint.checkpoints import Checkpoints, Settled
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.evaluation.evaluate import evaluate
@@ -11,7 +14,10 @@ from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Console
 
-__all__ = ["score_after", "score_before"]
+__all__ = ["score_after", "score_before", "score_train"]
+
+TRAIN_ROWS: Final = 100
+"""Train rows that the stored model is asked, to see whether it learned them by heart."""
 
 
 def score_before(
@@ -53,6 +59,22 @@ def score_after(
         evaluation = _score(loaded, prepared, limit, watcher)
     _tell("test", evaluation, console, measured=True)
     return evaluation
+
+
+def score_train(loaded: LoadedModel, prepared: Prepared, *, watcher: TrainingWatcher, console: Console) -> Score | None:
+    """Score the stored model on a few train rows; None where that isn't the same question as a test row's.
+
+    So it is where a row teaches several answers, and for metrics that need texts, which train rows don't keep.
+    """
+    part = prepared.parts["train"]
+    if len(part.gaps) or prepared.metric not in ("ChoiceAccuracy", "ExactMatch"):
+        return None
+    with console.step("test_train", "score the stored model on some train rows") as progress:
+        watcher.evaluating(progress)
+        evaluation = evaluate(
+            loaded, part, prepared, texts=(), generate=False, limit=TRAIN_ROWS, progress=watcher.on_evaluated
+        )
+    return evaluation.score()
 
 
 def _score(loaded: LoadedModel, prepared: Prepared, limit: int | None, watcher: TrainingWatcher) -> Evaluation:

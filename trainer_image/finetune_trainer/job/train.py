@@ -9,17 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_api.report import StageReport
+from finetune_api.status import Results, Score
 from finetune_trainer.checkpoint.checkpoints import Checkpoints, Identity, clear_checkpoints
 from finetune_trainer.evaluation.results import Evaluation, results
+from finetune_trainer.evaluation.trust import Evidence, warnings_of
 from finetune_trainer.job.base_model import Host, Inputs, bring_inputs, host_of
 from finetune_trainer.job.context import Work
+from finetune_trainer.job.gate import judged
 from finetune_trainer.job.publish import METRICS, publish_result, store_model, verify
 from finetune_trainer.job.reuse import own_result, take_or_reuse
-from finetune_trainer.job.score import score_after
+from finetune_trainer.job.score import score_after, score_train
 from finetune_trainer.job.tune import Tuned, tune
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.output.folder import abort_uploads
 from finetune_trainer.output.ownership import check_owner
+from finetune_trainer.prepare.prepared import Prepared
 
 __all__ = ["run_train"]
 
@@ -35,7 +39,7 @@ def run_train(work: Work) -> StageReport:
         Any reason that the trainer can find.
     """
     if (existing := take_existing(work)) is not None:
-        return existing
+        return judged(existing, work.spec.evaluation, work.console)
     inputs, console, limit = bring_inputs(work), work.console, work.spec.evaluation.limit
     host = host_of(gpus=work.spec.resources.gpus_per_node, simulated=work.stage_input.simulated_gpus, console=console)
     with (work.folder / METRICS).open("w", encoding="utf-8") as metrics:
@@ -46,12 +50,13 @@ def run_train(work: Work) -> StageReport:
             stored = store_model(work, tuned.exported.folder)
             model = verify(stored, tuned.exported, inputs.prepared, console)
             after = score_after(model, inputs.prepared, limit=limit, watcher=watcher, console=console)
-            report = report_of(work.spec_digest, inputs, tuned, after)
+            train = score_train(model, inputs.prepared, watcher=watcher, console=console)
+            report = report_of(work, inputs, tuned, after, train)
             report = publish_result(work, inputs, report, tuned=tuned, stored=stored, after=after, threads=host.threads)
         finally:
             checkpoints.close()
     checkpoints.clear()
-    return report
+    return judged(report, work.spec.evaluation, console)
 
 
 def take_existing(work: Work) -> StageReport | None:
@@ -91,14 +96,38 @@ def checkpoints_of(work: Work, inputs: Inputs, host: Host) -> Checkpoints:
     )
 
 
-def report_of(spec_digest: str, inputs: Inputs, tuned: Tuned, after: Evaluation) -> StageReport:
+def report_of(work: Work, inputs: Inputs, tuned: Tuned, after: Evaluation, train: Score | None) -> StageReport:
     """Return the report as far as it doesn't depend on files."""
     return StageReport(
         stage="train",
-        spec_digest=spec_digest,
+        spec_digest=work.spec_digest,
         dataset=inputs.prepared.summary,
         resolved=tuned.resolved,
         validation=list(tuned.validation[-NEWEST_POINTS:]) or None,
-        results=results(tuned.before, after),
+        results=_with_warnings(work, inputs.prepared, tuned, results(tuned.before, after), train),
         compute=tuned.cost,
     )
+
+
+def _with_warnings(work: Work, prepared: Prepared, tuned: Tuned, found: Results, train: Score | None) -> Results:
+    """Add when not to trust the results, and log it."""
+    validation = work.spec.training.validation
+    rows = len(prepared.parts["validation"])
+    limit = (validation.limit if validation else None) or rows
+    one_list = len(prepared.choice_sets) == 1
+    evidence = Evidence(
+        results=found,
+        data=prepared.summary,
+        rows=prepared.texts["test"],
+        choices=prepared.choice_sets[0].texts if one_list else (),
+        answers=prepared.parts["test"].answer if one_list else prepared.parts["test"].answer[:0],
+        overlapping=prepared.score_end_tokens,
+        validation=(float(tuned.kept.score), min(limit, rows)) if tuned.kept else None,
+        train=train,
+    )
+    warnings = warnings_of(evidence)
+    for warning in warnings:
+        work.console.event(
+            "result_warning", f"{warning.type}: {warning.message}", level="warning", type=str(warning.type)
+        )
+    return found.model_copy(update={"warnings": warnings or None})

@@ -39,6 +39,8 @@ class Tuned:
     ----------
     before
         The untouched model on the test rows.
+    kept
+        The validation whose weights were exported; None without validation rows.
     layers
         Those with and without adapters; None for a full fine-tune.
     """
@@ -47,6 +49,7 @@ class Tuned:
     before: Evaluation
     resolved: Resolved
     validation: tuple[ValidationPoint, ...]
+    kept: ValidationPoint | None
     cost: Compute
     layers: AdaptedLayers | None
 
@@ -87,6 +90,7 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
         before=before,
         resolved=_echoed(resolved, plan, exported, inputs.prepared),
         validation=outcome.validation,
+        kept=outcome.kept,
         cost=_cost(shape, outcome),
         layers=layers,
     )

@@ -11,7 +11,7 @@ from finetune_api.job import Template
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score, SecondaryName
-from finetune_trainer.output.facts import data_facts, scored_rows, wording_facts
+from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts, wording_facts
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
@@ -67,7 +67,7 @@ right when {METRICS[results.metric]}.
 Gain {results.gain}; the two-sided p-value that the difference is chance is {results.p_value} (exact McNemar test). The
 score after training was measured on the exported weights, after they were stored and loaded again. `predictions.jsonl`
 has both answers to every test row.
-
+{_warnings(results)}
 ## Data
 
 {_code(_source(stage_input))}, template {template}. Fingerprint of the encoded rows: `{data.fingerprint}`.
@@ -85,6 +85,11 @@ and digests.
 {snippet(stage_input, report, serving=serving, prepared=prepared)}
 {_settings(serving, prepared)}
 """
+
+
+def _warnings(results: Results) -> str:
+    told = "\n".join(f"- {fact}" for fact in warning_facts(results))
+    return f"\nWhen not to trust these numbers:\n\n{told}\n" if told else ""
 
 
 def _front_matter(stage_input: StageInput, report: StageReport, results: Results) -> dict[str, Any]:

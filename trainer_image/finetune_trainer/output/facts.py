@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from finetune_api.status import DatasetSummary, Resolved, Results
 from finetune_trainer.output.data_words import left_out, shares
 
-__all__ = ["data_facts", "scored_rows", "wording_facts"]
+__all__ = ["data_facts", "scored_rows", "warning_facts", "wording_facts"]
 
 
 def scored_rows(results: Results, data: DatasetSummary | None) -> str:
@@ -17,6 +17,11 @@ def scored_rows(results: Results, data: DatasetSummary | None) -> str:
     if data is None or scored == data.test:
         return f"{scored} sealed test rows"
     return f"{scored} of {data.test} sealed test rows (evaluation.limit)"
+
+
+def warning_facts(results: Results) -> list[str]:
+    """Say what speaks against trusting the results, a sentence each."""
+    return [f"{warning.type}: {warning.message}." for warning in results.warnings or []]
 
 
 def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:

@@ -57,6 +57,11 @@ class Kept:
             self.loss, self.score, self.step = outcome.loss, outcome.accuracy, point.step
             self.weights = copied()
 
+    @property
+    def best(self) -> ValidationPoint | None:
+        """The best validation; None before the first."""
+        return next((point for point in self.points if point.step == self.step), None)
+
     def validated(self, step: int) -> bool:
         """Whether the weights after so many steps have been validated."""
         return bool(self.points) and self.points[-1].step >= step

@@ -224,6 +224,7 @@ class _Loop:
             losses=tuple(self.losses),
             validation=tuple(self.kept.points),
             best_epoch=(self.kept.step or self.step) / self.per_epoch,
+            kept=self.kept.best,
             stopped_early=self.step < self.total,
             tokens=self._seen(lengths),
             supervised_tokens=self._seen(self.labels),

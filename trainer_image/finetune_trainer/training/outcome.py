@@ -27,6 +27,8 @@ class TrainOutcome:
     best_epoch
         Passes over the rows after which the model held the weights that it now holds: where validation was best by
         ``select_by``, else all.
+    kept
+        That validation; None without validation rows.
     stopped_early
         Whether early stopping ended it.
     tokens, supervised_tokens
@@ -41,6 +43,7 @@ class TrainOutcome:
     losses: Sequence[float]
     validation: tuple[ValidationPoint, ...]
     best_epoch: float
+    kept: ValidationPoint | None
     stopped_early: bool
     tokens: int
     supervised_tokens: int

@@ -31,7 +31,7 @@ Rows = NDArray[np.int64]
 _RATES: Final = {
     (False, False): ((1e9, "5e-4"), (math.inf, "2e-4")),
     (False, True): ((1e9, "5e-5"), (1e10, "2e-5"), (math.inf, "1e-5")),
-    (True, False): ((1e9, "1e-2"), (math.inf, "4e-3")),
+    (True, False): ((1e9, "5e-2"), (math.inf, "2e-2")),
     (True, True): ((1e9, "1e-3"), (1e10, "4e-4"), (math.inf, "2e-4")),
 }
 """Learning rates by (Adafactor, Full), each for models of fewer parameters than stand before it."""
@@ -105,7 +105,8 @@ def resolve(training: Training, *, rows: int, parameters: int, validation_rows: 
     Hyperparameters
         Batch size between 4 and 32, a power of two; learning rate for a full fine-tune 5e-5 below a billion parameters,
         2e-5 below ten, else 1e-5; for LoRA ten times the full one's: 5e-4, and 2e-4 from a billion parameters on.
-        Adafactor's rate is relative to the size of the weights: twenty times as much.
+        Adafactor's rate is relative to the size of the weights: twenty times as much for a full fine-tune, and a
+        hundred times for adapters, which start at nothing.
     """
     batch_size = training.batch_size or 2 ** int(math.log2(min(32, max(4, rows // STEPS_PER_EPOCH))))
     validation = training.validation or Validation()

@@ -147,13 +147,16 @@ def test_the_rows_that_a_validation_scores_decide_what_the_best_is_by(limit: int
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters", "rate"), [("LoRA", 1, "1e-2"), ("Full", 1, "1e-3"), ("Full", 3e9, "4e-4")]
+    ("method", "parameters", "rate"),
+    [("LoRA", 1, "5e-2"), ("LoRA", 3e9, "2e-2"), ("Full", 1, "1e-3"), ("Full", 3e9, "4e-4")],
 )
-def test_adafactors_rate_is_twenty_times_the_other(method: Any, parameters: float, rate: str) -> None:
+def test_adafactors_rate_is_a_multiple_of_the_others(method: Any, parameters: float, rate: str) -> None:
     training = Training(method=method)
     chosen = resolve(training.model_copy(update={"optimizer": "Adafactor"}), rows=9, parameters=int(parameters))
     assert chosen.learning_rate == rate
-    assert float(rate) == pytest.approx(20 * float(resolve(training, rows=9, parameters=int(parameters)).learning_rate))
+    times = 20 if method == "Full" else 100
+    other = resolve(training, rows=9, parameters=int(parameters)).learning_rate
+    assert float(rate) == pytest.approx(times * float(other))
 
 
 def test_a_training_that_says_nothing_is_lora_with_chosen_numbers() -> None:

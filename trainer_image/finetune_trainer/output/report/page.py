@@ -21,7 +21,7 @@ from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.output.card import METRICS
-from finetune_trainer.output.facts import data_facts, scored_rows
+from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
 from finetune_trainer.output.report.words import chinchilla, headline, interval
@@ -79,6 +79,7 @@ def html_page(
         name=stage_input.job.name,
         namespace=stage_input.job.namespace,
         headline=headline(stage_input.spec.model.uri, results, report.dataset, resolved),
+        warnings=warning_facts(results),
         results=results,
         scores=[(label, score, interval(score)) for label, score in scores],
         secondary=_secondary(results),

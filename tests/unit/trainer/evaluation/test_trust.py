@@ -1,0 +1,195 @@
+"""When the numbers are not to be trusted: each warning comes where it should, and not where it nearly should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune_api.status import DatasetSummary, Results, Score, SecondaryScore
+from finetune_api.trust import WARNING_TYPES, WarningType
+from finetune_trainer.evaluation.stats import decimal, wilson
+from finetune_trainer.evaluation.trust import Evidence, warnings_of
+from finetune_trainer.prepare.prepared import TextRow
+
+LABELS = ("sports", "arts", "science")
+
+
+def score(correct: int, total: int, **more: Any) -> Score:
+    low, high = wilson(correct, total)
+    bounds = [decimal(low), decimal(high)]
+    return Score(score=decimal(correct / total), correct=correct, total=total, ci95=bounds, **more)
+
+
+def text(prompt: str) -> TextRow:
+    return TextRow(row=1, prompt=prompt, completion="")
+
+
+def evidence(**changes: Any) -> Evidence:
+    """A result that nothing speaks against: 200 test rows, half right before and nine of ten after."""
+    results = Results(
+        metric=changes.pop("metric", "ChoiceAccuracy"),
+        baseline=changes.pop("before", score(100, 200)),
+        test=changes.pop("after", score(180, 200)),
+        gain=changes.pop("gain", "+0.4000"),
+        p_value=changes.pop("p", "1e-10"),
+        paired_test="McNemarExact",
+    )
+    rows = changes.pop("rows", [text("a goal was shot"), text("a picture was painted"), text("a star was seen")])
+    values: dict[str, Any] = {
+        "data": DatasetSummary(rows=1000, train=700, validation=100, test=200),
+        "choices": LABELS,
+        "answers": np.arange(len(rows)) % 3,
+        "overlapping": False,
+        "validation": (0.9, 100),
+        "train": score(92, 100),
+    }
+    return Evidence(results=results, rows=rows, **{**values, **changes})
+
+
+def kinds(**changes: Any) -> list[WarningType]:
+    return [warning.type for warning in warnings_of(evidence(**changes))]
+
+
+def test_nothing_is_said_of_a_result_that_nothing_speaks_against() -> None:
+    assert kinds() == []
+
+
+@pytest.mark.parametrize(
+    ("gain", "p", "warned"),
+    [
+        ("+0.0000", "1", True),
+        ("-0.1000", "0.001", True),
+        ("+0.0500", "0.0500", True),
+        ("+0.0500", "0.0499", False),
+        ("+0.0500", None, False),
+        ("+0.3000", "1.3e-60", False),
+    ],
+)
+def test_a_gain_that_may_be_chance_is_no_gain(gain: str, p: str | None, warned: bool) -> None:
+    assert kinds(gain=gain, p=p) == (["NoGain"] if warned else [])
+
+
+@pytest.mark.parametrize(("total", "warned"), [(99, True), (100, False)])
+def test_fewer_than_a_hundred_test_rows_are_few(total: int, warned: bool) -> None:
+    assert kinds(after=score(90, total), validation=None, train=None) == (["FewTestRows"] if warned else [])
+
+
+MIXED = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+PLAIN = "Text: something. Topic:"
+
+
+def leaking(prompts: Sequence[str], answers: Sequence[int] = MIXED) -> bool:
+    return kinds(rows=[text(prompt) for prompt in prompts], answers=np.array(answers)) == ["LabelInPrompt"]
+
+
+def test_a_column_with_the_label_in_the_prompt_is_a_leak() -> None:
+    assert leaking([f"Section {LABELS[i].upper()}: something. Topic:" for i in MIXED])
+
+
+def test_a_list_of_all_choices_in_every_prompt_is_none() -> None:
+    assert not leaking([f"One of sports, arts, science. {PLAIN}"] * 10)
+
+
+def test_a_leak_shows_beside_a_list_of_all_choices() -> None:
+    assert leaking([f"One of sports, arts, science. From the desk of {LABELS[i]}: something." for i in MIXED])
+
+
+def test_a_label_that_some_texts_happen_to_name_is_no_leak() -> None:
+    assert not leaking([f"All about {LABELS[i]}" if at < 8 else PLAIN for at, i in enumerate(MIXED)])
+
+
+def test_a_prompt_that_names_wrong_labels_too_gives_nothing_away() -> None:
+    assert not leaking([f"{LABELS[i]} or {LABELS[i - 1]}?" for i in MIXED])
+
+
+def test_a_label_inside_another_word_does_not_count() -> None:
+    assert not leaking([f"x{LABELS[i]}y" for i in MIXED])
+
+
+def test_a_label_that_is_part_of_the_right_one_is_no_other() -> None:
+    rows = [text(f"Tag: {('bug', 'bug report')[i % 2]}.") for i in range(10)]
+    # "bug" stands in every prompt, so it tells nothing; "bug report" does, in half of them.
+    assert kinds(rows=rows, choices=("bug", "bug report"), answers=np.arange(10) % 2) == []
+    rows += [text(PLAIN)]
+    assert kinds(rows=rows, choices=("bug", "bug report"), answers=np.append(np.arange(10) % 2, 0)) == ["LabelInPrompt"]
+
+
+def test_rows_without_a_right_choice_leak_nothing() -> None:
+    assert not leaking([f"{LABELS[i]}: something" for i in MIXED], [-1] * 10)
+
+
+@pytest.mark.parametrize(("most", "warned"), [(91, True), (90, False)])
+def test_one_label_of_more_than_nine_rows_in_ten_is_told(most: int, warned: bool) -> None:
+    answers = np.array([1] * most + [0] * (100 - most))
+    found = warnings_of(evidence(rows=[text("x")] * 100, answers=answers))
+    assert [w.type for w in found] == (["OneLabel"] if warned else [])
+    if warned:
+        assert found[0].message == "91 of 100 test rows have one label, 'arts': to say always that is 0.9100"
+
+
+def test_answers_that_are_open_have_no_label() -> None:
+    assert kinds(choices=(), answers=np.array([], dtype=np.int64)) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "warned"),
+    [(score(100, 100), True), (score(85, 100), False), (score(3, 3), False), (None, False)],
+)
+def test_train_rows_far_above_the_test_rows_were_learned_by_heart(train: Score | None, warned: bool) -> None:
+    assert kinds(train=train, after=score(160, 200), validation=None) == (["Overfitted"] if warned else [])
+
+
+@pytest.mark.parametrize(
+    ("validation", "warned"),
+    [((0.5, 100), True), ((0.99, 1000), True), ((0.84, 100), False), ((0.75, 4), False), (None, False)],
+)
+def test_validation_that_differs_beyond_chance_is_told(validation: tuple[float, int] | None, warned: bool) -> None:
+    assert kinds(validation=validation) == (["ValidationDisagrees"] if warned else [])
+
+
+@pytest.mark.parametrize(("truncated", "warned"), [(50, True), (49, False)])
+def test_prompts_that_were_shortened_are_told(truncated: int, warned: bool) -> None:
+    data = DatasetSummary(rows=1000, train=700, validation=100, test=200, truncated=truncated)
+    assert kinds(data=data) == (["TruncatedPrompts"] if warned else [])
+
+
+def test_choices_of_which_one_begins_another_are_told() -> None:
+    assert kinds(overlapping=True) == ["ChoicesOverlap"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "exact", "choosing", "warned"),
+    [
+        ("ExactMatch", 0, "0.6000", True),
+        ("ExactMatch", 0, "0.1999", False),
+        ("ExactMatch", 30, "0.6000", False),
+        ("ChoiceAccuracy", 0, "0.6000", False),
+    ],
+)
+def test_an_untouched_model_that_lacks_the_format_only_is_told(
+    metric: str, exact: int, choosing: str, warned: bool
+) -> None:
+    before = score(exact, 200, secondary=[SecondaryScore(name="ChoiceAccuracy", score=choosing)])
+    assert kinds(metric=metric, before=before) == (["FormatOnly"] if warned else [])
+
+
+def test_warnings_come_in_the_order_of_the_table_and_their_words_fit() -> None:
+    found = warnings_of(
+        evidence(
+            after=score(20, 50),
+            gain="-0.1000",
+            overlapping=True,
+            choices=("l" * 128, "m"),
+            answers=np.zeros(3, dtype=np.int64),
+            train=score(100, 100),
+            validation=(1.0, 1000),
+            data=DatasetSummary(rows=9, train=9, truncated=9),
+        )
+    )
+    types = [warning.type for warning in found]
+    assert types == sorted(types, key=WARNING_TYPES.index)
+    assert len(types) == 7
+    assert all(len(warning.message or "") <= 160 for warning in found)
