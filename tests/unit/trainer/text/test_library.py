@@ -107,6 +107,8 @@ def test_a_document_says_the_least_that_it_must() -> None:
         (("{description: Somebody.}", "{description: S., kind: text}"), "fields.who.kind: is not known here"),
         (("name: greeting", "name: !!python/name:os.system x"), "is no YAML: could not determine a constructor"),
         (("name: greeting", "name: {"), "is no YAML"),
+        (("answer: text", "answer: text\nanswer: who"), "is no YAML: the key 'answer' stands there twice"),
+        (("{description: Somebody.}", "{description: a, description: b}"), "the key 'description' stands there twice"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_document_is_told_by_its_key(change: tuple[str, str], message: str) -> None:

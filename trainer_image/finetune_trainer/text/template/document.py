@@ -191,6 +191,23 @@ class TemplateDocument(_Part):
         return {} if self.prompt is None else {DEFAULT: self.prompt, **self.paraphrases}
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader; a key that stands twice is refused, where it would take the last one in silence."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands there twice", node.start_mark)
+    return loader.construct_mapping(node, deep)
+
+
+_Loader.add_constructor(
+    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: _mapping(loader, node, deep=True)
+)
+
+
 def read_document(text: str) -> TemplateDocument:
     """Read a document.
 
@@ -200,7 +217,7 @@ def read_document(text: str) -> TemplateDocument:
         It is none; the message says at which key, and what is wrong.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise ValueError(f"is no YAML: {' '.join(str(e).split())[:200]}") from e
     if not isinstance(content, dict):
