@@ -244,10 +244,12 @@ def job_crd() -> Schema:
                 "Why the job waits, failed or is done.",
             ),
             _column("%", ".status.progress.percent", "Share of the work that is done.", kind="integer"),
-            _column("Base", ".status.results.baseline.score", "Accuracy of the untouched model."),
-            _column("Test", ".status.results.test.score", "Accuracy of the tuned model on the same rows."),
+            _column("Base", ".status.results.baseline.score", "Score of the untouched model."),
+            _column("Test", ".status.results.test.score", "Score of the tuned model on the same rows."),
             _AGE,
-            _column("Gain", ".status.results.gain", "Test minus base.", wide=True),
+            _column(
+                "Gain", ".status.results.gain", "How much better the tuned model is; above 0 is better.", wide=True
+            ),
             _column("Model", ".spec.model.uri", "The model to start from.", wide=True),
         ],
     }

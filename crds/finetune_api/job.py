@@ -25,6 +25,7 @@ from finetune_api.dataset import (
     Uri,
     uri_rule,
 )
+from finetune_api.metrics import CHOICE_METRICS, MetricName
 from finetune_api.templates import OPEN_TEMPLATES
 from finetune_api.training import Checkpoint, EarlyStopping, LoRA, Training, Validation
 from finetune_api.trust import WARNING_TYPES, WarningType
@@ -63,6 +64,7 @@ _HAS_VALIDATION: Final = (
     "(!has(self.dataset.split.trainPercent) && !has(self.dataset.split.testPercent)))"
 )
 """CEL, on the spec: there are validation rows, or a column says whether there are."""
+_OVER_CHOICES: Final = f"{', '.join(CHOICE_METRICS[:-1])} and {CHOICE_METRICS[-1]}"
 
 
 class RuntimeRef(SpecModel):
@@ -135,8 +137,10 @@ class Evaluation(SpecModel):
         ),
     )
 
-    metric: Literal["Auto", "ChoiceAccuracy", "ExactMatch"] = Field(
-        "Auto", description="Auto is ChoiceAccuracy where choices are known, else ExactMatch."
+    metric: Literal["Auto", MetricName] = Field(
+        "Auto",
+        description="Auto is the metric of a named template or prompt; else ChoiceAccuracy where choices are known, "
+        "and ExactMatch where answers are open.",
     )
     min_score: DecimalString | None = Field(
         None,
@@ -255,12 +259,13 @@ class FineTuneJobSpec(SpecModel):
             )
         ),
         Rule(
-            cel="self.evaluation.metric != 'ChoiceAccuracy' || !has(self.dataset.template.name) || "
+            cel=f"!(self.evaluation.metric in {list(CHOICE_METRICS)}) || !has(self.dataset.template.name) || "
             f"!(self.dataset.template.name in {list(OPEN_TEMPLATES)}) || "
             "has(self.dataset.template.choices)",
-            message="evaluation.metric ChoiceAccuracy needs dataset.template.choices with this template",
+            message=f"evaluation.metric needs dataset.template.choices with this template for {_OVER_CHOICES}; give "
+            "them, or choose another metric",
             check=lambda s: (
-                s.evaluation.metric != "ChoiceAccuracy"
+                s.evaluation.metric not in CHOICE_METRICS
                 or s.dataset.template.name not in OPEN_TEMPLATES
                 or s.dataset.template.choices is not None
             ),

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import ApiModel, DecimalString, Digest, LocalName, Timestamp
+from finetune_api.metrics import MetricName, SecondaryName
 from finetune_api.names import StageName
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.trust import WARNING_TYPES, ResultWarning
@@ -24,6 +25,7 @@ __all__ = [
     "FailedAttempt",
     "Failure",
     "FineTuneJobStatus",
+    "MetricName",
     "NearDuplicates",
     "Phase",
     "Progress",
@@ -39,9 +41,6 @@ __all__ = [
 ]
 
 Phase = Literal["Pending", "Queued", "Preparing", "Training", "Suspended", "Succeeded", "Failed"]
-MetricName = Literal["ChoiceAccuracy", "ExactMatch"]
-SecondaryName = Literal["ChoiceAccuracy", "ExactMatch", "ExactMatchTokens"]
-"""ExactMatch compares text as the stop rule leaves it; ExactMatchTokens the tokens, end tokens included."""
 Message = Annotated[str, Field(max_length=1024)]
 
 
@@ -202,24 +201,30 @@ class ValidationPoint(ApiModel):
     epoch: int = Field(ge=0, description="Epochs done.")
     step: int = Field(ge=0, description="Optimizer steps done.")
     loss: DecimalString = Field(description="Mean cross-entropy of a completion token.")
-    score: DecimalString = Field(description="Share of validation rows answered correctly.")
+    score: DecimalString = Field(description="resolved.metric on the validation rows.")
 
 
 class SecondaryScore(ApiModel):
     """A second metric on the same rows."""
 
     name: SecondaryName = Field(description="Name of the metric.")
-    score: DecimalString = Field(description="Share of rows answered correctly.")
+    score: DecimalString = Field(description="Its value; 0 to 1 but for Perplexity.")
 
 
 class Score(ApiModel):
-    """Accuracy of one model on the sealed rows."""
+    """What one model reached on the sealed rows."""
 
-    score: DecimalString = Field(description="correct / total.")
-    correct: int = Field(ge=0, description="Rows answered correctly.")
+    score: DecimalString = Field(
+        description="Value of results.metric: 0 to 1, higher is better; Perplexity: from 1, lower is better."
+    )
+    correct: int | None = Field(
+        None, ge=0, description="Rows answered correctly; absent where the metric is no share of right rows."
+    )
     total: int = Field(ge=0, description="Rows scored.")
     ci95: Annotated[list[DecimalString], Field(max_length=2)] | None = Field(
-        None, description="Wilson score interval at 95 % (Wilson 1927): lower and upper bound."
+        None,
+        description="Lower and upper bound at 95 %: Wilson's interval (1927) where correct is told, else the "
+        "percentiles of a seeded bootstrap over rows; absent where rows don't differ, of which it knows nothing.",
     )
     loss: DecimalString | None = Field(None, description="Mean cross-entropy of a completion token.")
     secondary: Annotated[list[SecondaryScore], Field(max_length=4)] | None = Field(
@@ -230,13 +235,18 @@ class Score(ApiModel):
 class Results(ApiModel):
     """Before and after on the same sealed rows."""
 
-    metric: MetricName = Field(description="What the scores count.")
+    metric: MetricName = Field(description="What the scores are.")
     baseline: Score = Field(description="The untouched model.")
     test: Score = Field(description="The tuned model, as exported.")
-    gain: DecimalString = Field(description="test minus baseline, with its sign.")
+    gain: DecimalString = Field(
+        description="How much better the tuned model is, with its sign: test minus baseline; for Perplexity, where "
+        "lower is better, baseline minus test. Above 0 is always better."
+    )
     p_value: DecimalString | None = Field(None, description="Two-sided p-value that the two differ by chance.")
     paired_test: Literal["McNemarExact", "PairedBootstrap"] | None = Field(
-        None, description="The test behind pValue (McNemar 1947, exact binomial form)."
+        None,
+        description="The test behind pValue: McNemar's (1947, exact binomial form) where rows are right or wrong, else "
+        "a seeded bootstrap over pairs of rows.",
     )
     warnings: Annotated[list[ResultWarning], Field(max_length=len(WARNING_TYPES))] | None = Field(
         None, description="What speaks against trusting these numbers; absent if nothing does."

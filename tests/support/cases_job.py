@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
+from finetune_api.metrics import CHOICE_METRICS, METRICS
 from finetune_api.templates import OPEN_TEMPLATES, TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
 from finetune_api.trust import WARNING_TYPES
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
@@ -414,12 +416,15 @@ def _schedule_and_optimizer(numbers: list[str]) -> Iterator[Case]:
 
 
 def _evaluation() -> Iterator[Case]:
-    yield from JOB.choice("evaluation.metric", "Auto", "ChoiceAccuracy", "ExactMatch")
-    for name in OPEN_TEMPLATES:
-        scored = {"evaluation.metric": "ChoiceAccuracy", "dataset.template.name": name}
-        message = "evaluation.metric ChoiceAccuracy needs dataset.template.choices with this template"
-        yield JOB.no("evaluation.metric", f"choices of {name} unknown", scored, message)
-        yield JOB.ok(f"choices of {name} given", scored | {"dataset.template.choices": ["a", "b"]})
+    yield from JOB.choice("evaluation.metric", "Auto", *METRICS)
+    for name, metric in itertools.product(OPEN_TEMPLATES, CHOICE_METRICS):
+        scored = {"evaluation.metric": metric, "dataset.template.name": name}
+        message = (
+            "evaluation.metric needs dataset.template.choices with this template for ChoiceAccuracy, "
+            "ChoiceAccuracyNorm, MacroF1 and BalancedAccuracy; give them, or choose another metric"
+        )
+        yield JOB.no("evaluation.metric", f"{metric} without choices of {name}", scored, message)
+        yield JOB.ok(f"{metric} with choices of {name}", scored | {"dataset.template.choices": ["a", "b"]})
     score = 'evaluation.minScore must be from 0 to 1, as text such as "0.9"; 90 percent are "0.9"'
     gain = 'evaluation.minGain must be from -1 to 1, as text such as "0.05"; 5 points are "0.05"'
     numbers = ["abc", "", "1e", ".5", "0x1", "1,5", "NaN", "inf", "2e-4\n", " 1"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from finetune_api.metrics import LOWER_IS_BETTER
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.status import Failure, FineTuneJobStatus, Results
 from finetune_operator.decide.conditions import Suspension, Verdict
@@ -116,8 +117,9 @@ def out_of_time(s: Situation) -> Plan:
 
 def succeed(s: Situation, status: FineTuneJobStatus, results: Results, *, reused: bool = False) -> Plan:
     """End the job with its results, or with those of an earlier job that it found below its output.uri."""
+    gain = f"{results.gain}; lower is better" if results.metric in LOWER_IS_BETTER else results.gain
     message = (
-        f"{results.metric} {results.baseline.score} before, {results.test.score} after ({results.gain}) on "
+        f"{results.metric} {results.baseline.score} before, {results.test.score} after ({gain}) on "
         f"{results.test.total} sealed rows"
     )
     if results.warnings:

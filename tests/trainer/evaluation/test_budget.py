@@ -102,7 +102,10 @@ def test_answers_alone_are_scored_and_decoded_as_those_that_share_their_prompt(
         outcomes.append(evaluate(loaded, part, prepared, texts=texts, generate=generate, token_budget=300).rows)
     for one, other in zip(*outcomes, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
-        assert dataclasses.replace(one, loss=0.0) == dataclasses.replace(other, loss=0.0)
+        assert one.confidence == pytest.approx(other.confidence, rel=1e-4)
+        assert dataclasses.replace(one, loss=0.0, confidence=None) == dataclasses.replace(
+            other, loss=0.0, confidence=None
+        )
 
 
 def test_questions_are_made_a_batch_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,12 @@ def test_a_report_says_where_answers_end_and_what_the_epoch_is_the_best_by(finis
     assert resolved.stop == ["\n"]  # every label is a line
     assert resolved.select_by == "Loss"  # of 24 validation rows
     for score in (results.baseline, results.test):
-        assert [s.name for s in score.secondary or []] == ["ExactMatch", "ExactMatchTokens"]
+        assert [s.name for s in score.secondary or []] == [
+            "ExactMatch",
+            "ChoiceAccuracyNorm",
+            "MacroF1",
+            "ExactMatchTokens",
+        ]
 
 
 def test_the_report_fits_and_parses_and_answers_its_spec(finished: Finished) -> None:

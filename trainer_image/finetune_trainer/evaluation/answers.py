@@ -12,7 +12,7 @@ from typing import Final
 from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.prepare.prepared import Prepared
-from finetune_trainer.text.stop import StopRule
+from finetune_trainer.text.stop import StopRule, plain_line_ends
 
 __all__ = ["Answers"]
 
@@ -35,6 +35,8 @@ class Answers:
     ----------
     stops
         Tokens that end an answer.
+    whole
+        As given.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Answers:
     ) -> None:
         self.rule = StopRule(prepared.stop)
         self.stops = frozenset({*prepared.end_ids[-1:], *eos_ids})
-        self._tokenizer, self._end, self._whole = tokenizer, prepared.end_ids, whole
+        self._tokenizer, self._end, self.whole = tokenizer, prepared.end_ids, whole
         # A token spells at least one byte: so many of the last ones hold whatever stop text has just been completed.
         self._window = 2 * _EVERY + max((len(text.encode()) for text in prepared.stop), default=0)
 
@@ -56,13 +58,28 @@ class Answers:
             return None
         return self.rule.reference(self._text(ids))
 
+    def expected(self, completion: Sequence[int]) -> str:
+        """Return an expected completion as text that answers are measured against.
+
+        Cut by the stop rule where an answer can match it; else whole, with its unknown tokens by name, so that no
+        answer can reach it.
+        """
+        if (reference := self.reference(completion)) is not None:
+            return reference
+        ids = list(completion[: len(completion) - len(self._end)])
+        if tuple(completion[len(ids) :]) != self._end:
+            ids = list(completion)
+        unknown = self._tokenizer.unk_token_id
+        text = self._tokenizer.decode(ids, skip_special_tokens=unknown not in ids, clean_up_tokenization_spaces=False)
+        return plain_line_ends(str(text)).strip()
+
     def finished(self, tokens: Sequence[int], reference: str | None) -> bool:
         """Tell whether an answer has ended, or more of it doesn't matter."""
         if tokens[-1] in self.stops:
             return True
         if len(tokens) > _EVERY_TOKEN and len(tokens) % _EVERY:
             return False
-        if self._whole:
+        if self.whole:
             return bool(self.rule.texts) and self._has_stop_text(tokens)
         if reference is None:
             return True

@@ -1,10 +1,9 @@
 """The one evaluator: baseline, validation and test go through it, so their numbers can be compared.
 
-ChoiceAccuracy is the arg-max over the summed log-probabilities of the choices' tokens, without end token, ties to the
-first (``acc`` of lm-evaluation-harness). ExactMatch asks whether the text that greedy decoding writes is the expected
-one, both cut by the stop rule of ``text/stop.py``; ExactMatchTokens whether it yields the expected tokens, end tokens
-included. Loss is the training loss. All come from one forward pass a row; only rows that miss are decoded, and only as
-far as the verdict needs where their text is not asked for.
+A choice's likelihood is the sum of its tokens' log-probabilities, without end token; ties go to the first. Text is what
+greedy decoding writes, cut by the stop rule of ``text/stop.py``. Loss is the training loss. All come from one forward
+pass a row; only rows that miss are decoded, and only as far as the verdict needs where neither metric nor reader asks
+for their text. What is kept of a row, and how a score is made of that, is the metric's (``metrics/``).
 
 A row that no answer can be right for (``EncodedPart.unanswerable``) counts as wrong under every metric. One that
 does not fit into maxLength is never fed to the model, and the loss leaves it out.
@@ -15,6 +14,7 @@ A row is a question while its batch is scored and a line of a table afterwards, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +29,8 @@ from finetune_trainer.evaluation.answering import Answerer, answerer_for
 from finetune_trainer.evaluation.answers import Answers
 from finetune_trainer.evaluation.batches import Budget, budget_of
 from finetune_trainer.evaluation.decode import known
+from finetune_trainer.evaluation.metrics.metric import TextMetric
+from finetune_trainer.evaluation.metrics.registry import METRICS, text_metrics
 from finetune_trainer.evaluation.questions import Question, Questions
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.evaluation.rows import RowResult, Rows
@@ -37,6 +39,7 @@ from finetune_trainer.model.device import gpu_memory_errors
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.prepare.prepared import NO_ROOM, EncodedPart, Prepared, TextRow
 from finetune_trainer.process.console import Progress, no_progress
+from finetune_trainer.text.stop import plain_line_ends
 
 __all__ = ["evaluate"]
 
@@ -59,9 +62,11 @@ def evaluate(
     Parameters
     ----------
     texts
-        The part's rows as text, in its order; empty where only numbers are wanted (``expected`` is then empty).
+        The part's rows as text, in its order; empty where only numbers are wanted (``expected`` is then empty). A
+        metric over text needs them, for rows that don't fit.
     generate
-        Decode every row that teacher forcing got wrong to its end, for its text. No verdict depends on it.
+        Decode every row that teacher forcing got wrong to its end, for its text and the metrics over text that are told
+        beside the job's own. No verdict depends on it.
     limit
         Score at most so many rows: the same ones for every model.
     progress
@@ -74,15 +79,17 @@ def evaluate(
     StageError
         GPUOutOfMemory.
     ValueError
-        For a row that ChoiceAccuracy can't score because it has no choices, or that has nothing to score.
+        For a row that a metric over choices can't score because it has none, or that has nothing to score.
     """
     start = time.monotonic()
     sample = row_sample(len(part), limit)
     fits = part.unanswerable[sample] != NO_ROOM
     places = np.flatnonzero(fits)
     questions = Questions(part, prepared, sample[places])
-    answers = Answers(loaded.tokenizer, prepared, loaded.eos_ids, whole=generate)
-    judge = _Judge(part, prepared, texts, whole=generate)
+    asked = text_metrics(prepared.metric, beside=generate)
+    whole = generate or bool(asked)
+    answers = Answers(loaded.tokenizer, prepared, loaded.eos_ids, whole=whole)
+    judge = _Judge(part, prepared, texts, whole=whole, asked=asked)
     rows = Rows(len(sample))
     for at in np.flatnonzero(~fits).tolist():
         rows.put(at, judge.unasked(int(sample[at])))
@@ -117,6 +124,7 @@ class _Answer:
     right: tuple[bool, ...]
     said: str
     reference: str | None
+    expected: str
 
 
 def _ask(
@@ -156,37 +164,59 @@ def _answer(questions: Sequence[Question], answerer: Answerer, answers: Answers)
     if missed:
         said.update(zip(missed, answerer.complete(missed, finished), strict=True))
     for i, row in enumerate(scored):
-        yield _Answer(scored=row, right=right[i], said=answers.said(said[i]), reference=references[i])
+        yield _Answer(
+            scored=row,
+            right=right[i],
+            said=answers.said(said[i]),
+            reference=references[i],
+            expected=answers.expected(expected[i]) if answers.whole else "",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """The most likely of a row's choices, by likelihood and by likelihood a character, and the first one's share."""
+
+    most_likely: int
+    by_character: int
+    confidence: float
 
 
 class _Judge:
     """Compares answers with what was expected."""
 
-    def __init__(self, part: EncodedPart, prepared: Prepared, texts: Sequence[TextRow], *, whole: bool) -> None:
+    def __init__(
+        self,
+        part: EncodedPart,
+        prepared: Prepared,
+        texts: Sequence[TextRow],
+        *,
+        whole: bool,
+        asked: Sequence[TextMetric],
+    ) -> None:
         self.part, self.prepared, self.texts, self.whole = part, prepared, texts, whole
+        self.asked = asked
+        self.verdict = METRICS[prepared.metric].verdict
+        self.common = len(prepared.choice_sets) == 1
         self.seen = self.unmatchable = 0
 
     def row(self, index: int, answer: _Answer) -> RowResult:
         """Return the outcome of a row."""
-        part, metric, answerable = self.part, self.prepared.metric, not self.part.unanswerable[index]
+        part, answerable = self.part, not self.part.unanswerable[index]
         self.seen += 1
         self.unmatchable += answerable and answer.reference is None
-        exact = answerable and answer.said == answer.reference
         generated = answer.said if self.whole else None
-        chosen = right_choice = None
+        choice = self._choice(index, answer.scored)
         predicted = generated
-        choices = int(part.choice_set[index])
-        if choices >= 0:
-            chosen = int(np.argmax([logprobs.sum() for logprobs in answer.scored.logprobs[1:]]))  # the first of equals
-            right_choice = answerable and chosen == int(part.answer[index])
-            if metric == "ChoiceAccuracy":
-                predicted = self.prepared.choice_sets[choices].texts[chosen]
-        return RowResult(
+        if choice is not None and self.verdict in ("right_choice", "right_norm"):
+            chosen = choice.by_character if self.verdict == "right_norm" else choice.most_likely
+            predicted = self.prepared.choice_sets[int(part.choice_set[index])].texts[chosen]
+        row = RowResult(
             index=index,
             row=int(part.rows[index]),
-            chosen=chosen,
-            right_choice=right_choice,
-            exact_match=exact,
+            chosen=None if choice is None else choice.most_likely,
+            right_choice=None if choice is None else answerable and choice.most_likely == int(part.answer[index]),
+            exact_match=answerable and answer.said == answer.reference,
             exact_match_tokens=answerable and all(answer.right),
             loss=-float(answer.scored.logprobs[0].sum()),
             tokens=len(answer.right),
@@ -194,16 +224,23 @@ class _Judge:
             predicted=predicted,
             generated=generated,
             expected=self._expected(index),
-            correct=bool(right_choice) if metric == "ChoiceAccuracy" else exact,
+            correct=False,
+            right_norm=None if choice is None else answerable and choice.by_character == int(part.answer[index]),
+            label=self._label(index),
+            confidence=None if choice is None else choice.confidence,
+            measures=self._measures(answer.said if answerable else "", answer.expected),
         )
+        return dataclasses.replace(row, correct=self._verdict(row))
 
     def unasked(self, index: int) -> RowResult:
         """Return the outcome of a row that does not fit: wrong, without a loss."""
+        chosen = False if self.prepared.choice_sets else None
+        expected = self._expected(index)
         return RowResult(
             index=index,
             row=int(self.part.rows[index]),
             chosen=None,
-            right_choice=False if self.prepared.choice_sets else None,
+            right_choice=chosen,
             exact_match=False,
             exact_match_tokens=False,
             loss=0.0,
@@ -211,9 +248,42 @@ class _Judge:
             tokens_correct=0,
             predicted=None,
             generated=None,
-            expected=self._expected(index),
+            expected=expected,
             correct=False,
+            right_norm=chosen,
+            label=self._label(index),
+            measures=self._measures("", plain_line_ends(expected).strip()),
         )
+
+    def _choice(self, index: int, scored: Scored) -> _Choice | None:
+        """Return which of the row's choices are the most likely; the first of equals."""
+        number = int(self.part.choice_set[index])
+        if number < 0:
+            return None
+        sums = np.array([logprobs.sum() for logprobs in scored.logprobs[1:]])
+        lengths = np.array([max(1, len(text)) for text in self.prepared.choice_sets[number].texts])
+        chosen = int(np.argmax(sums))
+        return _Choice(
+            most_likely=chosen,
+            by_character=int(np.argmax(sums / lengths)),
+            confidence=float(1 / np.exp(sums - sums[chosen]).sum()),
+        )
+
+    def _label(self, index: int) -> int | None:
+        """Return the expected label's number; one more than there are where it is none of them."""
+        if not self.common:
+            return None
+        answer = int(self.part.answer[index])
+        return answer if answer >= 0 else len(self.prepared.choice_sets[0].texts)
+
+    def _measures(self, said: str, expected: str) -> dict[str, tuple[float, ...]]:
+        return {metric.name: metric.compare(said, expected) for metric in self.asked}
+
+    def _verdict(self, row: RowResult) -> bool:
+        """Whether a row counts as right; where the metric knows no right rows, whether it is an exact match."""
+        if self.verdict == "measure":
+            return row.measures[self.prepared.metric][0] == 1
+        return bool(getattr(row, self.verdict or "exact_match"))
 
     def _expected(self, index: int) -> str:
         return self.texts[index].completion if self.texts else ""

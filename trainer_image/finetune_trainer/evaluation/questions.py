@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.metrics import CHOICE_METRICS
 from finetune_trainer.evaluation.answer_tree import Tree, build_tree
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 
@@ -66,7 +67,7 @@ class Questions:
     Raises
     ------
     ValueError
-        For a row that ChoiceAccuracy can't score because it has no choices, or that has nothing to score.
+        For a row that a metric over choices can't score because it has none, or that has nothing to score.
     """
 
     def __init__(self, part: EncodedPart, prepared: Prepared, rows: Ints) -> None:
@@ -77,7 +78,7 @@ class Questions:
         completions = part.lengths[rows] - prompts
         sets = part.choice_set[rows]
         self._refuse((prompts < 1) | (completions < 1), "has no prompt or no completion tokens")
-        if prepared.metric == "ChoiceAccuracy":
+        if prepared.metric in CHOICE_METRICS:
             self._refuse(sets < 0, "has no choices")
         self.sizes = self._sizes(prompts, completions, sets)
 

@@ -6,20 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Self, cast
 
-from finetune_api.status import MetricName, Results, Score, SecondaryName, SecondaryScore
+from finetune_api.metrics import METRICS as NAMES
+from finetune_api.metrics import MetricName, SecondaryName
+from finetune_api.status import Results, Score, SecondaryScore
+from finetune_trainer.evaluation.bootstrap import percentile_interval, same_rows_differ
+from finetune_trainer.evaluation.metrics.metric import Array, Metric
+from finetune_trainer.evaluation.metrics.registry import METRICS
 from finetune_trainer.evaluation.rows import RowResult, Rows
 from finetune_trainer.evaluation.stats import decimal, mcnemar, signed, wilson
 
 __all__ = ["Evaluation", "RowResult", "results"]
-
-_VERDICTS: Final[Mapping[SecondaryName, str]] = {
-    "ChoiceAccuracy": "right_choice",
-    "ExactMatch": "exact_match",
-    "ExactMatchTokens": "exact_match_tokens",
-}
-"""Every metric's verdict on a row; the score is the share of rows that it is true for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +44,47 @@ class Evaluation:
         return indices
 
     @property
+    def measure(self) -> Metric:
+        """The metric itself."""
+        return METRICS[self.metric]
+
+    @property
     def correct(self) -> int:
-        """Rows answered correctly under :attr:`metric`."""
+        """Rows that count as right; see :attr:`~finetune_trainer.evaluation.rows.RowResult.correct`."""
         return int(self._table.column("correct").sum())
 
     @property
     def verdicts(self) -> list[bool]:
-        """Whether each row was answered correctly under :attr:`metric`."""
+        """Whether each row counts as right."""
         verdicts: list[bool] = self._table.column("correct").tolist()
         return verdicts
 
+    def kept(self, name: SecondaryName) -> Array | None:
+        """Return what a metric keeps of the rows, (rows, numbers); None where it says nothing about some row."""
+        return METRICS[name].keeps(self._table)
+
+    @cached_property
+    def value(self) -> float:
+        """The score under :attr:`metric`."""
+        return self.measure.of_all(self._kept)
+
     @property
-    def accuracy(self) -> float:
-        """Share of rows answered correctly, 0 to 1."""
-        return self.correct / self.total
+    def goodness(self) -> float:
+        """The score, turned round where lower is better: of two models the better one has more of it."""
+        return self.value if self.measure.higher_is_better else -self.value
+
+    @cached_property
+    def row_values(self) -> list[float]:
+        """The score of each row as if it were the only one."""
+        kept = self._kept
+        return [self.measure.of_all(kept[i : i + 1]) for i in range(len(kept))]
+
+    @property
+    def _kept(self) -> Array:
+        kept = self.kept(self.metric)
+        if kept is None:
+            raise ValueError(f"these rows were not scored by {self.metric}")
+        return kept
 
     @property
     def tokens(self) -> int:
@@ -78,22 +103,33 @@ class Evaluation:
 
     @property
     def secondary(self) -> tuple[SecondaryScore, ...]:
-        """The other metrics on the same rows; one that says nothing about some row is left out."""
-        verdicts = {name: self._table.column(column) for name, column in _VERDICTS.items() if name != self.metric}
+        """What is told beside the metric, on the same rows; one that says nothing about some row is left out."""
         return tuple(
-            SecondaryScore(name=name, score=decimal(int(verdict.sum()) / self.total))
-            for name, verdict in verdicts.items()
-            if not (verdict < 0).any()
+            SecondaryScore(name=name, score=decimal(value))
+            for name in self.measure.beside
+            if (value := self.value_of(name)) is not None
         )
 
+    def value_of(self, name: SecondaryName) -> float | None:
+        """Return the score under another metric; None where it was not asked, or says nothing about some row."""
+        kept = self.kept(name)
+        return None if kept is None else METRICS[name].of_all(kept)
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval: Wilson's of a share of right rows, else by a bootstrap; None where that knows nothing."""
+        if self.measure.counted:
+            return wilson(self.correct, self.total)
+        return percentile_interval(self._kept, self.measure.value)
+
     def score(self) -> Score:
-        """Return the form of the status, with the Wilson interval."""
-        low, high = wilson(self.correct, self.total)
+        """Return the form of the status."""
+        bounds = self.interval
         return Score(
-            score=decimal(self.accuracy),
-            correct=self.correct,
+            score=decimal(self.value),
+            correct=self.correct if self.measure.counted else None,
             total=self.total,
-            ci95=[decimal(low), decimal(high)],
+            ci95=None if bounds is None else [decimal(bound) for bound in bounds],
             loss=decimal(self.loss) if self.tokens else None,
             secondary=list(self.secondary) or None,
         )
@@ -111,10 +147,12 @@ class Evaluation:
         ValueError, KeyError
             It is something else.
         """
-        metric: MetricName = "ChoiceAccuracy" if wire["metric"] == "ChoiceAccuracy" else "ExactMatch"
-        if wire["metric"] != metric:
+        if wire["metric"] not in NAMES:
             raise ValueError(f"there is no metric {wire['metric']}")
-        return cls(metric=metric, rows=Rows.from_wire(wire), seconds=float(wire["seconds"]))
+        kept = cls(metric=cast(MetricName, wire["metric"]), rows=Rows.from_wire(wire), seconds=float(wire["seconds"]))
+        if kept.total:
+            _ = kept._kept  # whether the rows have what the metric looks at
+        return kept
 
 
 def results(baseline: Evaluation, test: Evaluation) -> Results:
@@ -127,13 +165,17 @@ def results(baseline: Evaluation, test: Evaluation) -> Results:
     """
     if baseline.metric != test.metric or baseline.indices != test.indices:
         raise ValueError("baseline and test must score the same rows by the same metric")
-    pairs = list(zip(baseline.verdicts, test.verdicts, strict=True))
-    p = mcnemar(gained=pairs.count((False, True)), lost=pairs.count((True, False)))
+    metric = test.measure
+    if metric.counted:
+        pairs = list(zip(baseline.verdicts, test.verdicts, strict=True))
+        p = mcnemar(gained=pairs.count((False, True)), lost=pairs.count((True, False)))
+    else:
+        p = same_rows_differ(baseline._kept, test._kept, metric.value)
     return Results(
         metric=test.metric,
         baseline=baseline.score(),
         test=test.score(),
-        gain=signed(test.accuracy - baseline.accuracy),
+        gain=signed(test.goodness - baseline.goodness),
         p_value=str(p),
-        paired_test="McNemarExact",
+        paired_test="McNemarExact" if metric.counted else "PairedBootstrap",
     )

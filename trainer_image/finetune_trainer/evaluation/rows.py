@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
@@ -46,6 +46,18 @@ class RowResult:
         no further than the verdict needed.
     expected
         The expected completion as text.
+    correct
+        Whether the row counts as right; where the metric knows no right and wrong rows, whether it is an exact match.
+    right_norm
+        Whether the choice with the highest likelihood a character is the expected one; None without choices.
+    label
+        The expected choice as an index into the choices that all rows share, their number where it is none of them;
+        None where rows share none.
+    confidence
+        Share of the most likely choice among the likelihoods of all; None without choices, or where none was asked.
+    measures
+        What metrics over texts keep of the row, by their names
+        (:class:`~finetune_trainer.evaluation.metrics.metric.TextMetric`).
     """
 
     index: int
@@ -61,6 +73,10 @@ class RowResult:
     generated: str | None
     expected: str
     correct: bool
+    right_norm: bool | None = None
+    label: int | None = None
+    confidence: float | None = None
+    measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 _TEXTS: Final = ("predicted", "generated", "expected")
@@ -77,6 +93,9 @@ _DTYPE: Final = np.dtype(
         ("tokens_correct", "<i4"),
         *((name, "<i4") for name in _TEXTS),  # number of the text; -1 is None
         ("correct", "?"),
+        ("right_norm", "i1"),  # -1 is None
+        ("label", "<i4"),  # -1 is None
+        ("confidence", "<f8"),  # -1 is None
     ]
 )
 
@@ -88,6 +107,7 @@ class Rows(LazySequence[RowResult]):
         self._table = np.zeros(count, dtype=_DTYPE)
         self._texts: list[str] = []
         self._numbers: dict[str, int] = {}
+        self._measures: dict[str, NDArray[np.float64]] = {}
 
     @classmethod
     def of(cls, rows: Sequence[RowResult]) -> Self:
@@ -103,6 +123,14 @@ class Rows(LazySequence[RowResult]):
         for name in _TEXTS:
             values[name] = self._number(values[name])
         self._table[at] = tuple(-1 if value is None else value for value in values.values())
+        for name, numbers in row.measures.items():
+            if name not in self._measures:
+                self._measures[name] = np.zeros((len(self), len(numbers)), dtype=np.float64)
+            self._measures[name][at] = numbers
+
+    def measure(self, name: str) -> NDArray[np.float64] | None:
+        """Return what a metric over texts keeps of all rows, (rows, numbers); None where it was not asked."""
+        return self._measures.get(name)
 
     def column(self, name: str) -> NDArray[Any]:
         """Return one attribute of all rows; -1 stands for None."""
@@ -110,7 +138,11 @@ class Rows(LazySequence[RowResult]):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the table as JSON can hold it."""
-        return {"columns": {n: self._table[n].tolist() for n in _DTYPE.names or ()}, "texts": self._texts}
+        return {
+            "columns": {n: self._table[n].tolist() for n in _DTYPE.names or ()},
+            "texts": self._texts,
+            "measures": {name: numbers.tolist() for name, numbers in self._measures.items()},
+        }
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Self:
@@ -130,6 +162,10 @@ class Rows(LazySequence[RowResult]):
                 rows._table[name] = columns[name]
             for text in texts:
                 rows._number(str(text))
+            for name, numbers in wire["measures"].items():
+                if len(numbers) != len(rows):
+                    raise ValueError(f"{name} has {len(numbers)} of {len(rows)} rows")
+                rows._measures[str(name)] = np.array(numbers, dtype=np.float64).reshape(len(rows), -1)
         except TypeError as error:
             raise ValueError(str(error)) from error
         if any(len(rows) and int(rows.column(n).max()) >= len(rows._texts) for n in _TEXTS):
@@ -149,9 +185,12 @@ class Rows(LazySequence[RowResult]):
         values: dict[str, Any] = dict(zip(_DTYPE.names or (), self._table[index].item(), strict=True))
         for name in _TEXTS:
             values[name] = None if values[name] < 0 else self._texts[values[name]]
-        values["chosen"] = None if values["chosen"] < 0 else values["chosen"]
-        values["right_choice"] = None if values["right_choice"] < 0 else bool(values["right_choice"])
-        return RowResult(**values)
+        for name in ("right_choice", "right_norm", "chosen", "label", "confidence"):
+            values[name] = None if values[name] < 0 else values[name]
+        for name in ("right_choice", "right_norm"):
+            values[name] = None if values[name] is None else bool(values[name])
+        measures = {name: tuple(numbers[index].tolist()) for name, numbers in self._measures.items()}
+        return RowResult(**values, measures=measures)
 
     @override
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Interval, paired test and printing of accuracies: pure, no torch, no scipy."""
+"""Interval, paired test and printing of scores that are shares of right rows: pure, no torch, no scipy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __all__ = ["PValue", "decimal", "mcnemar", "signed", "wilson"]
 
 Z95: Final = 1.959963984540054
 """97.5 % quantile of the standard normal distribution."""
+_HUGE: Final = 1e15
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
@@ -79,11 +80,11 @@ def mcnemar(gained: int, lost: int) -> PValue:
 
 
 def decimal(value: float) -> str:
-    """Print a score or a loss with four places: ``0.8709``, ``0.1000``."""
-    return f"{value:.4f}"
+    """Print a score or a loss with four places: ``0.8709``, ``0.1000``; what is huge with an exponent."""
+    return f"{value:.4f}" if abs(value) < _HUGE else f"{value:.4e}"
 
 
 def signed(value: float) -> str:
     """Print a difference of two scores with its sign: ``+0.4589``, ``-0.0123``, ``+0.0000``."""
-    text = f"{value:+.4f}"
+    text = f"{value:+.4f}" if abs(value) < _HUGE else f"{value:+.4e}"
     return "+0.0000" if text == "-0.0000" else text

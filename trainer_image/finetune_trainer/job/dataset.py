@@ -13,6 +13,7 @@ from finetune_api.reasons import Reason
 from finetune_api.status import Resolved, ResolvedSplit
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
+from finetune_trainer.job.scorable import check_scorable
 from finetune_trainer.model.limits import (
     check_dropout,
     check_layers,
@@ -69,6 +70,7 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
         step=work.console.step,
     )
     check_unchanged(files)
+    check_scorable(prepared)
     check_tokens(limits, prepared, tokenizer)
     for event, warning in (
         ("tokenizer_larger", tokenizer_warning(limits, tokenizer)),

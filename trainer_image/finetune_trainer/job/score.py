@@ -8,7 +8,9 @@ from finetune_api.status import Score
 from finetune_trainer.checkpoint.checkpoints import Checkpoints, Settled
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.evaluation.metrics.registry import METRICS
 from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.evaluation.words import rows_of
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
@@ -83,7 +85,7 @@ def _score(loaded: LoadedModel, prepared: Prepared, limit: int | None, watcher: 
         prepared.parts["test"],
         prepared,
         texts=prepared.texts["test"],
-        generate=prepared.metric == "ExactMatch",
+        generate=METRICS[prepared.metric].kind == "predict",
         limit=limit,
         progress=watcher.on_evaluated,
     )
@@ -93,6 +95,6 @@ def _tell(name: str, evaluation: Evaluation, console: Console, *, measured: bool
     score = evaluation.score()
     console.event(
         f"{name}_score",
-        f"{name}: {score.score} ({score.correct} of {score.total})" if console.interactive else None,
+        f"{name}: {evaluation.metric} {score.score} ({rows_of(score)})" if console.interactive else None,
         **{**score.to_wire(), "measured": measured},
     )

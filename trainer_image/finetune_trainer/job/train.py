@@ -43,7 +43,7 @@ def run_train(work: Work) -> StageReport:
     inputs, console, limit = bring_inputs(work), work.console, work.spec.evaluation.limit
     host = host_of(gpus=work.spec.resources.gpus_per_node, simulated=work.stage_input.simulated_gpus, console=console)
     with (work.folder / METRICS).open("w", encoding="utf-8") as metrics:
-        watcher = TrainingWatcher(console, metrics)
+        watcher = TrainingWatcher(console, metrics, inputs.prepared.metric)
         checkpoints = checkpoints_of(work, inputs, host)
         try:
             tuned = tune(work, inputs, host, checkpoints, watcher)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, TextIO
 
+from finetune_api.metrics import MetricName
 from finetune_api.status import ValidationPoint
+from finetune_trainer.evaluation.words import validation_name
 from finetune_trainer.process.console import Console, Progress, no_progress
 from finetune_trainer.training.observer import LogEntry
 
@@ -18,9 +20,10 @@ class TrainingWatcher:
     ``progress`` is the running step's; set it to show how far evaluation or training is.
     """
 
-    def __init__(self, console: Console, metrics: TextIO) -> None:
+    def __init__(self, console: Console, metrics: TextIO, metric: MetricName) -> None:
         self._console = console
         self._metrics = metrics
+        self._score = validation_name(metric)
         self.progress: Progress = no_progress
         self._training = False
 
@@ -61,7 +64,7 @@ class TrainingWatcher:
                 "step": point.step,
                 "epoch": point.epoch,
                 "valid_loss": float(point.loss),
-                "valid_accuracy": float(point.score),
+                self._score: float(point.score),
             }
         )
         self._console.event(

@@ -8,28 +8,34 @@ from typing import Any, Final
 import yaml
 
 from finetune_api.job import Template
+from finetune_api.metrics import SecondaryName
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
-from finetune_api.status import Results, Score, SecondaryName
+from finetune_api.status import Results, Score
+from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, rows_of
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts, wording_facts
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
 
-__all__ = ["METRICS", "base_name", "model_card"]
-
-METRICS: Final[dict[SecondaryName, str]] = {
-    "ChoiceAccuracy": "the most likely of the choices is the expected one",
-    "ExactMatch": "the generated text is the expected one",
-    "ExactMatchTokens": "the generated tokens are the expected ones, end tokens included",
-}
-"""What each metric counts as right."""
+__all__ = ["base_name", "model_card"]
 
 _HUB_METRICS: Final[dict[SecondaryName, str]] = {
     "ChoiceAccuracy": "accuracy",
+    "ChoiceAccuracyNorm": "accuracy",
+    "MacroF1": "f1",
+    "BalancedAccuracy": "balanced_accuracy",
     "ExactMatch": "exact_match",
     "ExactMatchTokens": "exact_match",
+    "TokenF1": "f1",
+    "ROUGE1": "rouge",
+    "ROUGE2": "rouge",
+    "ROUGEL": "rouge",
+    "BLEU": "bleu",
+    "ChrF": "chrf",
+    "Perplexity": "perplexity",
 }
+"""The Hub's names; others go by our own."""
 
 
 def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving, prepared: Prepared) -> str:
@@ -56,17 +62,17 @@ Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision
 
 ## Accuracy
 
-{results.metric} on {scored_rows(results, data)}, which neither training nor validation saw: a row counts as
-right when {METRICS[results.metric]}.
+{results.metric} on {scored_rows(results, data)}, which neither training nor validation saw:
+{meaning_of(results.metric)}.
 
-| model | score | 95 % interval | correct | loss |
+| model | score | 95 % interval | rows | loss |
 | --- | --- | --- | --- | --- |
 {_score_row("before", results.baseline)}
 {_score_row("after", results.test)}
 {_secondary(results)}
-Gain {results.gain}; the two-sided p-value that the difference is chance is {results.p_value} (exact McNemar test). The
-score after training was measured on the exported weights, after they were stored and loaded again. `predictions.jsonl`
-has both answers to every test row.
+Gain {gain_of(results)}; the two-sided p-value that the difference is chance is {results.p_value}
+({TESTS[results.paired_test or "McNemarExact"]}). The score after training was measured on
+the exported weights, after they were stored and loaded again. `predictions.jsonl` has both answers to every test row.
 {_warnings(results)}
 ## Data
 
@@ -125,7 +131,9 @@ def _hub_metrics(results: Results) -> list[dict[str, Any]]:
     for when, score in (("", results.test), (" before fine-tuning", results.baseline)):
         scores: list[tuple[SecondaryName, str]] = [(results.metric, score.score)]
         scores += [(other.name, other.score) for other in score.secondary or []]
-        metrics += [{"type": _HUB_METRICS[n], "name": n + when, "value": float(value)} for n, value in scores]
+        metrics += [
+            {"type": _HUB_METRICS.get(n, n.lower()), "name": n + when, "value": float(value)} for n, value in scores
+        ]
     return metrics
 
 
@@ -144,7 +152,7 @@ def _source(stage_input: StageInput) -> str:
 
 def _score_row(name: str, score: Score) -> str:
     interval = " to ".join(score.ci95 or [])
-    return f"| {name} | {score.score} | {interval} | {score.correct} of {score.total} | {score.loss or ''} |"
+    return f"| {name} | {score.score} | {interval} | {rows_of(score)} | {score.loss or ''} |"
 
 
 def _secondary(results: Results) -> str:
@@ -152,7 +160,7 @@ def _secondary(results: Results) -> str:
     before = {other.name: other.score for other in results.baseline.secondary or []}
     after = {other.name: other.score for other in results.test.secondary or []}
     lines = [
-        f"{name} on the same rows ({METRICS[name]}): {before[name]} before, {after[name]} after."
+        f"{name} on the same rows ({meaning_of(name)}): {before[name]} before, {after[name]} after."
         for name in after
         if name in before
     ]

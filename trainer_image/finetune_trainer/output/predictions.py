@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.report import StageReport
-from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.model.shape import AdaptedLayers
 from finetune_trainer.prepare.prepared import Prepared
 
@@ -19,9 +19,12 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
     """Write one line a test row.
 
     What was asked, as it was encoded, and expected, both answers as the stop rule leaves them, their verdicts, and why
-    none can be right. Where rows have choices of their own, these stand there too.
+    none can be right. Where rows have choices of their own, these stand there too; where they are neither right nor
+    wrong under the metric, each one's own score stands in place of the verdicts.
     """
     texts, sets = prepared.texts["test"], prepared.parts["test"].choice_set
+    graded = test.measure.verdict is None
+    values = zip(baseline.row_values, test.row_values, strict=True) if graded else None
     own = len(prepared.choice_sets) > 1
     with path.open("w", encoding="utf-8") as file:
         for before, after in zip(baseline.rows, test.rows, strict=True):
@@ -39,8 +42,7 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
                 "expected": text.completion,
                 "baseline": before.predicted,
                 "tuned": after.predicted,
-                "baselineCorrect": before.correct,
-                "tunedCorrect": after.correct,
+                **_judged(before, after, None if values is None else next(values)),
                 "baselineExactMatch": before.exact_match,
                 "tunedExactMatch": after.exact_match,
                 "baselineExactMatchTokens": before.exact_match_tokens,
@@ -49,6 +51,12 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
             if text.unanswerable:
                 line["unanswerable"] = text.unanswerable
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _judged(before: RowResult, after: RowResult, values: tuple[float, float] | None) -> dict[str, Any]:
+    if values is None:
+        return {"baselineCorrect": before.correct, "tunedCorrect": after.correct}
+    return {"baselineScore": round(values[0], 6), "tunedScore": round(values[1], 6)}
 
 
 def write_results(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from finetune_api.metrics import CHOICE_METRICS
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_trainer.output.serving import Serving
@@ -35,8 +36,9 @@ def snippet(stage_input: StageInput, report: StageReport, *, serving: Serving, p
     merged = "model" in {artifact.name for artifact in report.artifacts or []}
     folder = "model/" if merged else "adapter/"
     dtype = f"torch.{_DTYPES.get((report.resolved and report.resolved.precision) or '', 'float32')}"
-    own = prepared.metric == "ChoiceAccuracy" and len(prepared.choice_sets) > 1
-    body = _choosing(prepared) if prepared.metric == "ChoiceAccuracy" else _generating(serving, prepared)
+    choosing = prepared.metric in CHOICE_METRICS
+    own = choosing and len(prepared.choice_sets) > 1
+    body = _choosing(prepared) if choosing else _generating(serving, prepared)
     uri = stage_input.spec.model.uri
     turns = ", or a list of turns as under `messages`" if serving.chat else ""
     others = ", `choices` the row's as under `choices`" if own else ""
@@ -109,6 +111,7 @@ def _generating(serving: Serving, prepared: Prepared) -> str:
 def _choosing(prepared: Prepared) -> str:
     """The most likely choice, by the tokens that were scored."""
     end = list(prepared.end_ids) if prepared.score_end_tokens else []
+    by_length = " / len(choice)" if prepared.metric == "ChoiceAccuracyNorm" else ""
     score = """@torch.no_grad()
 def likelihood(asked, tail):
     logits = model(torch.tensor([asked + tail])).logits[0, len(asked) - 1 : -1].float()
@@ -120,7 +123,7 @@ def likelihood(asked, tail):
 
 def answer(prompt, choices):  # the row's own
     asked = ids(prompt)
-    return max(choices, key=lambda choice: likelihood(asked, tail(choice){ends}))"""
+    return max(choices, key=lambda choice: likelihood(asked, tail(choice){ends}){by_length})"""
     one = prepared.choice_sets[0]
     lines = "\n".join(
         f"    {json.dumps(text, ensure_ascii=False)}: {[*tokens, *end]},"
@@ -135,4 +138,4 @@ def answer(prompt, choices):  # the row's own
 
 def answer(prompt):
     asked = ids(prompt)
-    return max(choices, key=lambda choice: likelihood(asked, choices[choice]))"""
+    return max(choices, key=lambda choice: likelihood(asked, choices[choice]){by_length})"""

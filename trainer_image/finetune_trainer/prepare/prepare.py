@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from finetune_api.dataset import Percents
-from finetune_api.job import Evaluation, FineTuneJobSpec
+from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
-from finetune_api.status import DatasetSummary, MetricName, NearDuplicates, TruncatedField
+from finetune_api.status import DatasetSummary, NearDuplicates, TruncatedField
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.given_parts import resolved_percents
 from finetune_trainer.data.near import NearRows
@@ -31,6 +31,7 @@ from finetune_trainer.prepare.encode_rows import RowEncoder
 from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
 from finetune_trainer.prepare.folder_writer import PreparedWriter
 from finetune_trainer.prepare.keys import KeyedTable, hash_of_answer, key_rows
+from finetune_trainer.prepare.metric import metric_for
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
@@ -144,7 +145,7 @@ def prepare(
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
         _warn_of_text(writer, template)
         _tell_of_promptsource(template, keyed.skipped)
-        metric = _metric(spec.evaluation, choices=writer.choice_sets > 0)
+        metric = metric_for(spec.evaluation.metric, template.metric or "Auto", choice_sets=writer.choice_sets)
         summary = DatasetSummary(
             rows=table.rows,
             dropped=bad.count,
@@ -386,14 +387,3 @@ def _tell_of_promptsource(template: PromptTemplate, skipped: int) -> None:
             "one of that task",
             prompt.name,
         )
-
-
-def _metric(evaluation: Evaluation, *, choices: bool) -> MetricName:
-    if evaluation.metric == "Auto":
-        return "ChoiceAccuracy" if choices else "ExactMatch"
-    if evaluation.metric == "ChoiceAccuracy" and not choices:
-        raise StageError(
-            Reason.INVALID_SPEC,
-            "evaluation.metric ChoiceAccuracy needs known choices; set dataset.template.choices, or metric ExactMatch",
-        )
-    return evaluation.metric

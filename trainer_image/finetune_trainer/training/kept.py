@@ -54,7 +54,7 @@ class Kept:
         """Add a validation; ``copied`` gives its weights, if they are the best."""
         self.points.append(point)
         if self._better(outcome):
-            self.loss, self.score, self.step = outcome.loss, outcome.accuracy, point.step
+            self.loss, self.score, self.step = outcome.loss, outcome.goodness, point.step
             self.weights = copied()
 
     @property
@@ -73,6 +73,6 @@ class Kept:
         return sum(point.step > self.step for point in self.points) >= patience
 
     def _better(self, outcome: Evaluation) -> bool:
-        if self.by == "Score" and outcome.accuracy != self.score:
-            return outcome.accuracy > self.score
+        if self.by == "Score" and outcome.goodness != self.score:
+            return outcome.goodness > self.score
         return outcome.loss < self.loss

@@ -28,6 +28,7 @@ from finetune_api.status import ValidationPoint
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.evaluation.evaluate import evaluate
+from finetune_trainer.evaluation.metrics.registry import text_metrics
 from finetune_trainer.evaluation.stats import decimal
 from finetune_trainer.model.attention import attention_for_training
 from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
@@ -357,7 +358,7 @@ class _Loop:
             self.loaded,
             self.prepared.parts["validation"],
             self.prepared,
-            texts=(),
+            texts=self.prepared.texts["validation"] if text_metrics(self.prepared.metric, beside=False) else (),
             generate=False,
             limit=self.parameters.validation_limit,
             progress=self._evaluated,
@@ -372,7 +373,7 @@ class _Loop:
             epoch=self.step // self.per_epoch,
             step=self.step,
             loss=decimal(evaluation.loss),
-            score=decimal(evaluation.accuracy),
+            score=decimal(evaluation.value),
         )
         self.kept.take(point, evaluation, lambda: self.optimizer.snapshot(self.stored))
         self.observer.on_validation(point)

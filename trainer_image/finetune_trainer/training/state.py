@@ -35,7 +35,8 @@ class TrainingProgress(BaseModel):
     validation
         One point for each validation.
     best_loss, best_score, best_step
-        The best validation so far: its loss, its score and the steps done by then; None and 0 before the first one.
+        The best validation so far: its loss, its score (turned round where lower is
+        better) and the steps done by then; None and 0 before the first one.
     seconds
         Time in optimizer steps.
     branching

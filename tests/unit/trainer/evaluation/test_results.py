@@ -36,7 +36,7 @@ def test_loss_and_token_accuracy_weigh_tokens_not_rows() -> None:
     scored = Evaluation(metric="ChoiceAccuracy", rows=rows, seconds=1.0)
     assert scored.loss == pytest.approx(0.6)
     assert scored.token_accuracy == pytest.approx(0.1)
-    assert scored.accuracy == pytest.approx(0.5)
+    assert scored.value == pytest.approx(0.5)
 
 
 def test_a_score_has_its_interval_and_the_other_metric() -> None:

@@ -60,7 +60,7 @@ def test_rows_may_come_in_any_order() -> None:
 def test_a_table_that_lost_something_is_refused() -> None:
     wire = Rows.of([row(i) for i in range(3)]).to_wire()
     for damage in ("loss", "texts"):
-        other = {"columns": dict(wire["columns"]), "texts": list(wire["texts"])}
+        other = {**wire, "columns": dict(wire["columns"]), "texts": list(wire["texts"])}
         if damage == "loss":
             other["columns"]["loss"] = other["columns"]["loss"][:2]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_trainer.evaluation.results import Evaluation, RowResult
+from finetune_trainer.evaluation.stats import decimal
 from finetune_trainer.prepare.prepared import TextRow
 
 __all__ = ["Answer", "Confusion", "Curves", "Example", "by_answer", "changed", "confusion", "curves", "worst"]
@@ -43,7 +45,10 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """One sealed row with both answers; ``prompt`` is its end where ``cut``, ``note`` why no answer can be right."""
+    """One sealed row with both answers; ``prompt`` is its end where ``cut``, ``note`` why no answer can be right.
+
+    ``before_score`` and ``after_score`` are the row's own, where rows are neither right nor wrong.
+    """
 
     row: int
     prompt: str
@@ -54,6 +59,8 @@ class Example:
     before_right: bool
     after_right: bool
     note: str
+    before_score: str = ""
+    after_score: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +73,12 @@ class Curves:
 
 
 def by_answer(before: Evaluation, after: Evaluation) -> tuple[Answer, ...]:
-    """Count by expected answer, the most frequent first; nothing where answers are too many, or as many as rows."""
+    """Count by expected answer, the most frequent first; nothing where answers are too many, or as many as rows.
+
+    Nor where the metric knows no right rows.
+    """
+    if after.measure.verdict is None:
+        return ()
     rows, was, now = Counter[str](), Counter[str](), Counter[str]()
     for one, other in zip(before.rows, after.rows, strict=True):
         rows[one.expected] += 1
@@ -106,15 +118,25 @@ def changed(
     Parameters
     ----------
     gained
-        True: rows that only the tuned model got right; False: those that only the untouched one did.
+        True: rows that only the tuned model got right; False: those that only the untouched one did. Where rows are
+        neither right nor wrong: those that score better with the tuned model, or worse, the most changed first.
     """
+    if after.measure.verdict is None:
+        return _moved(texts, before, after, gained=gained)
     pairs = zip(before.rows, after.rows, strict=True)
     found = [(was, now) for was, now in pairs if was.correct is not now.correct and now.correct is gained]
     return len(found), tuple(_example(texts, was, now) for was, now in found[:MOST_CHANGED])
 
 
 def worst(texts: Sequence[TextRow], before: Evaluation, after: Evaluation) -> tuple[int, tuple[Example, ...]]:
-    """Return how many rows the tuned model got wrong, and those whose expected answer it found least likely."""
+    """Return how many rows the tuned model got wrong, and those whose expected answer it found least likely.
+
+    Where rows are neither right nor wrong, all of them, and those with the worst scores of their own.
+    """
+    if after.measure.verdict is None:
+        values = _goodness(after)
+        places = heapq.nsmallest(MOST_ERRORS, range(len(values)), key=values.__getitem__)
+        return len(values), tuple(_graded(texts, before, after, at) for at in places)
     wrong = sum(not row.correct for row in after.rows)
     shown = heapq.nsmallest(  # of a table of rows, which are made when they are read
         MOST_ERRORS,
@@ -122,6 +144,28 @@ def worst(texts: Sequence[TextRow], before: Evaluation, after: Evaluation) -> tu
         key=lambda pair: -pair[1].loss / max(1, pair[1].tokens),  # last those that don't fit, which have no loss
     )
     return wrong, tuple(_example(texts, was, now) for was, now in shown)
+
+
+def _moved(
+    texts: Sequence[TextRow], before: Evaluation, after: Evaluation, *, gained: bool
+) -> tuple[int, tuple[Example, ...]]:
+    by = [b - a if gained else a - b for a, b in zip(_goodness(before), _goodness(after), strict=True)]
+    found = [at for at, more in enumerate(by) if more > 0]
+    places = heapq.nlargest(MOST_CHANGED, found, key=by.__getitem__)
+    return len(found), tuple(_graded(texts, before, after, at) for at in places)
+
+
+def _graded(texts: Sequence[TextRow], before: Evaluation, after: Evaluation, at: int) -> Example:
+    return dataclasses.replace(
+        _example(texts, before.rows[at], after.rows[at]),
+        before_score=decimal(before.row_values[at]),
+        after_score=decimal(after.row_values[at]),
+    )
+
+
+def _goodness(scored: Evaluation) -> list[float]:
+    """Each row's own score, turned round where lower is better."""
+    return scored.row_values if scored.measure.higher_is_better else [-value for value in scored.row_values]
 
 
 def _example(texts: Sequence[TextRow], was: RowResult, now: RowResult) -> Example:
@@ -139,8 +183,8 @@ def _example(texts: Sequence[TextRow], was: RowResult, now: RowResult) -> Exampl
     )
 
 
-def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
-    """Read the lines of ``metrics.jsonl``."""
+def curves(metrics: Iterable[Mapping[str, Any]], *, score: str = "valid_accuracy") -> Curves:
+    """Read the lines of ``metrics.jsonl``; ``score`` is what the validation score is called there."""
     lines = list(metrics)
 
     def points(name: str) -> tuple[tuple[int, float], ...]:
@@ -149,5 +193,5 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> Curves:
     return Curves(
         train_loss=points("train_loss"),
         validation_loss=points("valid_loss"),
-        validation_score=points("valid_accuracy"),
+        validation_score=points(score),
     )

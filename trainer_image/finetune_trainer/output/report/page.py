@@ -20,7 +20,7 @@ from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
 from finetune_trainer.evaluation.results import Evaluation
-from finetune_trainer.output.card import METRICS
+from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, rows_of, validation_name
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
@@ -73,7 +73,7 @@ def html_page(
     results, resolved = report.results, report.resolved
     if results is None or resolved is None:
         raise ValueError("the page needs results and resolved")
-    curve = curves(metrics)
+    curve = curves(metrics, score=validation_name(results.metric))
     scores = [("before", results.baseline), ("after", results.test)]
     return _template().render(
         name=stage_input.job.name,
@@ -83,7 +83,11 @@ def html_page(
         results=results,
         scores=[(label, score, interval(score)) for label, score in scores],
         secondary=_secondary(results),
-        meaning=METRICS[results.metric],
+        meaning=meaning_of(results.metric),
+        graded=test.measure.verdict is None,
+        gain=gain_of(results),
+        rows_of=rows_of,
+        paired_test=TESTS[results.paired_test or "McNemarExact"],
         on=scored_rows(results, report.dataset),
         score_chart=Markup(charts.score_chart(scores, results.metric)),  # noqa: S704 - our own drawing
         loss_chart=Markup(charts.loss_chart(curve)),  # noqa: S704
@@ -111,7 +115,7 @@ def html_page(
 def _secondary(results: Results) -> list[tuple[str, str, str, str]]:
     """The other metrics on the same rows: name, before, after, meaning."""
     before = {other.name: other.score for other in results.baseline.secondary or []}
-    return [(o.name, before.get(o.name, ""), o.score, METRICS[o.name]) for o in results.test.secondary or []]
+    return [(o.name, before.get(o.name, ""), o.score, meaning_of(o.name)) for o in results.test.secondary or []]
 
 
 def _compute(compute: Compute | None) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from finetune_api.metrics import LOWER_IS_BETTER
 from finetune_api.status import Compute, DatasetSummary, Resolved, Results, Score
 from finetune_trainer.output.facts import scored_rows
 
@@ -22,7 +23,8 @@ def headline(model: str, results: Results, data: DatasetSummary | None, resolved
     """Say in one sentence what was asked, what came out and how certain it is."""
     before, after = (_with_interval(score) for score in (results.baseline, results.test))
     asked = f"{resolved.method} tuning of {model}" if resolved.method else f"Tuning of {model}"
-    moved = f"took {results.metric} on {scored_rows(results, data)} from {before} to {after}"
+    metric = f"{results.metric} (lower is better)" if results.metric in LOWER_IS_BETTER else results.metric
+    moved = f"took {metric} on {scored_rows(results, data)} from {before} to {after}"
     return f"{asked} {moved}: {_verdict(results)}"
 
 
