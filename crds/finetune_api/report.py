@@ -23,6 +23,8 @@ __all__ = ["MAX_REPORT_BYTES", "SHORT_REPORT_BYTES", "ReportedFailure", "StageRe
 
 MAX_REPORT_BYTES: Final = 2000
 SHORT_REPORT_BYTES: Final = 700
+KEPT_SECONDARIES: Final = 2
+"""So many of the other metrics stay where there is no room for all."""
 
 
 class ReportedFailure(ApiModel):
@@ -90,6 +92,8 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     if report.resolved:
         report = report.model_copy(update={"resolved": report.resolved.model_copy(update={"image": None})})
         yield report
+    report = report.model_copy(update={"results": _first_secondaries(report.results)})
+    yield report
     if report.artifacts:
         bare = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts]
         report = report.model_copy(update={"artifacts": bare})
@@ -127,6 +131,17 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]
         report = report.model_copy(update={"failure": report.failure.model_copy(update={"message": shorter})})
         yield report
+
+
+def _first_secondaries(results: Results | None) -> Results | None:
+    """Keep the most telling ones of the other metrics; results.json has all."""
+    if results is None:
+        return None
+
+    def fewer(score: Score) -> Score:
+        return score.model_copy(update={"secondary": score.secondary and score.secondary[:KEPT_SECONDARIES]})
+
+    return results.model_copy(update={"baseline": fewer(results.baseline), "test": fewer(results.test)})
 
 
 def _scores(results: Results | None, *, without: tuple[str, ...]) -> Results | None:

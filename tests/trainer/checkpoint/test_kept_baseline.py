@@ -39,7 +39,7 @@ def evaluation() -> Evaluation:
         )
         for i in range(6)
     ]
-    return Evaluation(metric="ChoiceAccuracy", rows=tuple(rows), seconds=1.5)
+    return Evaluation(metric="ExactMatch", rows=tuple(rows), seconds=1.5)
 
 
 def test_a_baseline_is_read_as_it_was_written(store: Recording) -> None:

@@ -94,8 +94,13 @@ def test_the_report_fits_and_parses_and_answers_its_spec(finished: Finished) -> 
     assert len(data) <= MAX_REPORT_BYTES
     read = parse_report(data.decode())
     assert read is not None
-    kept = ("results", "compute", "dataset", "digest")  # the image, artifacts' digests and old points may go
+    kept = ("compute", "dataset", "digest")  # the image, artifacts' digests, some metrics and old points may go
     assert [getattr(read, name) for name in kept] == [getattr(finished.report, name) for name in kept]
+    assert read.results is not None
+    assert finished.report.results is not None
+    few = [s.secondary and s.secondary[:2] for s in (finished.report.results.baseline, finished.report.results.test)]
+    assert [s.secondary and s.secondary[:2] for s in (read.results.baseline, read.results.test)] == few
+    assert read.results.test.ci95 == finished.report.results.test.ci95
     assert read.validation
     assert read.validation == (finished.report.validation or [])[-len(read.validation) :]
     assert finished.report.spec_digest == spec_digest(make_stage_input("train", finished.spec).spec)

@@ -51,11 +51,11 @@ def _made(model: Callable[..., T], **fields: st.SearchStrategy[Any]) -> st.Searc
 
 DECIMAL = st.from_regex(r"[-+]?[0-9]{1,9}\.[0-9]{1,9}([eE]-[0-9]{1,2})?", fullmatch=True) | st.just("1" * 24)
 COUNT = st.integers(0, BIG) | st.just(BIG)
-SECONDARY = st.lists(_made(SecondaryScore, name=st.just("ChoiceAccuracy"), score=DECIMAL), max_size=4)
+SECONDARY = st.lists(_made(SecondaryScore, name=st.just("ChoiceAccuracyNorm"), score=DECIMAL), max_size=4)
 SCORE = _made(
     Score,
     score=DECIMAL,
-    correct=COUNT,
+    correct=st.none() | COUNT,
     total=COUNT,
     ci95=st.none() | st.lists(DECIMAL, min_size=2, max_size=2),
     loss=st.none() | DECIMAL,
@@ -64,7 +64,7 @@ SCORE = _made(
 WARNING = _made(ResultWarning, type=st.sampled_from(WARNING_TYPES), message=st.none() | _text(160))
 RESULTS = _made(
     Results,
-    metric=st.just("ChoiceAccuracy"),
+    metric=st.just("ChoiceAccuracyNorm"),
     baseline=SCORE,
     test=SCORE,
     gain=DECIMAL,
@@ -121,7 +121,7 @@ def _largest() -> StageReport:
         total=BIG,
         ci95=["1" * 24, "1" * 24],
         loss="1" * 24,
-        secondary=[SecondaryScore(name="ChoiceAccuracy", score="1" * 24)] * 4,
+        secondary=[SecondaryScore(name="ChoiceAccuracyNorm", score="1" * 24)] * 4,
     )
     return StageReport(
         stage="prepare",
@@ -138,7 +138,7 @@ def _largest() -> StageReport:
         resolved=Resolved(image="😀" * 512, model_revision="😀" * 128, stop=["\x00" * 32] * 4),
         validation=[ValidationPoint(epoch=BIG, step=BIG, loss="1" * 24, score="1" * 24)] * 10,
         results=Results(
-            metric="ChoiceAccuracy",
+            metric="ChoiceAccuracyNorm",
             baseline=score,
             test=score,
             gain="1" * 24,
@@ -194,7 +194,9 @@ def test_an_ordinary_report_loses_only_what_is_told_elsewhere() -> None:
         loss="0.4231",
         secondary=[
             SecondaryScore(name="ExactMatch", score="0.8778"),
-            SecondaryScore(name="ExactMatchTokens", score="0.8"),
+            SecondaryScore(name="ChoiceAccuracyNorm", score="0.8667"),
+            SecondaryScore(name="MacroF1", score="0.8612"),
+            SecondaryScore(name="ExactMatchTokens", score="0.8000"),
         ],
     )
     report = StageReport(
@@ -242,7 +244,10 @@ def test_an_ordinary_report_loses_only_what_is_told_elsewhere() -> None:
     assert read is not None
     assert report.resolved is not None
     resolved = report.resolved.model_copy(update={"image": None})
-    assert read == report.model_copy(update={"resolved": resolved})
+    two = score.model_copy(update={"secondary": (score.secondary or [])[:2]})
+    assert report.results is not None
+    results = report.results.model_copy(update={"baseline": two, "test": two})
+    assert read == report.model_copy(update={"resolved": resolved, "results": results})
 
 
 @settings(max_examples=50, deadline=None)
@@ -261,6 +266,7 @@ def _dropped(before: StageReport, after: StageReport) -> tuple[bool, ...]:
 
     return (
         lost(lambda r: r.resolved and r.resolved.image),
+        len(after.results.test.secondary or []) < 4 if after.results else False,
         lost(lambda r: r.artifacts and r.artifacts[0].digest),
         len(after.validation or []) < len(before.validation or []),
         lost(lambda r: r.results and r.results.test.secondary),
@@ -280,7 +286,7 @@ def test_parts_are_dropped_in_the_order_of_their_worth() -> None:
         for limit in range(SHORT_REPORT_BYTES, 2 * whole, 10)
         if (read := parse_report(encode_report(_largest(), limit).decode()))
     }
-    assert seen == {(True,) * n + (False,) * (10 - n) for n in range(11)}
+    assert seen == {(True,) * n + (False,) * (11 - n) for n in range(12)}
 
 
 @settings(max_examples=150, deadline=None)
@@ -289,15 +295,15 @@ def test_nothing_is_dropped_before_what_is_worth_less(report: StageReport, limit
     read = parse_report(encode_report(report, limit).decode())
     assert read is not None
     dropped = _dropped(report, read)
-    if any(dropped[3:]):
+    if any(dropped[4:]):
         assert not read.validation
-    if any(dropped[4:]) and read.results:
+    if any(dropped[5:]) and read.results:
         assert (read.results.baseline.secondary, read.results.test.secondary) == (None, None)
-    if any(dropped[5:]):
+    if any(dropped[6:]):
         assert read.compute is None
-    if any(dropped[7:]):
-        assert read.resolved is None
     if any(dropped[8:]):
+        assert read.resolved is None
+    if any(dropped[9:]):
         assert read.artifacts is None
     if read.failure and report.failure and read.failure.message != report.failure.message:
         assert not any((read.validation, read.compute, read.resolved, read.artifacts, read.dataset))
