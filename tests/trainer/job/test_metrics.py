@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +82,6 @@ def test_a_job_by_perplexity_never_calls_the_worse_model_better(tmp_path: Path, 
     page, card = (done.output / "report/index.html").read_text(), (done.output / "README.md").read_text()
     assert "lower is better" in page
     assert "lower is better" in card
-    widths = [float(w) for w in re.findall(r'<rect x="60" y="\d+" width="([\d.]+)"', page)]
-    assert max(widths) <= 480
-    assert widths[0] > widths[1]
 
 
 def test_a_job_by_macro_f1_has_answers_by_label_and_a_bootstrap(tmp_path: Path, tiny: Path) -> None:
