@@ -153,7 +153,8 @@ def test_end_tokens_are_scored_where_one_choice_begins_another(dataset: Dataset)
 
 def test_choice_accuracy_without_choices_is_refused(dataset: Dataset) -> None:
     rows = [{"prompt": f"p {i}", "completion": "c"} for i in range(50)]
-    error = dataset.refused(rows, spec_of({"name": "raw"}, evaluation={"metric": "ChoiceAccuracy"}))
+    inline = {"inline": {"prompt": "{{ prompt }}", "completion": "{{ completion }}"}}
+    error = dataset.refused(rows, spec_of(inline, evaluation={"metric": "ChoiceAccuracy"}))
     assert error.reason is Reason.INVALID_SPEC
     assert "set dataset.template.choices" in error.message
 
