@@ -103,23 +103,18 @@ class Evaluation(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.minScore) || (double(self.minScore) >= 0.0 && (double(self.minScore) <= 1.0 || "
-            "!(self.metric in ['Auto', 'ChoiceAccuracy', 'ExactMatch'])))",
+            "self.metric == 'Perplexity'))",
             message='evaluation.minScore must be from 0 to 1, as text such as "0.9"; 90 percent are "0.9"',
             check=lambda e: (
-                e.min_score is None
-                or 0 <= float(e.min_score) <= (1 if e.metric in ("Auto", "ChoiceAccuracy", "ExactMatch") else math.inf)
+                e.min_score is None or 0 <= float(e.min_score) <= (math.inf if e.metric == "Perplexity" else 1)
             ),
             field="minScore",
         ),
         Rule(
             cel="!has(self.minGain) || (double(self.minGain) >= -1.0 && double(self.minGain) <= 1.0) || "
-            "!(self.metric in ['Auto', 'ChoiceAccuracy', 'ExactMatch'])",
+            "self.metric == 'Perplexity'",
             message='evaluation.minGain must be from -1 to 1, as text such as "0.05"; 5 points are "0.05"',
-            check=lambda e: (
-                e.min_gain is None
-                or -1 <= float(e.min_gain) <= 1
-                or e.metric not in ("Auto", "ChoiceAccuracy", "ExactMatch")
-            ),
+            check=lambda e: e.min_gain is None or -1 <= float(e.min_gain) <= 1 or e.metric == "Perplexity",
             field="minGain",
         ),
         Rule(

@@ -412,6 +412,8 @@ def _schedule_and_optimizer(numbers: list[str]) -> Iterator[Case]:
         yield from JOB.text(path, 24, lambda n: "0." + "1" * (n - 2))
         for value in bad:
             yield JOB.no(path, f"{field} {value}", {path: value}, message)
+            yield JOB.no(path, f"{field} {value} of ROUGE", {path: value, "evaluation.metric": "ROUGEL"}, message)
+        yield JOB.ok(f"{field} of a perplexity", {path: "12.5", "evaluation.metric": "Perplexity"})
         yield JOB.no(path, f"{field} as number", {path: 1}, "string")
 
 
@@ -437,6 +439,8 @@ def _evaluation() -> Iterator[Case]:
         yield from JOB.text(path, 24, lambda n: "0." + "1" * (n - 2))
         for value in bad:
             yield JOB.no(path, f"{field} {value}", {path: value}, message)
+            yield JOB.no(path, f"{field} {value} of ROUGE", {path: value, "evaluation.metric": "ROUGEL"}, message)
+        yield JOB.ok(f"{field} of a perplexity", {path: "12.5", "evaluation.metric": "Perplexity"})
         yield JOB.no(path, f"{field} as number", {path: 1}, "string")
     yield JOB.ok("all warnings refused", {"evaluation.failOn": list(WARNING_TYPES)})
     yield from JOB.choice("evaluation.failOn", *WARNING_TYPES, at="evaluation.failOn[0]", wrap=lambda text: [text])

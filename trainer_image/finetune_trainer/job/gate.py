@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from finetune_api.job import Evaluation
+from finetune_api.metrics import LOWER_IS_BETTER
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.report import ReportedFailure, StageReport
 from finetune_api.status import Results
 from finetune_trainer.process.console import Console
 
 __all__ = ["judged", "objections"]
-
-LOWER_IS_BETTER = ("Perplexity",)
 
 
 def judged(report: StageReport, evaluation: Evaluation, console: Console) -> StageReport:
