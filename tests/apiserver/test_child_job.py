@@ -79,6 +79,10 @@ def _ends() -> dict[str, Callable[[], Simulation]]:
         report = "Traceback\n\x1b[31mboom \u202e" + "é" * 3000
         return training().pod_fails("train", 1, report).fails("train", "BackoffLimitExceeded").settle(5)
 
+    def tries_again() -> Simulation:
+        life = training().pod_fails("train", 30, "boom \u202e" + "é" * 3000).settle(5)
+        return life.pod_runs("train").settle(5)
+
     def suspended() -> Simulation:
         return training().edit(suspend=True).settle(5)
 
@@ -89,7 +93,7 @@ def _ends() -> dict[str, Callable[[], Simulation]]:
         life = Simulation(b.job(), runtime=b.runtime()).settle().pod_runs("prepare").settle(5)
         return life.completes("prepare", b.train_report(stage="prepare", reused=True)).settle(5)
 
-    lives = (waiting, preparing, training, succeeded, failed, suspended, resumed, reused)
+    lives = (waiting, preparing, training, succeeded, failed, tries_again, suspended, resumed, reused)
     return {made.__name__: made for made in lives}
 
 

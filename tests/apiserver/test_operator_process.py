@@ -78,6 +78,44 @@ def test_a_job_goes_from_submit_to_its_numbers(tenant: Tenant, kubeconfig: Path,
         assert operator.unexpected() == []
 
 
+def test_a_pod_that_failed_and_was_followed_by_another_is_told_once(server: ApiServer, kubeconfig: Path) -> None:
+    server.apply_crds()
+    tenant = Tenant(server, LIVES["a retry"])
+    tenant.add_runtime()
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.submit(LIVES["a retry"].spec)
+        tenant.until(tenant.finished)
+        assert tenant.status()["phase"] == "Succeeded"
+        stages = tenant.status()["stages"]
+        assert [stage["lastFailure"]["attempt"] for stage in stages] == [1, 1]
+        eventually(lambda: "Succeeded" in {event["reason"] for event in tenant.events()})
+        told = [event for event in tenant.events() if event["reason"] == "AttemptFailed"]
+        assert sorted(event["message"].partition(" (")[0] for event in told) == [
+            "Attempt 1 of 3 of stage prepare",
+            "Attempt 1 of 3 of stage train",
+        ]
+        assert {(event["type"], event["count"]) for event in told} == {("Warning", 1)}
+        assert operator.unexpected() == []
+
+
+def test_a_job_carries_nothing_of_the_operator_but_its_status_and_can_be_deleted_without_it(
+    tenant: Tenant, kubeconfig: Path
+) -> None:
+    tenant.add_runtime()
+    applied = tenant.submit(cpu_spec())
+    with OperatorProcess.started(kubeconfig) as operator:
+        tenant.until(tenant.finished)
+        assert operator.unexpected() == []
+    ended = tenant.job()
+    kept = ("finalizers", "annotations", "labels", "ownerReferences")
+    assert [ended["metadata"].get(key) for key in kept] == [applied["metadata"].get(key) for key in kept]
+    assert "finalizers" not in ended["metadata"]
+    assert ended["spec"] == applied["spec"]
+    tenant.delete()
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{tenant.namespace}/finetunejobs/{ended['metadata']['name']}"
+    assert tenant.api.request("GET", path)[0] == 404
+
+
 def test_a_job_waits_for_its_runtime_and_starts_when_it_comes(tenant: Tenant, kubeconfig: Path) -> None:
     with OperatorProcess.started(kubeconfig) as operator:
         tenant.submit(cpu_spec())

@@ -61,7 +61,6 @@ def hold_up(
     hold: Hold,
     *,
     actions: Iterable[Action] = (),
-    events: Iterable[Event] = (),
     poll: float | None = None,
 ) -> Plan:
     """Something is missing, or the cluster has no room or a fault: wait and tell, with since when.
@@ -90,7 +89,7 @@ def hold_up(
     return Plan(
         status=s.changed(_ongoing(s, status, hold.reason, message)),
         actions=tuple(actions),
-        events=(*events, event) if _is_news(s, hold) else tuple(events),
+        events=(event,) if _is_news(s, hold) else (),
         requeue_after=max(1.0, min(pauses)) if pauses else None,
         waiting=hold.known,
     )

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from typing import Final
 
+from finetune_api.names import StageName
 from finetune_api.reasons import BY_EXIT_CODE, EXIT_RESUMABLE, REASONS, Reason
 from finetune_api.status import FailedAttempt, FineTuneJobStatus, StageStatus
 from finetune_operator.decide.child_end import cause_of
-from finetune_operator.decide.plan import Event, PodView
+from finetune_operator.decide.plan import Event, Plan, PodView
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import counted_failures, given_up
+from finetune_operator.decide.status import read_status
 from finetune_operator.decide.text import sanitise
 
-__all__ = ["attempt_note", "failed_again", "interruption_note", "with_failure", "with_failure_of"]
+__all__ = ["REPLACED", "attempt_note", "events_about", "interruption_note", "with_failure", "with_failure_of"]
+
+REPLACED: Final = "PodReplaced"
+"""Reason of the Event about a child that is made anew since its Job sees no end."""
 
 _MAX_TOLD: Final = 512
 _FINISHED: Final = ("Succeeded", "Failed")
@@ -51,17 +56,25 @@ def with_failure_of(stage: StageStatus, pod: PodView, *, number: int) -> StageSt
     return stage.model_copy(update={"last_failure": failure})
 
 
-def failed_again(s: Situation, status: FineTuneJobStatus) -> list[Event]:
-    """Return the Event about a failed pod, where ``status`` is the first that knows of it."""
-    before = s.current_stage.last_failure
-    now = next((stage.last_failure for stage in status.stages or [] if stage.name == s.current_stage.name), None)
-    if now is None or (before is not None and before.pod == now.pod):
-        return []
+def events_about(before: Situation, plan: Plan) -> list[Event]:
+    """Return an Event for each stage whose newest failure is new in a plan, whichever arm has recorded it."""
+    if plan.status is None or any(event.reason == REPLACED for event in plan.events):
+        return []  # that Event tells of the failure already
+    known = {stage.name: stage.last_failure for stage in before.stages}
+    after = read_status(plan.status).stages or []
+    return [
+        _event(before, stage.name, stage.last_failure)
+        for stage in after
+        if stage.last_failure and ((old := known.get(stage.name)) is None or old.pod != stage.last_failure.pod)
+    ]
+
+
+def _event(s: Situation, stage: StageName, failure: FailedAttempt) -> Event:
     told = (
-        f"Attempt {now.attempt} of {_tries(s)} of stage {s.current_stage.name} (pod {now.pod}) ended with "
-        f"{now.reason}, and another one is made: {now.message}"
+        f"Attempt {failure.attempt} of {_tries(s)} of stage {stage} (pod {failure.pod}) ended with {failure.reason}, "
+        f"and another one is made: {failure.message}"
     )
-    return [Event(reason="AttemptFailed", message=sanitise(told, _MAX_TOLD), type="Warning")]
+    return Event(reason="AttemptFailed", message=sanitise(told, _MAX_TOLD), type="Warning")
 
 
 def attempt_note(s: Situation, status: FineTuneJobStatus) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from finetune_operator.decide import finish, run, start, stop
+from finetune_operator.decide.attempts import events_about
 from finetune_operator.decide.child_end import EndedBadly, EndedSilently, EndedWell, Interrupted
 from finetune_operator.decide.plan import Event, Observed, Plan
 from finetune_operator.decide.situation import Situation, look
@@ -33,11 +34,13 @@ def reconcile(observed: Observed) -> Plan:
     situation = look(observed)
     if situation is None:
         return Plan()  # it is being deleted
+    stored = situation
     while isinstance(situation.child_end, EndedWell):
         situation = finish.stage_done(situation)  # at most once a stage: one write says all of it
     plan = choose(situation)(situation)
     if plan.irrevocable and not observed.live:
         return Plan(needs_live=True, waiting=plan.waiting)
+    plan = replace(plan, events=(*events_about(stored, plan), *plan.events))
     return _with_resumed(situation, plan)
 
 

@@ -12,7 +12,7 @@ from finetune_api.names import StageName
 from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.answers import go_on, hold_up
-from finetune_operator.decide.attempts import attempt_note, failed_again, interruption_note, with_failure
+from finetune_operator.decide.attempts import attempt_note, interruption_note, with_failure
 from finetune_operator.decide.holds import Hold, hold_of
 from finetune_operator.decide.manifests.mounts import model_claim
 from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
@@ -64,9 +64,7 @@ def held_up(s: Situation) -> Plan:
     # The scheduler's verdict is part of the watched pod, a suspension of the watched Job; no Event is to be looked for.
     poll = None if hold.reason == "Unschedulable" or child.suspended else _poll(s, child)
     status = _seen(s, child)
-    return hold_up(
-        s, status, hold, actions=_edited_deadline(s, child, status), events=failed_again(s, status), poll=poll
-    )
+    return hold_up(s, status, hold, actions=_edited_deadline(s, child, status), poll=poll)
 
 
 def works(s: Situation) -> Plan:
@@ -84,7 +82,6 @@ def works(s: Situation) -> Plan:
         reason=reason,
         message=message,
         actions=_edited_deadline(s, child, status),
-        events=failed_again(s, status),
         requeue_after=_poll(s, child),
         clock_goes_on=not started and not s.begun and _may_still_be_missing(s),
     )

@@ -168,6 +168,12 @@ def test_a_failure_is_remembered_over_a_suspension() -> None:
     assert len(told(life)) == 1
 
 
+def test_a_failure_that_nobody_saw_before_the_job_had_succeeded_is_told_all_the_same() -> None:
+    life = running().pod_fails("train", 30, SPOKEN).pod_runs("train").passes(60)
+    life.completes("train", b.train_report(SPEC)).settle(1)
+    assert [event.reason for event in life.events] == ["Started", "AttemptFailed", "Succeeded"]
+
+
 def test_pods_that_somebody_elses_suspension_killed_are_no_attempts() -> None:
     life = running().pod_fails("train", 137).change_child("train", failed=0, suspended=True).settle(5)
     assert "lastFailure" not in life.stage("train")
@@ -182,6 +188,7 @@ def test_a_failure_beside_a_proxy_says_why_and_counts_once() -> None:
     assert life.stage("train")["failures"] == 2
     assert "goes on anew. Attempt 3 of 3; the last ended with Stalled: " in message(life)
     assert life.stage("train")["lastFailure"]["attempt"] == 2
+    assert [event.reason for event in life.events] == ["Started", "AttemptFailed", "PodReplaced"]
 
 
 def test_a_job_that_succeeds_later_keeps_what_went_wrong_in_its_stage() -> None:
