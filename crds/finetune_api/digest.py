@@ -18,6 +18,7 @@ __all__ = ["canonical_json", "digest_of", "sha256_digest", "spec_content", "spec
 
 _GATES: Final = ("minScore", "minGain", "failOn")
 """Fields of evaluation that judge a result and don't change it: a stored one can be judged again."""
+_LATER_LORA: Final = ("targetModules", "useRslora", "useDora", "initLoraWeights")
 _DEFAULTS: Final = Training().to_wire()
 _LATER: Final = ("scheduler", "warmupPercent", "optimizer", "weightDecay", "maxGradNorm", "validation")
 """Fields of training that came after the first stored results, which know none of them: with what was always done in
@@ -55,7 +56,10 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
         if _same(wire["training"].get(name), _DEFAULTS.get(name)):
             wire["training"].pop(name, None)
     if spec.training.method == "LoRA":
-        wire["training"].setdefault("lora", LoRA().to_wire())
+        lora, plain = wire["training"].setdefault("lora", LoRA().to_wire()), LoRA().to_wire()
+        for name in _LATER_LORA:
+            if lora.get(name) == plain.get(name):
+                lora.pop(name, None)
     return {
         "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},
         "dataset": {k: v for k, v in wire["dataset"].items() if k != "credentialsRef"},

@@ -178,6 +178,9 @@ class Resolved(ApiModel):
     method: str | None = Field(None, max_length=16, description="Full or LoRA.")
     batch_size: int | None = Field(None, ge=1, description="Rows per optimizer step.")
     learning_rate: DecimalString | None = Field(None, description="Peak learning rate.")
+    target_modules: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] | None = Field(
+        None, description="Names of the layers that carry adapters; results.json counts them."
+    )
     optimizer: str | None = Field(None, max_length=16, description="AdamW or Adafactor.")
     scheduler: str | None = Field(None, max_length=16, description="How the learning rate goes after the warm-up.")
     total_steps: int | None = Field(None, ge=1, description="Optimizer steps planned; early stopping ends before.")

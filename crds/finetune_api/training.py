@@ -5,7 +5,7 @@ A part of :mod:`finetune_api.job`; rules that need other blocks, such as validat
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,14 +15,45 @@ __all__ = ["Checkpoint", "EarlyStopping", "LoRA", "Training", "Validation"]
 
 
 class LoRA(SpecModel):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on every linear layer of the blocks."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on linear layers of the blocks."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.targetModules) || self.targetModules.all(a, self.targetModules.exists_one(b, a == b))",
+            message="training.lora.targetModules must not repeat a name; remove the duplicate",
+            check=lambda o: o.target_modules is None or len(set(o.target_modules)) == len(o.target_modules),
+            field="targetModules",
+        ),
+    )
 
     rank: int = Field(16, ge=1, le=512, description="Rank of the adapters.")
     alpha: int = Field(
-        32, ge=1, le=4096, description="Scale of the adapters; the update is multiplied by alpha / rank."
+        32,
+        ge=1,
+        le=4096,
+        description="Scale of the adapters; the update is multiplied by alpha / rank, with useRslora by alpha / "
+        "sqrt(rank).",
     )
-    dropout: DecimalString = Field(
-        "0.0", description='Dropout on the adapters\' input as text in quotes, such as "0.05".'
+    dropout: DecimalString = Field("0.0", description='Dropout on the adapters\' input, for example "0.05".')
+    target_modules: list[Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.*?-]+$")]] | None = (
+        Field(
+            None,
+            min_length=1,
+            max_length=32,
+            description="Layers that carry adapters: names such as q_proj, or patterns with * and ?; one with a dot "
+            "in it stands for the end of the whole name. Absent: all linear layers of the blocks.",
+        )
+    )
+    use_rslora: bool = Field(
+        False, description="Rank-stabilized scaling (Kalajdzievski 2023, arXiv:2312.03732), for high ranks."
+    )
+    use_dora: bool = Field(
+        False,
+        description="Weight-decomposed adapters (Liu et al. 2024, arXiv:2402.09353): direction and length of each row "
+        "apart. Slower; not every server loads such adapters, all load the merged model.",
+    )
+    init_lora_weights: Literal["Kaiming", "Gaussian"] = Field(
+        "Kaiming", description="How the first matrix of an adapter begins; the second one is always zero."
     )
 
 

@@ -332,6 +332,25 @@ def _training() -> Iterator[Case]:
     yield from JOB.choice("training.precision", "Auto", "BFloat16", "Float32")
     yield from JOB.integer("training.lora.rank", 1, 512)
     yield from JOB.integer("training.lora.alpha", 1, 4096)
+    targets = "training.lora.targetModules"
+    yield from JOB.text(targets, 128, lambda n: "q" * n, shortest=1, at=f"{targets}[0]", wrap=lambda text: [text])
+    yield from JOB.pattern(
+        targets,
+        ["q_proj", "layers.1?.*_proj"],
+        ["a b", "(q|k)_proj", "q_proj\n"],
+        at=f"{targets}[0]",
+        wrap=lambda t: [t],
+    )
+    yield from JOB.items(targets, 1, 32, lambda i: f"layer{i}")
+    yield JOB.no(
+        targets,
+        "a layer twice",
+        {targets: ["q_proj", "q_proj"]},
+        "training.lora.targetModules must not repeat a name; remove the duplicate",
+    )
+    yield from JOB.flag("training.lora.useRslora")
+    yield from JOB.flag("training.lora.useDora")
+    yield from JOB.choice("training.lora.initLoraWeights", "Kaiming", "Gaussian")
     yield JOB.no(
         "training.lora",
         "lora settings of a full tuning",

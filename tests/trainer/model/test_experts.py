@@ -142,6 +142,26 @@ def test_what_can_not_carry_adapters_is_refused_without_weights(tmp_path: Path) 
         check_adapters(tmp_path, LoRA(dropout="0.1"))
 
 
+def test_dora_on_experts_is_refused_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"training\.lora\.useDora .* mixtral.*experts.*set it to false") as error:
+        add_lora(make(tmp_path, "mixtral"), LoRA(use_dora=True), seed=1)
+    assert error.value.reason is Reason.INVALID_SPEC
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ends"),
+    [(["q_proj"], {"q_proj"}), (["gate_up_proj"], {"gate_up_proj"}), (["q_proj", "experts.*"], {"q_proj", "experts"})],
+)
+def test_of_a_mixture_the_layers_that_were_asked_for_carry_adapters(
+    tmp_path: Path, wanted: list[str], ends: set[str]
+) -> None:
+    loaded = add_lora(make(tmp_path, "mixtral"), LoRA(rank=2, target_modules=wanted), seed=1)
+    carrying, _ = adapted_layers(loaded)
+    assert carrying
+    assert all(any(end in name for end in ends) for name in carrying)
+    assert all(any(end in name for name in carrying) for end in ends)
+
+
 def test_dropout_on_experts_is_refused_with_the_mend(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"training\.lora\.dropout 0\.1 .* mixtral.*experts.*set it to 0") as error:
         add_lora(make(tmp_path, "mixtral"), LoRA(dropout="0.1"), seed=1)

@@ -88,7 +88,7 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
     return Tuned(
         exported=exported,
         before=before,
-        resolved=_echoed(resolved, plan, exported, inputs.prepared),
+        resolved=_echoed(resolved, plan, exported, inputs.prepared, layers),
         validation=outcome.validation,
         kept=outcome.kept,
         cost=_cost(shape, outcome),
@@ -108,13 +108,16 @@ def _write(model: LoadedModel, outcome: TrainOutcome, inputs: Inputs, spec: Fine
     )
 
 
-def _echoed(resolved: Resolved, plan: Hyperparameters, exported: Exported, prepared: Prepared) -> Resolved:
+def _echoed(
+    resolved: Resolved, plan: Hyperparameters, exported: Exported, prepared: Prepared, layers: AdaptedLayers | None
+) -> Resolved:
     """Add what was chosen for the training to what prepare chose."""
     rows, validated = len(prepared.parts["train"]), len(prepared.parts["validation"]) > 0
     return resolved.model_copy(
         update={
             "batch_size": plan.batch_size,
             "learning_rate": plan.learning_rate,
+            "target_modules": sorted({name.rpartition(".")[2][:64] for name in layers[0]})[:16] if layers else None,
             "optimizer": plan.optimizer,
             "scheduler": plan.scheduler,
             "total_steps": plan.total_steps(rows),

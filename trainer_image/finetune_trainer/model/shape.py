@@ -98,6 +98,8 @@ def _adapters(modules: Mapping[str, nn.Module]) -> dict[str, int]:
             continue
         for_parameter = f"{_plain(place)}.{getattr(module, 'parameter_name', 'weight')}"
         parts = [*added.parameters(), *getattr(module, "lora_B").parameters()]  # noqa: B009 - peft's, untyped
+        lengths: Any = getattr(module, "lora_magnitude_vector", None)
+        parts += lengths.parameters() if isinstance(lengths, nn.ModuleDict) else []
         counts[for_parameter] = sum(part.numel() for part in parts)
     return counts
 
