@@ -341,7 +341,8 @@ def _training() -> Iterator[Case]:
         at=f"{targets}[0]",
         wrap=lambda t: [t],
     )
-    yield from JOB.items(targets, 1, 32, lambda i: f"layer{i}")
+    yield from JOB.items(targets, 0, 32, lambda i: f"layer{i}")
+    yield JOB.no(targets, "no layer in the list", {targets: []}, "at least 1")
     yield JOB.no(
         targets,
         "a layer twice",
