@@ -1,23 +1,24 @@
 """``FineTuneJob.spec.dataset``: the rows, how they are cut and how they become prompts.
 
-Split from :mod:`finetune_api.job` for size; the URI type and rule that both need stand here.
+Split from :mod:`finetune_api.job` for size; :mod:`finetune_api.sources` says where the rows lie.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from finetune_api.base import ConfigMapKey, Digest, Rule, SecretRef, SpecModel
+from finetune_api.sources import ROWS, Column, DatasetFiles, DatasetSource, Uri, uri_rule
 from finetune_api.templates import TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
-from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
+from finetune_api.uris import PLACED_URI, ROWS_URI
 
 __all__ = [
     "BadRows",
     "Dataset",
     "DatasetFiles",
+    "DatasetSource",
     "Encoding",
     "InlineTemplate",
     "Messages",
@@ -29,8 +30,6 @@ __all__ = [
     "uri_rule",
 ]
 
-Uri = Annotated[str, Field(min_length=6, max_length=1024)]
-_ROWS: Final = "s3://bucket/rows.jsonl"
 Encoding = Literal[
     "UTF-8",
     "UTF-16",
@@ -52,57 +51,6 @@ Encoding = Literal[
     "Big5",
 ]
 """Names of the IANA registry that Python knows too."""
-Column = Annotated[str, Field(min_length=1, max_length=128)]
-
-
-def uri_rule(field: str, pattern: str, path: str, *, example: str, optional: bool = False) -> Rule:
-    """URIs of a cluster run: a scheme that a pod can read, nothing that could make a prefix check lie.
-
-    Parameters
-    ----------
-    field
-        Name of the attribute, which is also its name on the wire.
-    pattern
-        One that Python, Go and Rust read alike (:mod:`finetune_api.uris`).
-    path
-        The field below spec, for the message.
-    example
-        A URI that works.
-    optional
-        Whether the field may be absent.
-    """
-    cel = f"self.{field}.matches({_cel_text(pattern)}) && !self.{field}.matches({_cel_text(DOT_SEGMENT)})"
-    whole, dots = re.compile(pattern), re.compile(DOT_SEGMENT)
-
-    def check(obj: object) -> bool:
-        value: str | None = getattr(obj, field)
-        return value is None or bool(whole.fullmatch(value) and not dots.search(value))
-
-    return Rule(
-        cel=f"!has(self.{field}) || ({cel})" if optional else cel,
-        message=f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces",
-        check=check,
-        field=field,
-        cluster_only=True,
-    )
-
-
-def _cel_text(pattern: str) -> str:
-    return "'" + pattern.replace("\\", "\\\\") + "'"
-
-
-class DatasetFiles(SpecModel):
-    """A file, or a folder of files, for each part, for data that is split already."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        uri_rule("train", PLACED_URI, "dataset.files.train", example=_ROWS),
-        uri_rule("validation", PLACED_URI, "dataset.files.validation", example=_ROWS, optional=True),
-        uri_rule("test", PLACED_URI, "dataset.files.test", example=_ROWS, optional=True),
-    )
-
-    train: Uri = Field(description="Rows to learn from.")
-    validation: Uri | None = Field(None, description="Rows to watch during training. Absent: cut from train.")
-    test: Uri | None = Field(None, description="Sealed rows for the accuracy. Absent: cut from train.")
 
 
 class InlineTemplate(SpecModel):
@@ -318,11 +266,11 @@ class Dataset(SpecModel):
     """The rows, how they are cut and how they become prompts."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        uri_rule("uri", ROWS_URI, "dataset.uri", example=_ROWS, optional=True),
+        uri_rule("uri", ROWS_URI, "dataset.uri", example=ROWS, optional=True),
         Rule(
-            cel="has(self.uri) != has(self.files)",
-            message="dataset needs exactly one of uri and files",
-            check=lambda d: (d.uri is None) != (d.files is None),
+            cel="(has(self.uri) ? 1 : 0) + (has(self.files) ? 1 : 0) + (has(self.sources) ? 1 : 0) == 1",
+            message="dataset needs exactly one of uri, files and sources",
+            check=lambda d: (d.uri is not None) + (d.files is not None) + (d.sources is not None) == 1,
         ),
         Rule(
             cel="!has(self.uri) || !self.uri.startsWith('https://') || has(self.digest)",
@@ -371,6 +319,9 @@ class Dataset(SpecModel):
         None, description="Digest (sha256:...) that the file in uri must have. Needed with https://."
     )
     files: DatasetFiles | None = Field(None, description="Files for data that is split already.")
+    sources: list[DatasetSource] | None = Field(
+        None, min_length=1, max_length=16, description="Several datasets that are read in this order and mixed."
+    )
     format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] = Field(
         "Auto",
         description="Auto goes by the ending of the URI: .jsonl, .json, .csv, .tsv, .parquet, .arrow or .feather, each "

@@ -112,7 +112,7 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     yield report
     if report.dataset:
         counts = report.dataset.model_copy(
-            update={"dropped_by": None, "truncated_fields": None, "near_duplicates": None}
+            update={"dropped_by": None, "truncated_fields": None, "near_duplicates": None, "sources": None}
         )
         report = report.model_copy(update={"dataset": counts})
         yield report

@@ -35,6 +35,7 @@ __all__ = [
     "Score",
     "SecondaryName",
     "SecondaryScore",
+    "SourceRows",
     "StageStatus",
     "TruncatedField",
     "ValidationPoint",
@@ -112,6 +113,15 @@ class NearDuplicates(ApiModel):
     dropped: int = Field(0, ge=0, description="How many of those of train were left out, by dataset.nearDuplicates.")
 
 
+class SourceRows(ApiModel):
+    """What came of one of dataset.sources, in their order."""
+
+    rows: int = Field(0, ge=0, description="Rows read.")
+    train: int = Field(0, ge=0, description="Rows to learn from, as often as its weight takes them.")
+    validation: int = Field(0, ge=0, description="Rows watched during training.")
+    test: int = Field(0, ge=0, description="Sealed rows.")
+
+
 class TruncatedField(ApiModel):
     """A field of the template whose text was shortened."""
 
@@ -138,6 +148,9 @@ class DatasetSummary(ApiModel):
     conflicts: int = Field(0, ge=0, description="Rows whose input also stands with another output; all in one part.")
     leaked: int = Field(
         0, ge=0, description="Rows taken out because a more sealed file that was given has the same input or group."
+    )
+    sources: Annotated[list[SourceRows], Field(max_length=16)] | None = Field(
+        None, description="The same by source, in the order of dataset.sources; absent without them."
     )
     near_duplicates: NearDuplicates | None = Field(
         None, description="Rows that are nearly alike in train and in validation or test; absent if there are none."

@@ -172,6 +172,7 @@ def test_a_field_can_not_be_added(stored: Objects, path: str) -> None:
         ("stored-plain-chat", {"template": {"messages": {"learn": "Last"}}}),
         ("stored-minimal", {"template": PROMPTSOURCE | {"name": None}}),
         ("stored-minimal", {"split": {"orderBy": "day"}}),
+        ("stored-minimal", {"sources": [{"uri": "s3://bucket/rows.jsonl"}], "uri": None}),
         ("stored-minimal", {"template": {"configMapRef": {"name": "n", "key": "k"}, "name": None}}),
     ],
     ids=str,
@@ -196,6 +197,7 @@ def test_a_block_with_defaults_can_not_be_reset(stored: Objects, block: str) -> 
 def test_the_tables_name_every_field_of_the_spec() -> None:
     assert set(OPTIONAL) - set(CHANGES) == {
         "dataset.files",
+        "dataset.sources",
         "dataset.template.configMapRef",
         "dataset.template.inline",
         "dataset.template.messages",

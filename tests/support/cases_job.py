@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
@@ -15,6 +15,7 @@ from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 __all__ = ["JOB_CASES"]
 
 JOB: Final = Kind("FineTuneJob")
+ONE_OF: Final = "dataset needs exactly one of uri, files and sources"
 
 
 def _uri(
@@ -92,10 +93,11 @@ def _dataset() -> Iterator[Case]:
     rows = "s3://bucket/rows.jsonl"
     split = {"dataset.split": {"trainPercent": 90, "validationPercent": 10, "testPercent": 0}}
     both = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
-    one_of = "dataset needs exactly one of uri and files"
+    one_of = "dataset needs exactly one of uri, files and sources"
     yield JOB.no("dataset", "no dataset", {"dataset": ABSENT}, "equired")
     yield from _uri("dataset.uri", rows, rows=True, web=True)
     yield from _digest()
+    yield from _sources()
     yield from _uri("dataset.files.train", rows, rows=True, with_={"dataset.uri": ABSENT})
     yield from _uri("dataset.files.validation", rows, rows=True, with_=files | both)
     yield from _uri("dataset.files.test", rows, rows=True, with_=files | split)
@@ -157,6 +159,74 @@ def _digest() -> Iterator[Case]:
     bad = ["a" * 64, "sha256:" + "A" * 64, "sha256:" + "a" * 63, "md5:" + "a" * 32]
     yield from JOB.pattern("dataset.digest", [], bad)
     yield JOB.no("dataset.digest", "a digest of 72", {"dataset.digest": "sha256:" + "a" * 65}, "71")
+
+
+def _sources() -> Iterator[Case]:
+    def one(**fields: Any) -> dict[str, Any]:
+        return {"dataset.uri": ABSENT, "dataset.sources": [{"uri": "s3://bucket/a.jsonl", **fields}]}
+
+    def at(field: str) -> tuple[str, Callable[[str], Any]]:
+        return f"dataset.sources[0].{field}", lambda value: one(**{field: value})["dataset.sources"]
+
+    absent = {"dataset.uri": ABSENT}
+    digest, web = "sha256:" + "a" * 64, "https://host/rows.csv"
+    yield JOB.ok(
+        "two sources", {**absent, "dataset.sources": [{"uri": "s3://bucket/a/"}, {"uri": "pvc://claim/b.csv"}]}
+    )
+    yield JOB.ok("16 sources", {**absent, "dataset.sources": [{"uri": f"s3://bucket/{i}"} for i in range(16)]})
+    many = [{"uri": f"s3://bucket/{i}"} for i in range(17)]
+    yield JOB.no("dataset.sources", "17 sources", {**absent, "dataset.sources": many}, "at most 16 items")
+    yield JOB.no("dataset.sources", "no source", {**absent, "dataset.sources": []}, "at least 1 item")
+    yield JOB.no("dataset.sources[0].uri", "a source without URI", {**absent, "dataset.sources": [{}]}, "equired")
+    yield JOB.no("dataset", "sources and uri", {"dataset.sources": [{"uri": "s3://bucket/a"}]}, ONE_OF)
+    message = (
+        "dataset.sources[].uri must be a URI such as s3://bucket/rows.jsonl, without '..', '?', '#', '\\' or spaces"
+    )
+    for text in ("s3://abc/../x", "http://host/x", "configmap://name/", "hf://org/name"):
+        yield JOB.no("dataset.sources[0].uri", f"a source {text}", one(uri=text), message)
+    field, wrap = at("uri")
+    yield from JOB.text(
+        "dataset.sources",
+        1024,
+        lambda n: "s3://abc/".ljust(n, "x")[:n],
+        shortest=6,
+        at=field,
+        wrap=wrap,
+        with_=absent,
+    )
+    yield JOB.ok("a source from the web", one(uri=web, digest=digest))
+    yield JOB.no(
+        "dataset.sources[0].digest",
+        "a source from the web without digest",
+        one(uri=web),
+        "dataset.sources[].digest is needed with an https:// URI; set it to sha256: and what sha256sum "
+        "says of the file",
+    )
+    yield JOB.no(
+        "dataset.sources[0].digest",
+        "a folder of sources with a digest",
+        one(uri="s3://bucket/a/", digest=digest),
+        "dataset.sources[].digest belongs to one file; remove it beside a folder",
+    )
+    yield JOB.no("dataset.sources[0].digest", "a source's digest in capitals", one(digest=digest.upper()), "match")
+    yield JOB.no("dataset.sources[0].digest", "a source's digest of 72", one(digest=digest + "a"), "71")
+    for weight in ("0.5", "1", "2.5", "100", "1e-3"):
+        yield JOB.ok(f"a source with weight {weight}", one(weight=weight))
+    bounds = 'dataset.sources[].weight must be above 0 and at most 100, as text such as "0.5"'
+    for weight in ("0", "-1", "100.1", "1e-999"):
+        yield JOB.no("dataset.sources[0].weight", f"a source with weight {weight}", one(weight=weight), bounds)
+    yield JOB.no("dataset.sources[0].weight", "a weight that is no number", one(weight="half"), "match")
+    yield JOB.no("dataset.sources[0].weight", "a weight of 25", one(weight="0." + "1" * 23), "24")
+    yield JOB.no("dataset.sources[0].format", "a source's format", one(format="nonsense"), "Parquet")
+    yield JOB.ok("a source with columns", one(columns={"text": "body"}, format="Csv"))
+    key = "dataset.sources[].columns has an empty key or one above 128 characters; a key is the column's new name"
+    yield JOB.no("dataset.sources[0].columns", "a source's empty key", one(columns={"": "x"}), key)
+    yield JOB.no("dataset.sources[0].columns", "a source's long key", one(columns={"k" * 129: "x"}), key)
+    seventeen = {f"c{i}": "x" for i in range(17)}
+    yield JOB.no("dataset.sources[0].columns", "a source's 17 columns", one(columns=seventeen), "at most 16 items")
+    field, _ = at("columns.text")
+    yield JOB.no(field, "a source's empty column", one(columns={"text": ""}), "at least 1")
+    yield JOB.no(field, "a source's long column", one(columns={"text": "c" * 129}), "128")
 
 
 def _split() -> Iterator[Case]:

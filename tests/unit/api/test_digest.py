@@ -94,6 +94,10 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.split.by": "x"},
     {"dataset.split.orderBy": "x"},
     {"dataset.nearDuplicates": "Drop"},
+    *(
+        {"dataset": {"sources": [{"uri": "s3://bucket/a", **more}], "template": {"name": "intent"}}}
+        for more in ({}, {"weight": "0.5"}, {"columns": {"text": "body"}}, {"format": "Csv"})
+    ),
     {"dataset.badRows.policy": "Fail"},
     {"dataset.badRows.maxPercent": 6},
     {"training.method": "Full"},

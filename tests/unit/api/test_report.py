@@ -30,6 +30,7 @@ from finetune_api.status import (
     Results,
     Score,
     SecondaryScore,
+    SourceRows,
     TruncatedField,
     ValidationPoint,
 )
@@ -79,13 +80,14 @@ ARTIFACT = _made(
     digest=st.just(DIGEST),
     bytes=COUNT,
 )
-DETAILS = ("dropped_by", "truncated_fields", "near_duplicates")
+DETAILS = ("dropped_by", "truncated_fields", "near_duplicates", "sources")
 COUNTS = sorted(DatasetSummary.model_fields.keys() - {"fingerprint", *DETAILS})
 SUMMARY = _made(
     DatasetSummary,
     **dict.fromkeys(COUNTS, COUNT),
     fingerprint=st.just(DIGEST),
     dropped_by=st.none() | _made(DroppedRows, **dict.fromkeys(DroppedRows.model_fields, COUNT)),
+    sources=st.none() | st.lists(_made(SourceRows, **dict.fromkeys(SourceRows.model_fields, COUNT)), max_size=16),
     near_duplicates=st.none() | _made(NearDuplicates, **dict.fromkeys(NearDuplicates.model_fields, COUNT)),
     truncated_fields=st.none() | st.lists(_made(TruncatedField, name=_text(64), rows=COUNT), max_size=4),
 )
@@ -133,6 +135,7 @@ def _largest() -> StageReport:
             fingerprint=DIGEST,
             dropped_by=DroppedRows(**dict.fromkeys(DroppedRows.model_fields, BIG)),
             truncated_fields=[TruncatedField(name="\x00" * 64, rows=BIG)] * 4,
+            sources=[SourceRows(**dict.fromkeys(SourceRows.model_fields, BIG))] * 16,
             near_duplicates=NearDuplicates(**dict.fromkeys(NearDuplicates.model_fields, BIG)),
         ),
         resolved=Resolved(image="😀" * 512, model_revision="😀" * 128, stop=["\x00" * 32] * 4),

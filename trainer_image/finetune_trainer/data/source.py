@@ -118,6 +118,10 @@ class Source:
     folder
         What the user calls the folder of which it is a file; such a file may have no rows, since a job that writes in
         parallel leaves such. Empty for a file that was named itself.
+    entry
+        Number of its entry in ``dataset.sources``, from 0.
+    columns
+        (new name, own name) of the columns that are renamed.
     """
 
     path: Path
@@ -131,6 +135,8 @@ class Source:
     shape: Shape | None = None
     choices: tuple[str, ...] | None = None
     folder: str = ""
+    entry: int = 0
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_columnar(self) -> bool:

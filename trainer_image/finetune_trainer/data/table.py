@@ -20,6 +20,7 @@ from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.delimiters import DELIMITERS
 from finetune_trainer.data.given_parts import PartColumn, part_named
 from finetune_trainer.data.json_text import Shape
+from finetune_trainer.data.mixed import SourceCounts, renamed
 from finetune_trainer.data.parts import Part
 from finetune_trainer.data.readers import BadRow, Row, Source, look_at, read_rows
 from finetune_trainer.data.separated import lacks_first_name
@@ -58,6 +59,8 @@ class Record:
         Bytes that it takes in its file, more or less.
     file
         The file's name where the rows of a part come from several; else empty.
+    source
+        Number of its entry in ``dataset.sources``, from 0.
     """
 
     part: Part
@@ -66,6 +69,7 @@ class Record:
     values: dict[str, Any]
     size: int
     file: str = ""
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Table:
         Parts that were given; the rows of train are cut for the others.
     by
         Column that says the part of each row; None where the files do.
+    read
+        Rows of each entry of ``dataset.sources``, bad ones included.
     """
 
     files: tuple[tuple[Part, Source], ...]
@@ -91,6 +97,7 @@ class Table:
     usable: bytearray
     given: frozenset[Part] = frozenset()
     by: str | None = None
+    read: tuple[int, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -105,7 +112,7 @@ class Table:
                 if self.by is not None:
                     part = part_named(row.values[self.by]) or part
                 file = source.name if often["train" if self.by else part] > 1 else ""
-                yield place, Record(part, row.number, _where(source, row), row.values, row.size, file)
+                yield place, Record(part, row.number, _where(source, row), row.values, row.size, file, source.entry)
 
 
 def _read(
@@ -121,7 +128,7 @@ def _read(
             if first and look is not None and isinstance(row, Row):
                 look(source, row)
                 first = False
-            yield part, source, row
+            yield part, source, renamed(row, source.columns)
             done += 1
             if done % _PROGRESS_ROWS == 0:
                 progress(done, total)
@@ -166,9 +173,11 @@ def read_table(
     rows = given_files(files, dataset)
     sources = _sources(rows, dataset)
     alike = _SameHeader()
+    seen = SourceCounts()
     parts = PartColumn(dataset.split.by) if dataset.split.by else None
     for part, source, row in _read(sources, progress, 0, alike.check):
         where = _where(source, row)
+        seen.count(source, row)
         usable.append(isinstance(row, Row))
         if isinstance(row, BadRow):
             bad.add_unsplit(where, row.why, None if parts else part)
@@ -181,9 +190,10 @@ def read_table(
                 bad.add_unsplit(where, why, None)
     _check_any(usable, rows)
     _check_columns(dataset, tuple(columns))
+    seen.check([source for _, source in sources])
     bad.check(len(usable))
     given = parts.given() if parts else frozenset(file.part for file in rows if file.part is not None)
-    return Table(sources, tuple(columns), usable, given, dataset.split.by)
+    return Table(sources, tuple(columns), usable, given, dataset.split.by, seen.rows(dataset))
 
 
 def _check_columns(dataset: Dataset, columns: Sequence[str]) -> None:
@@ -204,7 +214,9 @@ def _sources(files: Sequence[RowFile], dataset: Dataset) -> tuple[tuple[Part, So
     given: list[tuple[Part, Source]] = []
     told: set[str] = set()
     for file, name in zip(files, names, strict=True):
-        source = look_at(file.path, dataset, name, scratch=file.scratch)
+        one = dataset.sources[file.source] if dataset.sources and file.source is not None else None
+        about = dataset.model_copy(update={"format": one.format}) if one and one.format else dataset
+        source = look_at(file.path, about, name, scratch=file.scratch)
         for found in _told(source):
             # Of a folder once: its files are mostly alike.
             if (kind := found.replace(name, "")) not in told:
@@ -212,8 +224,14 @@ def _sources(files: Sequence[RowFile], dataset: Dataset) -> tuple[tuple[Part, So
             if file.folder:
                 told.add(kind)
         part: Part = file.part or "train"
-        twice = often[name] > 1
-        source = replace(source, name=f"{part} {name}" if twice else name, folder=file.folder)
+        of = part if one is None else f"sources[{file.source}]"
+        source = replace(
+            source,
+            name=f"{of} {name}" if often[name] > 1 else name,
+            folder=file.folder,
+            entry=file.source or 0,
+            columns=tuple((one.columns or {}).items()) if one else (),
+        )
         given.append((part, source))
     return tuple(given)
 

@@ -147,7 +147,8 @@ def _template_name(template: Template) -> str:
 
 def _source(stage_input: StageInput) -> str:
     dataset = stage_input.spec.dataset
-    return dataset.uri or (dataset.files.train if dataset.files else "") or ""
+    first = dataset.sources[0].uri if dataset.sources else ""
+    return dataset.uri or (dataset.files.train if dataset.files else first) or ""
 
 
 def _score_row(name: str, score: Score) -> str:

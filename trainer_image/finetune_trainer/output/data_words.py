@@ -36,6 +36,11 @@ def left_out(data: DatasetSummary) -> str:
     if data.skipped:
         text += f", {data.skipped} that the template renders to nothing for"
     text += f", {data.duplicates} duplicates, {data.leaked} that a given validation or test file holds too."
+    for number, one in enumerate(data.sources or ()):
+        text += (
+            f" Of dataset.sources[{number}]: {one.rows} rows read, {one.train} to learn from, {one.validation} for "
+            f"validation, {one.test} sealed."
+        )
     if (near := data.near_duplicates) is not None:
         what = "were left out of train" if near.dropped else "are in train all the same"
         text += (

@@ -10,7 +10,7 @@ import json
 import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -63,6 +63,8 @@ class KeyedTable:
         Usable rows whose answer is spelt in another way than its choice.
     skipped
         Rows that the template itself leaves out.
+    sources
+        Number of the entry of ``dataset.sources`` of each usable row.
     """
 
     table: Table
@@ -72,6 +74,7 @@ class KeyedTable:
     reading: Answers
     folded: int
     skipped: int = 0
+    sources: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
 
     def rows(self) -> Iterator[TemplateRow]:
         """Read the usable rows once more, in the order of the keys, with the fields of a named template."""
@@ -141,7 +144,7 @@ def key_rows(
     if remark is not None:
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
     spelt_otherwise = skipped = kept = 0
-    keys, answers = RowKeys(), array("Q")
+    keys, answers, sources = RowKeys(), array("Q"), bytearray()
     order = MomentColumn(dataset.split.order_by) if dataset.split.order_by else None
     make = _KeyMaker(template, reading, None if _shows_one_text(template) else renderer, table.columns)
     for batch in _batches(table.records(progress)):
@@ -170,6 +173,7 @@ def key_rows(
                     answers.append(hash_of_answer(row.projected.answer))
             group, stratum = (_as_text(record, c) for c in (dataset.split.group_by, dataset.split.stratify_by))
             keys.add(Keyed(key, output, exact, group, stratum, opening, moment), record.part)
+            sources.append(record.source)
             if near is not None:
                 near.add(" ".join(text_of(_shown(row, renderer))))
     bad.check(table.rows)
@@ -178,7 +182,16 @@ def key_rows(
             Reason.TEMPLATE_INVALID,
             f"{template.field_of_text} renders nothing for all {skipped} rows; take another prompt of the file",
         )
-    return KeyedTable(table, template, keys, np.array(answers, dtype=np.uint64), reading, spelt_otherwise, skipped)
+    return KeyedTable(
+        table,
+        template,
+        keys,
+        np.array(answers, dtype=np.uint64),
+        reading,
+        spelt_otherwise,
+        skipped,
+        np.frombuffer(sources, np.uint8),
+    )
 
 
 def _moment_of(record: Record, order: MomentColumn | None) -> Moment | str | None:

@@ -9,24 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from finetune_api.dataset import Percents
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
-from finetune_api.status import DatasetSummary, NearDuplicates, TruncatedField
+from finetune_api.status import DatasetSummary, NearDuplicates, SourceRows, TruncatedField
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.given_parts import resolved_percents
+from finetune_trainer.data.mixed import copies_of_rows
 from finetune_trainer.data.near import NearRows
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.split import SplitResult, split_rows
 from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
+from finetune_trainer.prepare.checks import check_answerable, check_parts
 from finetune_trainer.prepare.encode_rows import RowEncoder
 from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
 from finetune_trainer.prepare.folder_writer import PreparedWriter
@@ -117,8 +119,10 @@ def prepare(
             )
             split = split_rows(keyed.keys, spec.dataset.split, percents)
             split, near = _without_near(split, near_rows, drop=spec.dataset.near_duplicates == "Drop")
+        copies = copies_of_rows(split.sides, keyed.sources, spec.dataset)
+        split = replace(split, sides=np.where(copies > 0, split.sides, np.int8(-1)))
         fell = {part: split.count(part) for part in PARTS}
-        _check_parts(fell, spec, percents, table.given, bad, largest=split.largest)
+        check_parts(fell, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
         writer = stack.enter_context(PreparedWriter(folder))
         encoder_of_rows = RowEncoder(
@@ -132,15 +136,15 @@ def prepare(
             seed=spec.dataset.split.seed,
             all_answers=spec.dataset.template.learns_all,
         )
-        done, total = 0, sum(fell.values())
+        done, total = 0, int(copies.sum())
         with step("encode_rows", "render and tokenise the rows") as progress:
-            for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split))):
+            for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split, copies))):
                 done += rows
                 progress(done, total)
         bad.check(table.rows)
-        _check_parts(writer.counts, spec, percents, table.given, bad, largest=split.largest)
+        check_parts(writer.counts, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
-        _check_answerable(writer, encoder_of_rows.hard)
+        check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
         _warn_of_text(writer, template)
@@ -155,6 +159,7 @@ def prepare(
             duplicates=split.duplicates,
             conflicts=split.conflicts,
             leaked=split.leaked,
+            sources=_by_source(table.read, keyed, split, copies),
             near_duplicates=near,
             truncated=writer.truncated,
             truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
@@ -205,11 +210,30 @@ def _without_near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[Sp
     return split, told
 
 
-def placed_rows(keyed: KeyedTable, split: SplitResult) -> Iterator[tuple[Part, TemplateRow]]:
-    """Read the rows that the split has kept, each with its part, in the order of the files."""
-    for side, row in zip(split.sides.tolist(), keyed.rows(), strict=True):
-        if side >= 0:
+def placed_rows(
+    keyed: KeyedTable, split: SplitResult, copies: NDArray[np.int32] | None = None
+) -> Iterator[tuple[Part, TemplateRow]]:
+    """Read the rows that the split has kept, each with its part, as often as it is taken, in the order of the files."""
+    often = (split.sides >= 0).astype(np.int32) if copies is None else copies
+    for side, times, row in zip(split.sides.tolist(), often.tolist(), keyed.rows(), strict=True):
+        for _ in range(times):
             yield PARTS[side], row
+
+
+def _by_source(
+    read: Sequence[int], keyed: KeyedTable, split: SplitResult, copies: NDArray[np.int32]
+) -> list[SourceRows] | None:
+    """What the split made of each source; None where there is none."""
+    return [
+        SourceRows(
+            rows=rows,
+            **{
+                part: int(copies[(keyed.sources == number) & (split.sides == side)].sum())
+                for side, part in enumerate(PARTS)
+            },
+        )
+        for number, rows in enumerate(read)
+    ] or None
 
 
 def label_set(keyed: KeyedTable, split: SplitResult) -> tuple[str, ...] | None:
@@ -259,98 +283,6 @@ def _chunks(rows: Iterator[tuple[Part, TemplateRow]]) -> Iterator[list[tuple[Par
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _check_parts(
-    counts: Mapping[Part, int],
-    spec: FineTuneJobSpec,
-    percents: Percents,
-    given: Collection[Part],
-    bad: BadRowLog,
-    *,
-    largest: int,
-) -> None:
-    """Make sure that no part is empty that must not be.
-
-    Raises
-    ------
-    StageError
-        DatasetInvalid: says which part, and what to change.
-    """
-    split, wanted = spec.dataset.split, percents._asdict()
-    for part in PARTS:
-        if counts[part]:
-            continue
-        if part == "validation" and part not in given and wanted["validation"] == 0:
-            _check_unwatched(spec)
-            continue
-        dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
-        if part in given and part != "train":
-            message = f"{_given_by(part, spec)} has no row that can be used{dropped}"
-            if not bad.count:
-                message += "; give it rows that no file of another part has"
-            raise StageError(Reason.DATASET_INVALID, message, tells_mend=not bad.count)
-        if 2 * largest > sum(counts.values()):
-            dropped += f"; {largest} rows share an input, a group or the beginning of a conversation and stay together"
-        if split.order_by is not None:
-            raise StageError(
-                Reason.DATASET_INVALID,
-                f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "
-                f"{counts['test']}){dropped}; rows with the same value in {split.order_by!r} (dataset.split.orderBy), "
-                "the same input or group stay together: give rows with more different values",
-                tells_mend=True,
-            )
-        rest = "" if split.stratify_by else ", set split.stratifyBy for exact shares"
-        raise StageError(
-            Reason.DATASET_INVALID,
-            f"no row fell into {part} (train {counts['train']}, validation {counts['validation']}, test "
-            f"{counts['test']}){dropped}; give more rows with different inputs, raise split.{part}Percent above "
-            f"{wanted[part]}{rest}, or choose another split.seed",
-            tells_mend=True,
-        )
-
-
-def _given_by(part: Part, spec: FineTuneJobSpec) -> str:
-    by = spec.dataset.split.by
-    return f"dataset.files.{part}" if by is None else f"{part}, of column {by!r} (dataset.split.by),"
-
-
-def _check_unwatched(spec: FineTuneJobSpec) -> None:
-    """Make sure that nothing needs the validation rows that a column might have given and has not.
-
-    Raises
-    ------
-    StageError
-        InvalidSpec.
-    """
-    training = spec.training
-    needs = {"earlyStopping": training.early_stopping is not None, "selectBy": training.select_by != "Auto"}
-    for field, needed in needs.items():
-        if needed:
-            raise StageError(
-                Reason.INVALID_SPEC,
-                f"training.{field} needs validation rows, and column {spec.dataset.split.by!r} (dataset.split.by) "
-                "gives none; raise dataset.split.validationPercent",
-                tells_mend=True,
-            )
-
-
-def _check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None:
-    """Make sure that in each part there is something to measure.
-
-    Raises
-    ------
-    StageError
-        DatasetInvalid: no model could answer a single row of a part; names one.
-    """
-    for part, why in hard.items():
-        if written.unanswerable[part] == written.counts[part]:
-            raise StageError(
-                Reason.DATASET_INVALID,
-                f"none of the {written.counts[part]} {part} rows can be answered, so nothing would be measured: {why}; "
-                "correct the answers, or raise training.maxLength where they don't fit",
-                tells_mend=True,
-            )
 
 
 def _warn_of_text(writer: PreparedWriter, template: PromptTemplate) -> None:

@@ -70,6 +70,8 @@ class RowFile:
         Where something may be written beside it; the file's own folder if None.
     stamp
         Of a file that others may write, what it was when it was found.
+    source
+        Number of the entry of ``dataset.sources`` that it belongs to, from 0.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class RowFile:
     folder: str = ""
     scratch: Path | None = None
     stamp: Stamp | None = None
+    source: int | None = None
 
 
 def given_files(files: Mapping[str, Path] | Sequence[RowFile], dataset: Dataset) -> Sequence[RowFile]:

@@ -34,6 +34,7 @@ class _Wanted:
     part: GivenPart | None
     declared: str
     digest: str | None = None
+    source: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: P
         # A folder for each, since two may have files of one name.
         place = folder / f"{number:02}"
         place.mkdir(parents=True, exist_ok=True)
-        fetched = there.fetch(place, on_bytes)
+        fetched = [replace(file, source=one.source) for file in there.fetch(place, on_bytes)]
         _check_digest(one, fetched)
         files += fetched
     return files
@@ -79,8 +80,20 @@ def _wanted(dataset: Dataset) -> list[_Wanted]:
     declared = dataset.format
     if dataset.uri is not None:
         return [_Wanted(field="dataset.uri", uri=dataset.uri, part=None, declared=declared, digest=dataset.digest)]
+    if dataset.sources is not None:
+        return [
+            _Wanted(
+                field=f"dataset.sources[{number}].uri",
+                uri=one.uri,
+                part=None,
+                declared=one.format or declared,
+                digest=one.digest,
+                source=number,
+            )
+            for number, one in enumerate(dataset.sources)
+        ]
     if dataset.files is None:
-        raise StageError(Reason.INVALID_SPEC, "dataset needs exactly one of uri and files")
+        raise StageError(Reason.INVALID_SPEC, "dataset needs exactly one of uri, files and sources")
     given = [(part, getattr(dataset.files, part)) for part in PARTS_GIVEN]
     return [
         # Rows of files.train are cut where another part is not given.

@@ -36,6 +36,7 @@ def dataset_uris(spec: FineTuneJobSpec) -> dict[str, str]:
         }
     if dataset.template.promptsource is not None:
         uris["dataset.template.promptsource.uri"] = dataset.template.promptsource.uri
+    uris |= {f"dataset.sources[{number}].uri": one.uri for number, one in enumerate(dataset.sources or [])}
     return {field: uri for field, uri in uris.items() if uri is not None}
 
 

@@ -1,0 +1,118 @@
+"""Where the rows of ``spec.dataset`` lie: URIs and their rule, files by part, several sources.
+
+Split from :mod:`finetune_api.dataset` for size; the URI type and rule are those of the whole spec.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from finetune_api.base import DecimalString, Digest, Rule, SpecModel
+from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
+
+__all__ = ["ROWS", "Column", "DatasetFiles", "DatasetSource", "Uri", "uri_rule"]
+
+Uri = Annotated[str, Field(min_length=6, max_length=1024)]
+Column = Annotated[str, Field(min_length=1, max_length=128)]
+ROWS: Final = "s3://bucket/rows.jsonl"
+
+
+def uri_rule(field: str, pattern: str, path: str, *, example: str, optional: bool = False) -> Rule:
+    """URIs of a cluster run: a scheme that a pod can read, nothing that could make a prefix check lie.
+
+    Parameters
+    ----------
+    field
+        Name of the attribute, which is also its name on the wire.
+    pattern
+        One that Python, Go and Rust read alike (:mod:`finetune_api.uris`).
+    path
+        The field below spec, for the message.
+    example
+        A URI that works.
+    optional
+        Whether the field may be absent.
+    """
+    cel = f"self.{field}.matches({_cel_text(pattern)}) && !self.{field}.matches({_cel_text(DOT_SEGMENT)})"
+    whole, dots = re.compile(pattern), re.compile(DOT_SEGMENT)
+
+    def check(obj: object) -> bool:
+        value: str | None = getattr(obj, field)
+        return value is None or bool(whole.fullmatch(value) and not dots.search(value))
+
+    return Rule(
+        cel=f"!has(self.{field}) || ({cel})" if optional else cel,
+        message=f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces",
+        check=check,
+        field=field,
+        cluster_only=True,
+    )
+
+
+def _cel_text(pattern: str) -> str:
+    return "'" + pattern.replace("\\", "\\\\") + "'"
+
+
+class DatasetFiles(SpecModel):
+    """A file, or a folder of files, for each part, for data that is split already."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        uri_rule("train", PLACED_URI, "dataset.files.train", example=ROWS),
+        uri_rule("validation", PLACED_URI, "dataset.files.validation", example=ROWS, optional=True),
+        uri_rule("test", PLACED_URI, "dataset.files.test", example=ROWS, optional=True),
+    )
+
+    train: Uri = Field(description="Rows to learn from.")
+    validation: Uri | None = Field(None, description="Rows to watch during training. Absent: cut from train.")
+    test: Uri | None = Field(None, description="Sealed rows for the accuracy. Absent: cut from train.")
+
+
+class DatasetSource(SpecModel):
+    """One of several datasets that are mixed."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        uri_rule("uri", ROWS_URI, "dataset.sources[].uri", example=ROWS),
+        Rule(
+            cel="!self.uri.startsWith('https://') || has(self.digest)",
+            message="dataset.sources[].digest is needed with an https:// URI; set it to sha256: and what sha256sum "
+            "says of the file",
+            check=lambda s: not s.uri.startswith("https://") or s.digest is not None,
+            field="digest",
+        ),
+        Rule(
+            cel="!has(self.digest) || !self.uri.endsWith('/')",
+            message="dataset.sources[].digest belongs to one file; remove it beside a folder",
+            check=lambda s: s.digest is None or not s.uri.endswith("/"),
+            field="digest",
+        ),
+        Rule(
+            cel="!has(self.weight) || (double(self.weight) > 0.0 && double(self.weight) <= 100.0)",
+            message='dataset.sources[].weight must be above 0 and at most 100, as text such as "0.5"',
+            check=lambda s: s.weight is None or 0 < float(s.weight) <= 100,
+            field="weight",
+        ),
+        Rule(
+            cel="!has(self.columns) || self.columns.all(k, size(k) >= 1 && size(k) <= 128)",
+            message="dataset.sources[].columns has an empty key or one above 128 characters; a key is the "
+            "column's new name",
+            check=lambda s: s.columns is None or all(1 <= len(key) <= 128 for key in s.columns),
+            field="columns",
+        ),
+    )
+
+    uri: Uri = Field(description="A file, a folder that ends in '/', or https://host/rows.jsonl with digest.")
+    digest: Digest | None = Field(None, description="Digest (sha256:...) that the file in uri must have.")
+    format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] | None = Field(
+        None, description="Absent: dataset.format."
+    )
+    columns: dict[str, Column] | None = Field(
+        None, max_length=16, description="Renames columns of this source: new name to its own, as text: body."
+    )
+    weight: DecimalString | None = Field(
+        None,
+        description="How often the train rows of this source are taken: 0.5 is a seeded half of them, 2 each of them "
+        "twice. Validation and test rows are taken once. Absent: 1.",
+    )
