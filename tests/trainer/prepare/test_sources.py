@@ -76,7 +76,8 @@ def test_columns_get_common_names(dataset: Dataset, access: Access) -> None:
 
 
 def test_a_column_that_its_source_lacks_is_named_with_the_field(dataset: Dataset, access: Access) -> None:
-    job = spec(dataset.folder, [intents(50), intents(50, 50)], {}, {"columns": {"text": "body"}})
+    other = [{"words": row["text"], "label": row["label"]} for row in intents(50, 50)]
+    job = spec(dataset.folder, [intents(50), other], {}, {"columns": {"text": "body"}})
     with pytest.raises(StageError) as caught:
         prepared(dataset, job, access)
     assert caught.value.reason is Reason.INVALID_SPEC
@@ -103,10 +104,18 @@ def test_columns_can_change_places() -> None:
     assert row.values == {"c": 3, "a": 2, "b": 1}
 
 
+def test_a_source_whose_own_column_would_be_taken_for_a_renamed_one_ends_the_job(
+    dataset: Dataset, access: Access
+) -> None:
+    job = spec(dataset.folder, [intents(50), intents(50, 50)], {}, {"columns": {"text": "body"}})
+    with pytest.raises(StageError, match="has the column 'text', which sources"):
+        prepared(dataset, job, access)
+
+
 def test_a_new_name_that_the_row_has_already_makes_it_a_bad_one() -> None:
     row = renamed(Row(7, {"text": "x", "body": "y"}), (("text", "body"),))
     assert isinstance(row, BadRow)
-    assert (row.number, "has the column 'text' already" in row.why) == (7, True)
+    assert (row.number, "has the column 'text', which sources[].columns makes of 'body'" in row.why) == (7, True)
 
 
 @pytest.mark.parametrize(

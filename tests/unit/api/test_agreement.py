@@ -103,7 +103,12 @@ def _bounds(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
     if "items" in schema:
         yield from _bounds(schema["items"], f"{path}[]")
     if "additionalProperties" in schema:
-        keys = {"dataset.template.columns": "text", "resources": "train", "resources.train": "memory"}
+        keys = {
+            "dataset.template.columns": "text",
+            "dataset.sources[].columns": "text",
+            "resources": "train",
+            "resources.train": "memory",
+        }
         named = "gpu" if path.endswith("nodeSelector") else keys[path]
         yield from _bounds(schema["additionalProperties"], f"{path}.{named}")
 

@@ -30,9 +30,9 @@ def renamed(row: Row | BadRow, columns: Sequence[tuple[str, str]]) -> Row | BadR
     own = {name for _, name in columns}
     values = {name: value for name, value in row.values.items() if name not in own}
     for new, name in columns:
+        if new in values:
+            return BadRow(row.number, f"has the column {new!r}, which sources[].columns makes of {name!r}")
         if name in row.values:
-            if new in values:
-                return BadRow(row.number, f"has the column {new!r} already, which sources[].columns makes of {name!r}")
             values[new] = row.values[name]
     return Row(row.number, values, row.size)
 
@@ -48,9 +48,8 @@ class SourceCounts:
         """Take a row, renamed already."""
         self._rows[source.entry] += 1
         missing = self._missing.setdefault(source.entry, {new for new, _ in source.columns})
-        if missing:
-            # Of a bad row nothing is known.
-            missing.difference_update(row.values if isinstance(row, Row) else list(missing))
+        if missing and isinstance(row, Row):
+            missing.difference_update(row.values)
 
     def check(self, sources: Sequence[Source]) -> None:
         """Make sure that each renamed column was there.

@@ -190,8 +190,8 @@ def read_table(
                 bad.add_unsplit(where, why, None)
     _check_any(usable, rows)
     _check_columns(dataset, tuple(columns))
-    seen.check([source for _, source in sources])
     bad.check(len(usable))
+    seen.check([source for _, source in sources])
     given = parts.given() if parts else frozenset(file.part for file in rows if file.part is not None)
     return Table(sources, tuple(columns), usable, given, dataset.split.by, seen.rows(dataset))
 
