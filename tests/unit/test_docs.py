@@ -37,8 +37,11 @@ TRAINER = _by_page({page: commands(page, "finetune-trainer") for page in PAGES})
 
 
 def _merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """Lay a fragment over a whole spec; a template is taken as it is, since its parts exclude each other."""
-    out = dict(base)
+    """Lay a fragment over a whole spec; a template is taken as it is, since its parts exclude each other.
+
+    So do files, sources and uri.
+    """
+    out = {key: value for key, value in base.items() if key != "uri" or not {"files", "sources"} & more.keys()}
     for key, value in more.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict) and key != "template"
         out[key] = _merged(base[key], value) if both else value
