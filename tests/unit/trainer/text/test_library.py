@@ -96,7 +96,7 @@ def test_a_document_says_the_least_that_it_must() -> None:
         (("answer: text", "answer: text\nchoices: [a, ' a']"), "choices needs two choices or more"),
         (("answer: text", "answer: text\nchoices: [yes, no]"), "choices.list"),
         (("answer: text", "answer: text\nmetric: MacroF1"), "metric MacroF1 needs choices"),
-        (("answer: text", "answer: text\nmetric: Rouge"), "metric: Input should be 'ExactMatch'"),
+        (("answer: text", "answer: text\nmetric: Rouge"), "metric: Input should be 'ChoiceAccuracy'"),
         (("answer: text", "answer: text\nmax_tokens: 3"), "max_tokens: is no key of a template; the keys are name"),
         (("answer: text", "answer: text\nparaphrases: {default: x}"), "a paraphrase's name"),
         (("  who:", "  to-whom:"), "a field's name is a variable of the prompt"),

@@ -13,6 +13,7 @@ from typing import Any, Final, get_args
 
 from finetune_api.digest import digest_of
 from finetune_api.job import PromptSource, Template
+from finetune_api.metrics import MetricName
 from finetune_api.reasons import Reason
 from finetune_api.templates import TemplateName
 from finetune_trainer.errors import StageError
@@ -22,7 +23,6 @@ from finetune_trainer.text.template.document import (
     Holds,
     Side,
     TemplateDocument,
-    WishedMetric,
     library_document,
     read_document,
 )
@@ -94,7 +94,7 @@ class PromptTemplate:
     verbatim: bool = False
     truncate: tuple[tuple[str, Side], ...] = ()
     own_choices: bool = False
-    metric: WishedMetric | None = None
+    metric: MetricName | None = None
     answer_tokens: int | None = None
     wordings: tuple[tuple[str, str], ...] = ()
     promptsource: JoinedPrompt | None = None

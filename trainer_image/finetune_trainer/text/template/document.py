@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
+from finetune_api.metrics import CHOICE_METRICS, MetricName
 from finetune_api.templates import TemplateName
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "Holds",
     "Side",
     "TemplateDocument",
-    "WishedMetric",
     "library",
     "library_document",
     "read_document",
@@ -37,25 +37,6 @@ Side = Literal["start", "end", "middle"]
 Holds = Literal["text", "json", "either", "code"]
 """What a field's column holds: a text; JSON, as such or spelt in a text; either of them; code, whose first line keeps
 its indentation."""
-WishedMetric = Literal[
-    "ExactMatch",
-    "ChoiceAccuracy",
-    "ChoiceAccuracyNorm",
-    "MacroF1",
-    "BalancedAccuracy",
-    "TokenF1",
-    "ROUGE1",
-    "ROUGE2",
-    "ROUGEL",
-    "BLEU",
-    "ChrF",
-    "NumericMatch",
-    "JSONFieldAccuracy",
-    "JSONValidity",
-    "Perplexity",
-    "TokenAccuracy",
-]
-_OF_CHOICES: Final = ("ChoiceAccuracy", "ChoiceAccuracyNorm", "MacroF1", "BalancedAccuracy")
 Choices = Literal["none", "labels", "row"]
 
 DEFAULT: Final = "default"
@@ -151,7 +132,7 @@ class TemplateDocument(_Part):
     choices: Choices | Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=256)] = (
         "none"
     )
-    metric: WishedMetric | None = None
+    metric: MetricName | None = None
     answer_tokens: int | None = Field(None, ge=1, le=65536)
     truncate: dict[str, Side] = Field({}, max_length=16)
     separator: str = Field(" ", max_length=16)
@@ -174,7 +155,7 @@ class TemplateDocument(_Part):
             raise ValueError("choices: row goes with a field of the name choices, and only with it")
         if isinstance(self.choices, list) and len({c.strip() for c in self.choices} - {""}) < max(2, len(self.choices)):
             raise ValueError("choices needs two choices or more, none of them empty or there twice")
-        if self.metric in _OF_CHOICES and self.choices == "none":
+        if self.metric in CHOICE_METRICS and self.choices == "none":
             raise ValueError(f"metric {self.metric} needs choices: labels, row or a list")
         if self.choices != "none" and not re.fullmatch(
             rf"\s*{{{{-?\s*{self.answer}\s*-?}}}}\s*", self.completion or ""

@@ -40,9 +40,8 @@ dataset:
 `finetune-trainer render job.yaml` shows what a template makes of your rows. How a row becomes tokens, and how to write
 a template of your own, is in [prompts.md](prompts.md).
 
-The metric is the one that suits the task. `evaluation.metric: Auto` takes it where this version has it and the answers
-allow it, else ChoiceAccuracy where choices are known and ExactMatch where they are not
-([evaluation.md](evaluation.md)).
+The metric is the one that suits the task. `evaluation.metric: Auto` takes it where the answers allow it, else
+ChoiceAccuracy where choices are known and ExactMatch where they are not ([evaluation.md](evaluation.md)).
 
 """
 _HOLDS: Final[Mapping[str, str]] = {

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from finetune_trainer.text.template.document import WishedMetric
+from finetune_api.metrics import MetricName
 
 __all__ = ["JoinedPrompt", "read_prompt"]
 
@@ -24,7 +24,7 @@ MAX_CHARS: Final = 65536
 
 _TAGS: Final = ("!Template", "!TemplateMetadata")
 _BAR: Final = "|||"
-_METRICS: Final[Mapping[str, WishedMetric]] = {
+_METRICS: Final[Mapping[str, MetricName]] = {
     "Accuracy": "ExactMatch",
     "ROUGE": "ROUGEL",
     "BLEU": "BLEU",
@@ -57,7 +57,7 @@ class JoinedPrompt:
     name: str
     jinja: str
     answer_choices: str | None
-    metric: WishedMetric | None = None
+    metric: MetricName | None = None
     choices_in_prompt: bool | None = None
     original_task: bool | None = None
 
