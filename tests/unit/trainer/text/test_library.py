@@ -121,3 +121,8 @@ def test_a_mistake_in_a_document_is_told_by_its_key(change: tuple[str, str], mes
 def test_what_is_no_document_is_told_so(text: str) -> None:
     with pytest.raises(ValueError, match="is no YAML document of a template"):
         read_document(text)
+
+
+def test_a_value_that_is_tagged_as_a_mapping_and_is_none_is_told() -> None:
+    with pytest.raises(ValueError, match="is no YAML"):
+        read_document("name: !!map [a]")
