@@ -68,9 +68,10 @@ def score_train(loaded: LoadedModel, prepared: Prepared, *, watcher: TrainingWat
 
     So it is where a row teaches several answers, and for metrics that need texts, which train rows don't keep.
     """
-    part = prepared.parts["train"]
-    if len(part.gaps) or prepared.metric not in ("ChoiceAccuracy", "ExactMatch"):
+    several = prepared.summary.train_answers is not None
+    if several or prepared.metric not in ("ChoiceAccuracy", "ExactMatch"):
         return None
+    part = prepared.parts["train"]
     with console.step("test_train", "score the stored model on some train rows") as progress:
         watcher.evaluating(progress)
         evaluation = evaluate(
