@@ -139,13 +139,13 @@ class Evaluation(SpecModel):
     )
     min_score: DecimalString | None = Field(
         None,
-        description='What the score has to reach (Perplexity: what it may be at most), as text in quotes, "0.9"; else the '
-        "job ends as NotAccepted, with its results.",
+        description='What the score has to reach (Perplexity: what it may be at most), as text in quotes, "0.9"; else '
+        "the job ends as NotAccepted, with its results.",
     )
     min_gain: DecimalString | None = Field(
         None,
-        description='What the gain over the untouched model has to reach, as text in quotes, "0.05"; else the job ends as '
-        "NotAccepted, with its results.",
+        description='What the gain over the untouched model has to reach, as text in quotes, "0.05"; else the job ends '
+        "as NotAccepted, with its results.",
     )
     fail_on: list[WarningType] | None = Field(
         None,

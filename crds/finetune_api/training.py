@@ -34,7 +34,9 @@ class LoRA(SpecModel):
         description="Scale of the adapters; the update is multiplied by alpha / rank, with useRslora by alpha / "
         "sqrt(rank).",
     )
-    dropout: DecimalString = Field("0.0", description='Dropout on the adapters\' input, for example "0.05".')
+    dropout: DecimalString = Field(
+        "0.0", description='Dropout on the adapters\' input, as text in quotes such as "0.05".'
+    )
     target_modules: list[Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_.*?-]+$")]] | None = (
         Field(
             None,
