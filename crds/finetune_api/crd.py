@@ -283,7 +283,7 @@ FILES: Final = {f"{GROUP}_{JOB_PLURAL}.yaml": job_crd, f"{GROUP}_{RUNTIME_PLURAL
 def render() -> Iterator[tuple[str, str]]:
     """Yield path (below the repository's root) and text of every generated file."""
     for folder, (name, make) in itertools.product(FOLDERS, FILES.items()):
-        yield f"{folder}/{name}", _HEADER + yaml.safe_dump(make(), width=118, allow_unicode=True)
+        yield f"{folder}/{name}", _HEADER + yaml.safe_dump(make(), width=1000, allow_unicode=True)
 
 
 def _is_current(path: Path, text: str) -> bool:

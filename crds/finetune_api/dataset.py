@@ -234,12 +234,11 @@ class Split(SpecModel):
 
     by: Column | None = Field(
         None,
-        description="Column that says train, validation or test of each row (also dev, val, eval, holdout). A part "
-        "that it never says is cut from train by the percents.",
+        description="Column that says train, validation or test of each row.",
     )
     order_by: Column | None = Field(
         None,
-        description="Column of numbers or ISO dates: the newest rows are tested, the ones before them validated.",
+        description="Column of numbers or ISO dates; the newest rows are tested.",
     )
 
     @property
@@ -337,8 +336,7 @@ class Dataset(SpecModel):
     split: Split = Field(Split(), description="How the rows are cut into train, validation and test.")
     near_duplicates: Literal["Report", "Drop"] = Field(
         "Report",
-        description="Rows of train that nearly repeat a validation or test row (word 5-grams): Report counts them, "
-        "Drop leaves them out of train.",
+        description="Train rows that nearly repeat a sealed one: Report counts them, Drop leaves them out.",
     )
     bad_rows: BadRows = Field(BadRows(), description="What to do with rows that can't be used.")
 

@@ -76,16 +76,11 @@ class DatasetSource(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         uri_rule("uri", ROWS_URI, "dataset.sources[].uri", example=ROWS),
         Rule(
-            cel="!self.uri.startsWith('https://') || has(self.digest)",
-            message="dataset.sources[].digest is needed with an https:// URI; set it to sha256: and what sha256sum "
-            "says of the file",
-            check=lambda s: not s.uri.startswith("https://") or s.digest is not None,
-            field="digest",
-        ),
-        Rule(
-            cel="!has(self.digest) || !self.uri.endsWith('/')",
-            message="dataset.sources[].digest belongs to one file; remove it beside a folder",
-            check=lambda s: s.digest is None or not s.uri.endswith("/"),
+            cel="self.uri.startsWith('https://') ? has(self.digest) : !has(self.digest) || !self.uri.endsWith('/')",
+            message="dataset.sources[].digest is needed with https://, and belongs to no folder",
+            check=lambda s: (
+                s.digest is not None if s.uri.startswith("https://") else not (s.digest and s.uri[-1] == "/")
+            ),
             field="digest",
         ),
         Rule(
@@ -103,16 +98,13 @@ class DatasetSource(SpecModel):
         ),
     )
 
-    uri: Uri = Field(description="A file, a folder that ends in '/', or https://host/rows.jsonl with digest.")
-    digest: Digest | None = Field(None, description="Digest (sha256:...) that the file in uri must have.")
+    uri: Uri = Field(description="As dataset.uri.")
+    digest: Digest | None = Field(None, description="As dataset.digest.")
     format: Literal["Auto", "Jsonl", "Json", "Csv", "Tsv", "Parquet", "Arrow"] | None = Field(
         None, description="Absent: dataset.format."
     )
-    columns: dict[str, Column] | None = Field(
-        None, max_length=16, description="Renames columns of this source: new name to its own, as text: body."
-    )
+    columns: dict[str, Column] | None = Field(None, max_length=16, description="New name of a column: its own name.")
     weight: DecimalString | None = Field(
         None,
-        description="How often the train rows of this source are taken: 0.5 is a seeded half of them, 2 each of them "
-        "twice. Validation and test rows are taken once. Absent: 1.",
+        description="How often its train rows are taken: 0.5 is a seeded half of them, 2 each twice. Absent: 1.",
     )

@@ -107,10 +107,10 @@ class DroppedRows(ApiModel):
 class NearDuplicates(ApiModel):
     """Rows that are nearly alike on both sides of the split, by part; estimated of word 5-grams (MinHash)."""
 
-    train: int = Field(0, ge=0, description="Rows of train that nearly repeat a validation or test row.")
+    train: int = Field(0, ge=0, description="Train rows that nearly repeat a sealed one.")
     validation: int = Field(0, ge=0, description="Validation rows that a train row nearly repeats.")
     test: int = Field(0, ge=0, description="Test rows that a train row nearly repeats.")
-    dropped: int = Field(0, ge=0, description="How many of those of train were left out, by dataset.nearDuplicates.")
+    dropped: int = Field(0, ge=0, description="Train rows left out for it.")
 
 
 class SourceRows(ApiModel):
@@ -150,11 +150,9 @@ class DatasetSummary(ApiModel):
         0, ge=0, description="Rows taken out because a more sealed file that was given has the same input or group."
     )
     sources: Annotated[list[SourceRows], Field(max_length=16)] | None = Field(
-        None, description="The same by source, in the order of dataset.sources; absent without them."
+        None, description="By source, in the order of dataset.sources."
     )
-    near_duplicates: NearDuplicates | None = Field(
-        None, description="Rows that are nearly alike in train and in validation or test; absent if there are none."
-    )
+    near_duplicates: NearDuplicates | None = Field(None, description="Rows nearly alike in train and beyond.")
     truncated: int = Field(0, ge=0, description="Rows whose prompt was shortened to fit maxLength.")
     truncated_fields: Annotated[list[TruncatedField], Field(max_length=4)] | None = Field(
         None, description="What of them was shortened, the most frequent first; absent if there are none."

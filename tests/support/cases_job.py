@@ -199,14 +199,13 @@ def _sources() -> Iterator[Case]:
         "dataset.sources[0].digest",
         "a source from the web without digest",
         one(uri=web),
-        "dataset.sources[].digest is needed with an https:// URI; set it to sha256: and what sha256sum "
-        "says of the file",
+        "dataset.sources[].digest is needed with https://, and belongs to no folder",
     )
     yield JOB.no(
         "dataset.sources[0].digest",
         "a folder of sources with a digest",
         one(uri="s3://bucket/a/", digest=digest),
-        "dataset.sources[].digest belongs to one file; remove it beside a folder",
+        "dataset.sources[].digest is needed with https://, and belongs to no folder",
     )
     yield JOB.no("dataset.sources[0].digest", "a source's digest in capitals", one(digest=digest.upper()), "match")
     yield JOB.no("dataset.sources[0].digest", "a source's digest of 72", one(digest=digest + "a"), "71")
