@@ -529,6 +529,12 @@ def _evaluation() -> Iterator[Case]:
             yield JOB.no(path, f"{field} {value} of ROUGE", {path: value, "evaluation.metric": "ROUGEL"}, message)
         yield JOB.ok(f"{field} of a perplexity", {path: "12.5", "evaluation.metric": "Perplexity"})
         yield JOB.no(path, f"{field} as number", {path: 1}, "string")
+    yield JOB.ok(
+        "a perplexity", {"evaluation.metric": "Perplexity", "evaluation.minScore": "9", "evaluation.minGain": "2"}
+    )
+    yield JOB.no(
+        "evaluation.minScore", "90 of MacroF1", {"evaluation.metric": "MacroF1", "evaluation.minScore": "90"}, score
+    )
     yield JOB.ok("all warnings refused", {"evaluation.failOn": list(WARNING_TYPES)})
     yield from JOB.choice("evaluation.failOn", *WARNING_TYPES, at="evaluation.failOn[0]", wrap=lambda text: [text])
     yield JOB.no("evaluation.failOn", "no warning in the list", {"evaluation.failOn": []}, "at least 1")

@@ -58,6 +58,14 @@ def test_a_loss_may_be_refused_or_borne() -> None:
     assert not list(objections(lost, Evaluation(min_gain="-0.02")))
 
 
+def test_a_perplexity_may_be_at_most_what_was_asked_for() -> None:
+    low = results("Perplexity", score="8.0000", gain="+2.0000")
+    assert not list(objections(low, Evaluation(metric="Perplexity", min_score="8", min_gain="2")))
+    assert list(objections(low, Evaluation(metric="Perplexity", min_score="7.9"))) == [
+        "evaluation.minScore asks for 7.9, and Perplexity is 8.0000"
+    ]
+
+
 def test_only_the_warnings_that_are_named_end_the_job() -> None:
     assert found(fail_on=["OneLabel"]) == []
     assert found(fail_on=["FewTestRows", "OneLabel"]) == ["evaluation.failOn names FewTestRows: 99 test rows are few"]
