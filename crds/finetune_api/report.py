@@ -124,8 +124,9 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     yield report
     report = report.model_copy(update={"dataset": None})
     yield report
-    if report.results and report.results.warnings:
-        report = report.model_copy(update={"results": report.results.model_copy(update={"warnings": None})})
+    if report.results and (report.results.warnings or report.results.references):
+        bare_results = report.results.model_copy(update={"warnings": None, "references": None})
+        report = report.model_copy(update={"results": bare_results})
         yield report
     while report.failure and report.failure.message:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]

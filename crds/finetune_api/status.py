@@ -29,6 +29,7 @@ __all__ = [
     "NearDuplicates",
     "Phase",
     "Progress",
+    "ReferenceScore",
     "Resolved",
     "ResolvedSplit",
     "Results",
@@ -246,6 +247,16 @@ class Score(ApiModel):
     )
 
 
+class ReferenceScore(ApiModel):
+    """What is reached without a language model, learnt from the train rows."""
+
+    name: Literal["MajorityClass", "BagOfWords"] = Field(
+        description="MajorityClass always gives the most frequent label of train; BagOfWords is naive Bayes over the "
+        "tokens of the prompt."
+    )
+    score: DecimalString = Field(description="results.metric on the same sealed rows.")
+
+
 class Results(ApiModel):
     """Before and after on the same sealed rows."""
 
@@ -261,6 +272,10 @@ class Results(ApiModel):
         None,
         description="The test behind pValue: McNemar's (1947, exact binomial form) where rows are right or wrong, else "
         "a seeded bootstrap over pairs of rows.",
+    )
+    references: Annotated[list[ReferenceScore], Field(max_length=2)] | None = Field(
+        None,
+        description="Scores without a language model on the same rows; for metrics over choices that all rows share.",
     )
     warnings: Annotated[list[ResultWarning], Field(max_length=len(WARNING_TYPES))] | None = Field(
         None, description="What speaks against trusting these numbers; absent if nothing does."

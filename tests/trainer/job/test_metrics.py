@@ -158,3 +158,18 @@ def test_the_terminal_tells_a_score_without_count(tmp_path: Path, tiny: Path) ->
     assert "None of" not in told
     assert f"{done.report.results and done.report.results.test.score}  (" in told
     assert "paired bootstrap" in told
+
+
+def test_a_job_tells_what_is_reached_without_a_language_model(tmp_path: Path, tiny: Path) -> None:
+    done = finish(tmp_path, tiny, "ChoiceAccuracy", {"name": "topic"}, topic_rows(120))
+    results = done.report.results
+    assert results is not None
+    assert results.references is not None
+    majority, bag = results.references
+    assert (majority.name, bag.name) == ("MajorityClass", "BagOfWords")
+    assert float(majority.score) < 0.6 < float(bag.score)  # one word of the text tells the label
+    stored = json.loads((done.output / "results.json").read_text())
+    assert stored["results"]["references"][1] == {"name": "BagOfWords", "score": bag.score}
+    sentence = f"Without a language model the same rows reach {majority.score} (always the most frequent label)"
+    assert sentence in " ".join((done.output / "README.md").read_text().split())
+    assert sentence in (done.output / "report/index.html").read_text()

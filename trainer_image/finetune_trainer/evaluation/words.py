@@ -7,11 +7,13 @@ from typing import Final
 from finetune_api.metrics import LOWER_IS_BETTER, MetricName, SecondaryName
 from finetune_api.status import Results, Score
 from finetune_trainer.evaluation.metrics.registry import METRICS
+from finetune_trainer.evaluation.references import unbeaten_by
 
-__all__ = ["TESTS", "gain_of", "meaning_of", "rows_of", "validation_name"]
+__all__ = ["TESTS", "gain_of", "meaning_of", "reference_facts", "rows_of", "validation_name"]
 
 TESTS: Final = {"McNemarExact": "exact McNemar test", "PairedBootstrap": "paired bootstrap over rows"}
 """The tests behind a p-value."""
+_REFERENCES: Final = {"MajorityClass": "always the most frequent label", "BagOfWords": "a bag of words"}
 
 
 def rows_of(score: Score) -> str:
@@ -28,6 +30,18 @@ def meaning_of(name: SecondaryName) -> str:
 def gain_of(results: Results) -> str:
     """Tell the gain, and what is better where that is not the usual way round."""
     return f"{results.gain} (lower is better)" if results.metric in LOWER_IS_BETTER else results.gain
+
+
+def reference_facts(results: Results) -> list[str]:
+    """Compare the tuned model with what is reached without one, in a sentence; nothing where that wasn't measured."""
+    if not results.references:
+        return []
+    told = " and ".join(f"{r.score} ({_REFERENCES[r.name]})" for r in results.references)
+    unbeaten = [_REFERENCES[r.name] for r in results.references if r.name in unbeaten_by(results)]
+    facts = [f"Without a language model the same rows reach {told}."]
+    if unbeaten:
+        facts.append(f"The tuned model, at {results.test.score}, does not beat {' nor '.join(unbeaten)}.")
+    return facts
 
 
 def validation_name(metric: MetricName) -> str:

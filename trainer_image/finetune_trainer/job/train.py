@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from finetune_api.report import StageReport
 from finetune_api.status import Results, Score
 from finetune_trainer.checkpoint.checkpoints import Checkpoints, Identity, clear_checkpoints
+from finetune_trainer.evaluation.references import references
 from finetune_trainer.evaluation.results import Evaluation, results
 from finetune_trainer.evaluation.trust import Evidence, warnings_of
 from finetune_trainer.job.base_model import Host, Inputs, bring_inputs, host_of
@@ -104,9 +107,17 @@ def report_of(work: Work, inputs: Inputs, tuned: Tuned, after: Evaluation, train
         dataset=inputs.prepared.summary,
         resolved=tuned.resolved,
         validation=list(tuned.validation[-NEWEST_POINTS:]) or None,
-        results=_with_warnings(work, inputs.prepared, tuned, results(tuned.before, after), train),
+        results=_with_references(
+            inputs.prepared, after, _with_warnings(work, inputs.prepared, tuned, results(tuned.before, after), train)
+        ),
         compute=tuned.cost,
     )
+
+
+def _with_references(prepared: Prepared, after: Evaluation, found: Results) -> Results:
+    """Add what is reached without a language model on the rows that were scored."""
+    scores = references(prepared, np.array(after.indices, dtype=np.int64))
+    return found.model_copy(update={"references": scores or None})
 
 
 def _with_warnings(work: Work, prepared: Prepared, tuned: Tuned, found: Results, train: Score | None) -> Results:

@@ -12,7 +12,7 @@ from finetune_api.metrics import SecondaryName
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score
-from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, rows_of
+from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, reference_facts, rows_of
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts, wording_facts
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
@@ -69,7 +69,7 @@ Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision
 | --- | --- | --- | --- | --- |
 {_score_row("before", results.baseline)}
 {_score_row("after", results.test)}
-{_secondary(results)}
+{_secondary(results)}{_references(results)}
 Gain {gain_of(results)}; the two-sided p-value that the difference is chance is {results.p_value}
 ({TESTS[results.paired_test or "McNemarExact"]}). The score after training was measured on
 the exported weights, after they were stored and loaded again. `predictions.jsonl` has both answers to every test row.
@@ -166,6 +166,12 @@ def _secondary(results: Results) -> str:
         if name in before
     ]
     return "\n" + "\n\n".join(lines) + "\n" if lines else ""
+
+
+def _references(results: Results) -> str:
+    """What is reached without a language model."""
+    facts = reference_facts(results)
+    return f"\n{' '.join(facts)}\n" if facts else ""
 
 
 def _settings(serving: Serving, prepared: Prepared) -> str:

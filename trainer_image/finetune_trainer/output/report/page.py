@@ -20,7 +20,7 @@ from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
 from finetune_trainer.evaluation.results import Evaluation
-from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, rows_of, validation_name
+from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, reference_facts, rows_of, validation_name
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
@@ -87,6 +87,7 @@ def html_page(
         graded=test.measure.verdict is None,
         gain=gain_of(results),
         rows_of=rows_of,
+        references=reference_facts(results),
         paired_test=TESTS[results.paired_test or "McNemarExact"],
         on=scored_rows(results, report.dataset),
         score_chart=Markup(charts.score_chart(scores, results.metric)),  # noqa: S704 - our own drawing
