@@ -1,6 +1,6 @@
 """What can be had without a language model, on the same sealed rows: the most frequent answer, and a bag of words.
 
-Both learn from the train rows alone, on a CPU, in seconds. A tuned model that doesn't beat them hasn't learned the task.
+Both learn from the train rows alone, on a CPU, in seconds. A model that doesn't beat them has not learned the task.
 They are for rows that share their choices; the words are the model's own tokens, which prepare has made already. Pure,
 no torch.
 """
