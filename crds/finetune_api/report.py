@@ -23,7 +23,7 @@ __all__ = ["MAX_REPORT_BYTES", "SHORT_REPORT_BYTES", "ReportedFailure", "StageRe
 
 MAX_REPORT_BYTES: Final = 2000
 SHORT_REPORT_BYTES: Final = 700
-KEPT_SECONDARIES: Final = 2
+KEPT_SECONDARIES: Final = 1
 """So many of the other metrics stay where there is no room for all."""
 
 
@@ -94,6 +94,9 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
         yield report
     report = report.model_copy(update={"results": _first_secondaries(report.results)})
     yield report
+    if report.results and report.results.references:
+        report = report.model_copy(update={"results": report.results.model_copy(update={"references": None})})
+        yield report
     if report.artifacts:
         bare = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts]
         report = report.model_copy(update={"artifacts": bare})
@@ -124,9 +127,8 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     yield report
     report = report.model_copy(update={"dataset": None})
     yield report
-    if report.results and (report.results.warnings or report.results.references):
-        bare_results = report.results.model_copy(update={"warnings": None, "references": None})
-        report = report.model_copy(update={"results": bare_results})
+    if report.results and report.results.warnings:
+        report = report.model_copy(update={"results": report.results.model_copy(update={"warnings": None})})
         yield report
     while report.failure and report.failure.message:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]

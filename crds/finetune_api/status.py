@@ -275,7 +275,8 @@ class Results(ApiModel):
     )
     references: Annotated[list[ReferenceScore], Field(max_length=2)] | None = Field(
         None,
-        description="Scores without a language model on the same rows; for metrics over choices that all rows share.",
+        description="Scores without a language model on the same rows; for metrics over choices that all rows share; "
+        "absent where there was no room, see results.json.",
     )
     warnings: Annotated[list[ResultWarning], Field(max_length=len(WARNING_TYPES))] | None = Field(
         None, description="What speaks against trusting these numbers; absent if nothing does."

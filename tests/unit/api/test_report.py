@@ -249,9 +249,9 @@ def test_an_ordinary_report_loses_only_what_is_told_elsewhere() -> None:
     assert read is not None
     assert report.resolved is not None
     resolved = report.resolved.model_copy(update={"image": None})
-    two = score.model_copy(update={"secondary": (score.secondary or [])[:2]})
+    one = score.model_copy(update={"secondary": (score.secondary or [])[:1]})
     assert report.results is not None
-    results = report.results.model_copy(update={"baseline": two, "test": two})
+    results = report.results.model_copy(update={"baseline": one, "test": one})
     assert read == report.model_copy(update={"resolved": resolved, "results": results})
 
 
