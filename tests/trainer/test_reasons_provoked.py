@@ -392,9 +392,9 @@ def test_a_stored_file_that_is_damaged_before_it_is_read_back_is_verification_fa
 def test_a_spec_that_contradicts_itself_is_invalid(pod: Pod) -> None:
     """What only the rows show: accuracy over choices was asked for, and there are none."""
     pod.spec["evaluation"] = {"metric": "ChoiceAccuracy"}
-    pod.spec["dataset"]["template"] = {"name": "qa"}
+    pod.spec["dataset"]["template"] = {"inline": {"prompt": "{{ question }}", "completion": "{{ answer }}"}}
     pod.spec["dataset"]["split"] = {}
-    pod.put_rows(as_lines([{"context": "c", "question": f"q {i}", "answer": f"a {i}"} for i in range(60)]))
+    pod.put_rows(as_lines([{"question": f"q {i}", "answer": f"a {i}"} for i in range(60)]))
     reason, code, message = pod.fails("prepare")
     assert (reason, code) == (Reason.INVALID_SPEC, 10)
     assert "evaluation.metric" in message
