@@ -45,6 +45,7 @@ NEARER = {
         "or set the policy to Drop",
     ),
     Reason.DATASET_NOT_FOUND: ("Create the bucket, or correct dataset.uri",),
+    Reason.INVALID_SPEC: ("set dataset.template.choices, or a metric over text",),
     Reason.MODEL_NOT_FOUND: ("Create the bucket, or correct model.uri",),
     Reason.STORAGE_UNAVAILABLE: ("The platform team starts the storage",),
 }
