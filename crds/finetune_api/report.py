@@ -101,13 +101,13 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
         bare = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts]
         report = report.model_copy(update={"artifacts": bare})
         yield report
-    for points in range(len(report.validation or []) - 1, -1, -1):
-        newest = report.validation[-points:] if report.validation and points else None
-        report = report.model_copy(update={"validation": newest})
-        yield report
     if report.results and report.results.warnings:
         kinds = [warning.model_copy(update={"message": None}) for warning in report.results.warnings]
         report = report.model_copy(update={"results": report.results.model_copy(update={"warnings": kinds})})
+        yield report
+    for points in range(len(report.validation or []) - 1, -1, -1):
+        newest = report.validation[-points:] if report.validation and points else None
+        report = report.model_copy(update={"validation": newest})
         yield report
     report = report.model_copy(update={"results": _scores(report.results, without=("secondary",))})
     yield report
