@@ -71,13 +71,20 @@ def test_a_reused_result_says_whose_it_is(copy: ResultCopy) -> None:
     assert "nothing was trained" in event["message"]
 
 
-def test_prepares_report_of_a_reused_result_travels_whole(copy: ResultCopy) -> None:
+def test_prepares_report_of_a_reused_result_travels_as_that_of_the_job_itself(copy: ResultCopy) -> None:
     report, _ = copy.stage()
     data = encode_report(report)
     assert len(data) <= MAX_REPORT_BYTES
-    read = parse_report(data.decode())
+    read, own = parse_report(data.decode()), parse_report(encode_report(copy.full.report).decode())
     assert read is not None
-    assert (read.reused, read.results, read.digest) == (True, report.results, report.digest)
+    assert own is not None
+    assert (read.reused, read.results, read.digest) == (True, own.results, report.digest)
+    assert read.results is not None
+    assert report.results is not None
+    scores = [(s.score, s.correct, s.total, s.ci95, s.loss) for s in (read.results.baseline, read.results.test)]
+    assert scores == [
+        (s.score, s.correct, s.total, s.ci95, s.loss) for s in (report.results.baseline, report.results.test)
+    ]
 
 
 def test_a_job_with_one_stage_reuses_before_it_fetches_weights(copy: ResultCopy, downloaded: list[str]) -> None:

@@ -189,6 +189,8 @@ def read_table(
                 usable[-1] = 0
                 bad.add_unsplit(where, why, None)
     _check_any(usable, rows)
+    if not columns:  # where no row can be read, that is what is wrong, not the name of a column
+        bad.check(len(usable))
     _check_columns(dataset, tuple(columns))
     bad.check(len(usable))
     seen.check([source for _, source in sources])
