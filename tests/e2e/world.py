@@ -35,6 +35,12 @@ def until(what: str, check: Callable[[], T | None], *, timeout: float, pause: fl
     raise AssertionError(f"{what}: not within {timeout:.0f} s")
 
 
+def numbers(results: dict[str, Any]) -> dict[str, Any]:
+    """The scores of both models, and how they compare: what status always has of results.json, whatever the room."""
+    scores = {which: {k: v for k, v in results[which].items() if k != "secondary"} for which in ("baseline", "test")}
+    return scores | {key: results[key] for key in ("metric", "gain", "pValue", "pairedTest")}
+
+
 def rows(count: int = 120) -> str:
     """A rule that a tiny model can learn, as JSON lines."""
     lines = [
