@@ -95,10 +95,10 @@ def naive_bayes(train: EncodedPart, test: EncodedPart, rows: Ints, *, labels: in
 
 
 def _bags(part: EncodedPart, rows: Ints) -> Iterator[Ints]:
-    """Yield the different tokens of each row's prompt."""
+    """Yield the different tokens of what each row is asked with: of a conversation all that stands before its label."""
     for row in rows.tolist():
         start = int(part.offsets[row])
-        yield np.unique(part.tokens[start : start + int(part.prompt_lengths[row])]).astype(np.int64)
+        yield np.unique(part.tokens[start : start + part.asked_length(row)]).astype(np.int64)
 
 
 def _score(metric: MetricName, test: EncodedPart, rows: Ints, given: Ints, labels: int) -> float:

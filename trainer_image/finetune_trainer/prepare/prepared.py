@@ -107,13 +107,25 @@ class EncodedPart:
     def learned(self, row: int) -> NDArray[np.int64]:
         """Return the positions in a row of the tokens that are learned."""
         places = np.arange(self.prompt_lengths[row], self.lengths[row], dtype=np.int64)
-        if not len(self.gaps):
-            return places
-        gaps = self.gaps.reshape(-1, 3)
-        first, last = np.searchsorted(gaps[:, 0], (row, row + 1))
-        for _, start, end in gaps[first:last].tolist():
+        for start, end in self._gaps_of(row):
             places = places[(places < start) | (places >= end)]
         return places
+
+    def asked_length(self, row: int) -> int:
+        """Tokens before the last answer of a row: its prompt, and the answers before that one."""
+        gaps = self._gaps_of(row)
+        return gaps[-1][1] if gaps else int(self.prompt_lengths[row])
+
+    def _gaps_of(self, row: int) -> list[list[int]]:
+        first, last = self._gap_offsets[row : row + 2] if len(self.gaps) else (0, 0)
+        gaps: list[list[int]] = self.gaps.reshape(-1, 3)[first:last, 1:].tolist()
+        return gaps
+
+    @cached_property
+    def _gap_offsets(self) -> NDArray[np.int64]:
+        """int64 (n + 1,): row i has the gaps from ``[i]`` up to ``[i + 1]``."""
+        offsets: NDArray[np.int64] = np.searchsorted(self.gaps[::3], np.arange(len(self) + 1))
+        return offsets
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -150,3 +150,18 @@ def test_a_model_that_is_only_as_good_beats_nothing(score: str, unbeaten: tuple[
     if unbeaten:
         assert f"at {score}, does not beat" in told[1]
         assert "a bag of words." in told[1]
+
+
+def test_a_conversation_is_asked_with_all_that_stands_before_its_label() -> None:
+    # The same rows, in which an answer of one token is learned before: every other one, so that some rows have no gap.
+    several = np.arange(0, len(TRAIN), 2)
+    ends = TRAIN.prompt_lengths[several]
+    gaps = np.stack([several, np.full(len(several), 2), ends], axis=1).astype(np.int32).flatten()
+    lengths = TRAIN.prompt_lengths.copy()
+    lengths[several] = 1
+    talks = dataclasses.replace(TRAIN, prompt_lengths=lengths, gaps=gaps)
+    assert [talks.asked_length(row) for row in range(len(talks))] == TRAIN.prompt_lengths.tolist()
+    assert talks.learned(0).tolist() == [1, *range(int(ends[0]), int(TRAIN.lengths[0]))]
+    assert talks.learned(1).tolist() == TRAIN.learned(1).tolist()
+    as_before = naive_bayes(TRAIN, TEST, ALL, labels=LABELS)
+    assert naive_bayes(talks, TEST, ALL, labels=LABELS).tolist() == as_before.tolist()
