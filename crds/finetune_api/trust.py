@@ -18,6 +18,7 @@ WarningType = Literal[
     "FewTestRows",
     "LabelInPrompt",
     "OneLabel",
+    "NearDuplicates",
     "Overfitted",
     "ValidationDisagrees",
     "TruncatedPrompts",

@@ -18,6 +18,7 @@ from finetune_api.status import DatasetSummary, Results, Score
 from finetune_api.trust import WARNING_TYPES, ResultWarning, WarningType
 from finetune_trainer.evaluation.stats import decimal, wilson
 from finetune_trainer.prepare.prepared import TextRow
+from finetune_trainer.text.choices import shared_beginning
 
 __all__ = ["Evidence", "warnings_of"]
 
@@ -29,6 +30,8 @@ LEAKING: Final = 0.9
 """Share of test rows whose prompt tells the label and no other, from which on it is no chance."""
 LOOKED_AT: Final = 1000
 """Test rows whose prompts are searched."""
+NEARLY_SEEN: Final = 0.01
+"""Share of test rows that train nearly repeats, from which on the score may be a point too high for them."""
 FAR_ABOVE: Final = 0.1
 TRUNCATED: Final = 0.05
 UNANSWERED: Final = 0.1
@@ -51,6 +54,8 @@ class Evidence:
         Numbers of the right choices of the test rows, -1 where there is none; empty like ``choices``.
     overlapping
         Whether the tokens of a choice begin those of another one.
+    alike
+        Tokens that all choices begin with.
     validation
         Score and number of rows of the validation whose weights were kept; None without validation rows.
     train
@@ -63,6 +68,7 @@ class Evidence:
     choices: tuple[str, ...]
     answers: NDArray[np.integer]
     overlapping: bool
+    alike: int
     validation: tuple[float, int] | None
     train: Score | None
 
@@ -123,9 +129,22 @@ def _one_label(e: Evidence) -> str | None:
     share = int(counts.max()) / len(known)
     if share <= ONE_LABEL:
         return None
-    label = e.choices[int(counts.argmax())]
-    short = label if len(label) <= 40 else label[:39] + "…"
-    return f"{int(counts.max())} of {len(known)} test rows have one label, {short!r}: to say always that is {share:.4f}"
+    label = _quoted(e.choices[int(counts.argmax())])
+    return f"{int(counts.max())} of {len(known)} test rows have one label, {label}: to say always that is {share:.4f}"
+
+
+def _quoted(text: str) -> str:
+    """Quote a text in at most 42 characters, however many of them have to be escaped."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= 42 else quoted[:40] + "…" + quoted[0]
+
+
+def _near_duplicates(e: Evidence) -> str | None:
+    near = e.data.near_duplicates
+    # What was dropped from train was never learned.
+    if near is None or near.dropped or not near.test or near.test < NEARLY_SEEN * e.data.test:
+        return None
+    return f"{near.test} of {e.data.test} test rows are nearly repeated in train; dataset.nearDuplicates: Drop helps"
 
 
 def _overfitted(e: Evidence) -> str | None:
@@ -156,9 +175,14 @@ def _truncated_prompts(e: Evidence) -> str | None:
 
 
 def _choices_overlap(e: Evidence) -> str | None:
-    return (
-        "the tokens of a choice begin those of another one; end tokens decide between them" if e.overlapping else None
-    )
+    if e.overlapping:
+        return "the tokens of a choice begin those of another one; end tokens decide between them"
+    # Whole words alone: tokens may share a quotation mark, or a piece of a word that tells the choices apart.
+    shared = e.choices[0][: shared_beginning(e.choices)] if e.alike else ""
+    found = re.match(r".*[^\W_].*(?=[\W_])", shared, re.DOTALL)
+    if found is None:
+        return None
+    return f"all choices begin with {_quoted(found[0])}, which tells no answer: loss and TokenAccuracy look too good"
 
 
 def _format_only(e: Evidence) -> str | None:
@@ -179,6 +203,7 @@ _CHECKS: Final[Mapping[WarningType, Callable[[Evidence], str | None]]] = {
     "FewTestRows": _few_test_rows,
     "LabelInPrompt": _label_in_prompt,
     "OneLabel": _one_label,
+    "NearDuplicates": _near_duplicates,
     "Overfitted": _overfitted,
     "ValidationDisagrees": _validation_disagrees,
     "TruncatedPrompts": _truncated_prompts,

@@ -27,6 +27,7 @@ from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.output.folder import abort_uploads
 from finetune_trainer.output.ownership import check_owner
 from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.text.choices import shared_beginning
 
 __all__ = ["run_train"]
 
@@ -133,6 +134,7 @@ def _with_warnings(work: Work, prepared: Prepared, tuned: Tuned, found: Results,
         choices=prepared.choice_sets[0].texts if one_list else (),
         answers=prepared.parts["test"].answer if one_list else prepared.parts["test"].answer[:0],
         overlapping=prepared.score_end_tokens,
+        alike=shared_beginning(prepared.choice_sets[0].ids) if one_list else 0,
         validation=(float(tuned.kept.score), min(limit, rows)) if tuned.kept else None,
         train=train,
     )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-__all__ = ["ChoiceSet", "score_end_tokens"]
+__all__ = ["ChoiceSet", "score_end_tokens", "shared_beginning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,12 @@ class ChoiceSet:
 
     texts: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
+
+
+def shared_beginning(values: Collection[str] | Collection[tuple[int, ...]]) -> int:
+    """Count the characters, or the tokens, that all values begin with."""
+    first, last = min(values), max(values)  # what these two share, all between them share
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def score_end_tokens(sets: Iterable[ChoiceSet]) -> bool:

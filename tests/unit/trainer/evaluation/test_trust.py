@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.status import DatasetSummary, Results, Score, SecondaryScore
+from finetune_api.status import DatasetSummary, NearDuplicates, Results, Score, SecondaryScore
 from finetune_api.trust import WARNING_TYPES, WarningType
 from finetune_trainer.evaluation.stats import decimal, wilson
 from finetune_trainer.evaluation.trust import Evidence, warnings_of
@@ -43,6 +43,7 @@ def evidence(**changes: Any) -> Evidence:
         "choices": LABELS,
         "answers": np.arange(len(rows)) % 3,
         "overlapping": False,
+        "alike": 0,
         "validation": (0.9, 100),
         "train": score(92, 100),
     }
@@ -161,6 +162,45 @@ def test_choices_of_which_one_begins_another_are_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("choices", "alike", "word"),
+    [
+        (("very good", "very bad"), 1, "'very'"),
+        (("label_1", "label_2"), 2, "'label'"),
+        (("__a", "__b"), 1, None),
+        (("very good", "very bad"), 0, None),
+        (("good", "goodness me"), 1, None),
+        (('"stop"', '"start"'), 1, None),
+        (("10", "11"), 1, None),
+    ],
+    ids=["words", "numbered", "marks", "tokens differ", "no common word", "quotation marks", "digits"],
+)
+def test_a_word_that_all_choices_begin_with_is_told(choices: tuple[str, ...], alike: int, word: str | None) -> None:
+    found = [
+        (w.type, w.message) for w in warnings_of(evidence(choices=choices, alike=alike, answers=np.array([0, 1, 0])))
+    ]
+    says = "which tells no answer: loss and TokenAccuracy look too good"
+    assert found == ([("ChoicesOverlap", f"all choices begin with {word}, {says}")] if word else [])
+
+
+@pytest.mark.parametrize(
+    ("near", "warned"),
+    [
+        (NearDuplicates(train=3, test=2), True),
+        (NearDuplicates(train=3, test=1), False),
+        (NearDuplicates(train=3, validation=40), False),
+        (NearDuplicates(train=3, test=2, dropped=3), False),
+        (None, False),
+    ],
+    ids=["one in a hundred", "fewer", "validation alone", "dropped", "none"],
+)
+def test_test_rows_that_train_nearly_repeats_are_told(near: NearDuplicates | None, warned: bool) -> None:
+    data = DatasetSummary(rows=1000, train=700, validation=100, test=200, near_duplicates=near)
+    found = [(w.type, w.message) for w in warnings_of(evidence(data=data))]
+    words = "2 of 200 test rows are nearly repeated in train; dataset.nearDuplicates: Drop helps"
+    assert found == ([("NearDuplicates", words)] if warned else [])
+
+
+@pytest.mark.parametrize(
     ("metric", "exact", "choosing", "warned"),
     [
         ("ExactMatch", 0, "0.6000", True),
@@ -193,3 +233,10 @@ def test_warnings_come_in_the_order_of_the_table_and_their_words_fit() -> None:
     assert types == sorted(types, key=WARNING_TYPES.index)
     assert len(types) == 7
     assert all(len(warning.message or "") <= 160 for warning in found)
+
+
+def test_words_of_a_label_that_has_to_be_escaped_fit() -> None:
+    choices = ("\u200b" * 60 + "a b", "\u200b" * 60 + "a c")
+    found = warnings_of(evidence(choices=choices, alike=2, answers=np.zeros(3, dtype=np.int64)))
+    assert [warning.type for warning in found] == ["OneLabel", "ChoicesOverlap"]
+    assert all("\\u200b" in (warning.message or "") for warning in found)
