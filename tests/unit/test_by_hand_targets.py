@@ -19,7 +19,16 @@ BY_HAND = sorted(
 )
 TEXTS = sorted(
     path
-    for pattern in ("*/Dockerfile", "Makefile", ".ci/run", "charts/**/*.yaml", "docs/*.md", "README.md", "examples/*")
+    for pattern in (
+        "*/Dockerfile",
+        "Makefile",
+        ".ci/run",
+        "charts/**/*.yaml",
+        "docs/*.md",
+        "README.md",
+        "examples/*",
+        "examples/*/*.md",
+    )
     for path in ROOT.glob(pattern)
     if path.is_file()
 )

@@ -1,0 +1,125 @@
+"""Serves an example's model and rows from a local S3 server or hub, and runs its job.yaml as it stands.
+
+The buckets are those that the jobs name. The models are tiny and have random weights: what a test sees is that the job
+is accepted, runs, is scored and stored, not that it learns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from finetune_api.report import StageReport
+from finetune_api.runtime import ResolvedStorage, Storage
+from finetune_trainer.job.input import local_input
+from tests.support.hubserver import HubServer
+from tests.support.s3server import S3Server
+from tests.support.stage_run import run
+from tests.support.tiny_model import make_model
+
+__all__ = ["EXAMPLES", "MODELS", "NAMES", "Examples"]
+
+EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
+NAMES: Final = tuple(sorted(path.parent.name for path in EXAMPLES.glob("*/job.yaml")))
+NOT_SERVED: Final = {"README.md"}
+"""Files of a folder that are read by people; jobs are not served either."""
+
+
+def _tiny_chat_model(folder: Path) -> None:
+    """A tiny Llama whose window holds the longest prompt of an example."""
+    make_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+
+
+MODELS: Final[dict[str, Callable[[Path], None]]] = {"smollm2-135m-instruct": _tiny_chat_model}
+"""What stands for each model that an example names, by the last part of its URI."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Buckets and hub that hold what the examples need; ``folder`` is scratch space."""
+
+    s3: S3Server
+    hub: HubServer
+    folder: Path
+
+    def serve_models(self) -> None:
+        """Make the buckets and put the models there."""
+        for bucket in ("demo-models", "demo-data", "demo-results"):
+            self.s3.make_bucket(bucket)
+        for name, make in MODELS.items():
+            make(self.folder / name)
+            self._upload(self.folder / name, "demo-models", f"{name}/")
+
+    def run(
+        self, name: str, scratch: Path, *, file: str = "job.yaml", change: dict[str, Any] | None = None
+    ) -> StageReport:
+        """Run a job of the folder ``name``; ``change`` is laid over the blocks of its spec and its output kept apart.
+
+        ``scratch`` takes the pod's files and must be new.
+        """
+        self._upload(EXAMPLES / name, "demo-data", f"{name}/")
+        path = EXAMPLES / name / file
+        if change is not None:
+            path = _changed(path, scratch, change)
+        stage_input = local_input(path)
+        spec = stage_input.spec
+        data = [spec.dataset.uri, *(source.uri for source in spec.dataset.sources or [])]
+        storage = ResolvedStorage(
+            model=self._storage(spec.model.uri),
+            dataset=self._storage(next(uri for uri in data if uri is not None)),
+            output=self._storage("s3://"),
+        )
+        report, _ = run(
+            stage_input.model_copy(update={"simulated_gpus": True, "storage": storage}),
+            scratch,
+            fresh=True,
+            credentials=self._credentials(),
+        )
+        return report
+
+    def stored(self, prefix: str) -> set[str]:
+        """Names of what lies below a folder of the results."""
+        folder = self.s3.folder / "demo-results" / prefix
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+    def result(self, prefix: str, name: str) -> Path:
+        """A file of the results."""
+        return self.s3.folder / "demo-results" / prefix / name
+
+    def _upload(self, folder: Path, bucket: str, prefix: str) -> None:
+        client = self.s3.client()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            if path.name not in NOT_SERVED:
+                client.upload_file(str(path), bucket, prefix + path.relative_to(folder).as_posix())
+
+    def _storage(self, uri: str) -> Storage:
+        if uri.startswith("hf://"):
+            return Storage(prefix="hf://", endpoint=self.hub.endpoint)
+        return Storage(prefix="s3://", endpoint=self.s3.endpoint)
+
+    def _credentials(self) -> Path:
+        keys = {"AWS_ACCESS_KEY_ID": self.s3.access_key, "AWS_SECRET_ACCESS_KEY": self.s3.secret_key}
+        for role in ("model", "dataset", "output"):
+            folder = self.folder / "credentials" / role
+            folder.mkdir(parents=True, exist_ok=True)
+            for key, value in keys.items():
+                (folder / key).write_text(value)
+        return self.folder / "credentials"
+
+
+def _changed(path: Path, scratch: Path, change: dict[str, Any]) -> Path:
+    """Write a copy of a job whose blocks have other values."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for block, values in change.items():
+        document["spec"][block] = {**document["spec"].get(block, {}), **values}
+    scratch.mkdir(parents=True, exist_ok=True)
+    changed = scratch / "job.yaml"
+    changed.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return changed

@@ -1,0 +1,68 @@
+"""Every folder below examples/ holds a job that runs as it stands, and says what it shows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from finetune_api.report import StageReport
+from tests.support.examples import EXAMPLES, NAMES, Examples
+
+MODEL_FILES: Final = {"Adapter": "adapter/adapter_model.safetensors", "Model": "model/model.safetensors"}
+
+
+def _spec(name: str) -> dict[str, dict[str, object]]:
+    spec: dict[str, dict[str, object]] = yaml.safe_load((EXAMPLES / name / "job.yaml").read_text())["spec"]
+    return spec
+
+
+def _classification(report: StageReport) -> None:
+    assert report.results is not None
+    assert report.results.metric == "ChoiceAccuracy"
+    assert {one.name for one in report.results.references or []} == {"MajorityClass", "BagOfWords"}
+
+
+EXPECTATIONS: Final[dict[str, Callable[[StageReport], None]]] = {"classification": _classification}
+"""What else holds for the report of a folder's job."""
+NOT_ACCEPTED: Final[set[str]] = set()
+"""Folders whose job ends as NotAccepted with a model that learns nothing."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_runs_as_it_stands_and_ends_with_scores_and_a_model(
+    name: str, examples: Examples, tmp_path: Path
+) -> None:
+    report = examples.run(name, tmp_path)
+    if name in NOT_ACCEPTED:
+        assert report.failure is not None
+        assert report.failure.reason == "NotAccepted"
+    else:
+        assert report.failure is None, report.failure
+    assert report.results is not None
+    assert report.results.baseline.total == report.results.test.total > 0
+    assert report.results.test.score is not None
+    training, output = _spec(name)["training"], _spec(name)["output"]
+    export = output.get("export") or ("Adapter" if training.get("method", "LoRA") == "LoRA" else "Model")
+    files = {file for kind, file in MODEL_FILES.items() if export in (kind, "Both")}
+    stored = examples.stored(f"{name}/")
+    assert files | {"results.json", "predictions.jsonl", "report/index.html", "README.md", "manifest.json"} <= stored
+    EXPECTATIONS.get(name, lambda _: None)(report)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_has_a_page_that_the_table_of_examples_links(name: str) -> None:
+    assert (EXAMPLES / name / "README.md").read_text(encoding="utf-8").startswith("# ")
+    linked = re.findall(r"^\| \[([a-z0-9-]+)\]\(([^)]+)\) \| \S", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    assert (name, f"{name}/README.md") in linked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_named_and_placed_alike(name: str) -> None:
+    document = yaml.safe_load((EXAMPLES / name / "job.yaml").read_text())
+    assert document["metadata"] == {"name": name, "namespace": "team-a"}
+    assert document["spec"]["output"]["uri"] == f"s3://demo-results/{name}/"
