@@ -92,14 +92,14 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
     if report.resolved:
         report = report.model_copy(update={"resolved": report.resolved.model_copy(update={"image": None})})
         yield report
+    if report.artifacts:
+        bare = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts]
+        report = report.model_copy(update={"artifacts": bare})
+        yield report
     report = report.model_copy(update={"results": _first_secondaries(report.results)})
     yield report
     if report.results and report.results.references:
         report = report.model_copy(update={"results": report.results.model_copy(update={"references": None})})
-        yield report
-    if report.artifacts:
-        bare = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts]
-        report = report.model_copy(update={"artifacts": bare})
         yield report
     if report.results and report.results.warnings:
         kinds = [warning.model_copy(update={"message": None}) for warning in report.results.warnings]
