@@ -3,7 +3,8 @@
 Called by ``controller.py`` after each reconcile. The order and the guard are what make a crash after any single write
 harmless: what was done stands in the cluster, and the next run finds it there. Before a child is created the job
 itself, the child's name and the job's pods are read live, so that neither a stale cache nor a second operator makes a
-second pod.
+second pod. Only a child that the plan knows to be the stage's first needs no such reads: the status that is written
+before it, on the version that the plan was made from, is what nobody can have written before.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Applier:
         held = _Held()
         try:
             for action in plan.actions:
-                held = await self._act(key, job, action) or held
+                held = await self._act(key, job, action, wrote=wrote) or held
                 if held.back:
                     break
         finally:
@@ -134,9 +135,9 @@ class Applier:
 
     # --- actions ------------------------------------------------------------------------------------------------------
 
-    async def _act(self, key: JobKey, job: Raw, action: Action) -> _Held | None:
+    async def _act(self, key: JobKey, job: Raw, action: Action, *, wrote: bool) -> _Held | None:
         if isinstance(action, CreateChild):
-            return await self._create(key, job, action)
+            return await self._create(key, job, action, guarded=not (action.first and wrote))
         try:
             if isinstance(action, DeleteChild):
                 await self._gateway.delete_child(key.namespace, action.name, uid=action.uid)
@@ -152,14 +153,9 @@ class Applier:
             log.debug("The child Job %s is gone already", action.name, extra={"job": str(key)})
         return None
 
-    async def _create(self, key: JobKey, job: Raw, action: CreateChild) -> _Held | None:
+    async def _create(self, key: JobKey, job: Raw, action: CreateChild, *, guarded: bool) -> _Held | None:
         name = as_text(metadata(action.manifest).get("name")) or ""
-        blocked = (
-            await self._job_has_changed(key, job)
-            or await self._stands_there(key, job, name)
-            or await self._still_running(key, job)
-        )
-        if blocked is not None:
+        if guarded and (blocked := await self._what_blocks(key, job, name)) is not None:
             return _Held(blocked=blocked)
         try:
             child = await self._gateway.create_child(key.namespace, action.manifest)
@@ -172,6 +168,13 @@ class Applier:
         return None
 
     # --- the guard ----------------------------------------------------------------------------------------------------
+
+    async def _what_blocks(self, key: JobKey, job: Raw, name: str) -> str | None:
+        return (
+            await self._job_has_changed(key, job)
+            or await self._stands_there(key, job, name)
+            or await self._still_running(key, job)
+        )
 
     async def _job_has_changed(self, key: JobKey, job: Raw) -> str | None:
         try:

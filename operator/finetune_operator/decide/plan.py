@@ -161,6 +161,9 @@ class CreateChild:
 
     stage: StageName
     manifest: dict[str, Any]
+    first: bool = False
+    """The status of this plan is the first to speak of the child, so that none can have been made: once that status is
+    written, on the very version of the job that was looked at, there is nothing that the guard could find."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,4 +225,7 @@ class Plan:
     @property
     def irrevocable(self) -> bool:
         """Whether a cache that lags must not be what this rests on."""
-        return self.final or any(isinstance(action, CreateChild | DeleteChild) for action in self.actions)
+        return self.final or any(
+            isinstance(action, DeleteChild) or (isinstance(action, CreateChild) and not action.first)
+            for action in self.actions
+        )

@@ -33,7 +33,7 @@ from finetune_operator.decide.stages import (
     stage_list,
 )
 from finetune_operator.decide.status import condition, is_terminal, read_status
-from finetune_operator.decide.text import explain
+from finetune_operator.decide.text import explain, parse_time
 
 __all__ = ["Situation", "look"]
 
@@ -96,6 +96,13 @@ class Situation:
     def now(self) -> datetime:
         """The moment of observation."""
         return self.observed.now
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago the job was created; infinite where that can't be read."""
+        metadata = self.observed.job.get("metadata")
+        created = parse_time(metadata.get("creationTimestamp")) if isinstance(metadata, dict) else None
+        return float("inf") if created is None else (self.now - created).total_seconds()
 
     @property
     def identity(self) -> JobIdentity:

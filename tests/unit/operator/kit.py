@@ -49,8 +49,8 @@ class Bench:
     def children(self) -> list[str]:
         return [raw["metadata"]["name"] for raw in self.cluster.all("children")]
 
-    def create(self, stage: StageName = "train") -> CreateChild:
-        return CreateChild(stage=stage, manifest=child_manifest(self.uid, stage))
+    def create(self, stage: StageName = "train", *, first: bool = False) -> CreateChild:
+        return CreateChild(stage=stage, manifest=child_manifest(self.uid, stage), first=first)
 
     async def observed(self, *, live: bool = True) -> Observed:
         seen = await self.observer.observe(KEY, live=live)

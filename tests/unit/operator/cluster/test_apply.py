@@ -149,6 +149,42 @@ def test_no_child_is_created_while(change: Callable[[Bench], None], reason: str)
     assert creates == 0
 
 
+def test_the_first_child_of_a_stage_costs_no_read() -> None:
+    async def scenario() -> tuple[list[str], list[str]]:
+        bench = Bench.new()
+        seen, order = await bench.observed(), list[str]()
+        bench.gateway.on_request = order.append
+        plan = Plan(status={"phase": "Pending"}, actions=(bench.create(first=True),))
+        await bench.applier.apply(KEY, seen, plan)
+        return order, bench.children()
+
+    order, children = run_virtual(scenario())
+    assert order == ["patch_job_status", "create_child"]
+    assert len(children) == 1
+
+
+def test_a_first_child_whose_status_had_not_to_be_written_is_looked_for_all_the_same() -> None:
+    async def scenario() -> Applied:
+        bench = Bench.new()
+        _pod("Running")(bench)
+        return await bench.apply(bench.create(first=True), status={"observedGeneration": -1})
+
+    assert run_virtual(scenario()).blocked == "pod old has not ended"
+
+
+def test_a_first_child_of_a_job_that_has_changed_meanwhile_is_not_created() -> None:
+    async def scenario() -> int:
+        bench = Bench.new()
+        seen = await bench.observed()
+        _suspended_meanwhile(bench)
+        plan = Plan(status={"phase": "Pending"}, actions=(bench.create(first=True),))
+        with pytest.raises(ConflictError):
+            await bench.applier.apply(KEY, seen, plan)
+        return bench.gateway.calls["create_child"]
+
+    assert run_virtual(scenario()) == 0
+
+
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_has_ended_is_not_in_the_way(phase: str) -> None:
     async def scenario() -> tuple[Applied, list[str]]:
