@@ -27,7 +27,7 @@ from finetune_operator.process.workqueue import WorkQueue
 __all__ = ["Engine"]
 
 STUCK_SECONDS: Final = 300.0
-"""A key that is ready or running for longer shows that the workers stand still."""
+"""A run that takes longer, or a queue of which nothing is done for longer, shows that the workers stand still."""
 MISSED_RESYNCS: Final = 4
 """After so many intervals without a complete list the operator counts as blind."""
 STOP_SECONDS: Final = 2.0
@@ -141,9 +141,9 @@ class Engine:
         """Say what only a restart can mend; None while all is well, also while the first list is waited for."""
         if self.died.is_set():
             return "a worker has ended"
-        age = self.queue.oldest_age()
-        if age > STUCK_SECONDS:
-            return f"a job has waited for {age:.0f} s to be worked on, more than {STUCK_SECONDS:.0f} s"
+        still = self.queue.standstill()
+        if still > STUCK_SECONDS:
+            return f"the work on jobs has stood still for {still:.0f} s, more than {STUCK_SECONDS:.0f} s"
         last = self._resync.last_success
         blind = 0.0 if last is None else asyncio.get_running_loop().time() - last
         if blind > self._blind_after:

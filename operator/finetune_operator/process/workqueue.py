@@ -45,6 +45,8 @@ class WorkQueue(Generic[Key]):
         self._heap: list[tuple[float, int, Key]] = []
         self._pushed = 0
         self._failures: dict[Key, int] = {}
+        self._last_done = float("-inf")
+        """When the last run ended."""
         self._wakeup = asyncio.Event()
         self._settled = asyncio.Event()
         self._closed = False
@@ -111,6 +113,7 @@ class WorkQueue(Generic[Key]):
     def done(self, key: Key) -> None:
         """Say that the run of the key is over; if it was added meanwhile it becomes ready now."""
         del self._busy[key]
+        self._last_done = self._now()
         self._settled.set()
         if key in self._dirty:
             self._ready.append(key)
@@ -156,10 +159,16 @@ class WorkQueue(Generic[Key]):
         self._release_due()
         return not self._dirty and not self._busy
 
-    def oldest_age(self) -> float:
-        """Seconds that the oldest ready or running key has been so; the sign of a queue that no longer moves."""
-        since = min([*self._dirty.values(), *self._busy.values()], default=None)
-        return 0.0 if since is None else self._now() - since
+    def standstill(self) -> float:
+        """Seconds for which nothing was done though there was something to do: the sign of workers that stand still.
+
+        A queue that is long moves all the same, so the age of what waits in it shows nothing; one run that never ends
+        does, however much the others do.
+        """
+        now = self._now()
+        hanging = now - min(self._busy.values(), default=now)
+        waiting = now - max(self._last_done, min(self._dirty.values(), default=now))
+        return max(0.0, hanging, waiting)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,30 @@ def test_a_worker_that_hangs_is_trouble_after_five_minutes() -> None:
     before, after = run_virtual(scenario())
     assert before is None
     assert after is not None
-    assert "has waited for 301 s" in after
+    assert "has stood still for 301 s" in after
+
+
+def test_a_queue_that_takes_an_hour_to_be_worked_off_is_no_trouble() -> None:
+    async def scenario() -> tuple[set[str | None], int]:
+        world = World()
+
+        async def slow(_: Any) -> str:
+            await asyncio.sleep(60)
+            return "ok"
+
+        async with world.operator(decide=idle) as engine:
+            engine._controller._run = slow  # type: ignore[method-assign]  # a control plane under load
+            for number in range(250):
+                world.submit(name=f"job-{number}")
+            told = set()
+            for _ in range(60):
+                await asyncio.sleep(60)
+                told.add(engine.trouble())
+            return told, len(engine.queue)
+
+    told, left = run_virtual(scenario())
+    assert left > 0
+    assert told == {None}
 
 
 def test_an_operator_that_has_not_seen_the_cluster_for_four_resyncs_is_in_trouble() -> None:

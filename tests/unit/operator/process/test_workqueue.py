@@ -153,28 +153,49 @@ def test_backoffs_are_counted_for_each_key_apart_and_forgiven() -> None:
     assert run_virtual(scenario()) == pytest.approx([0.5, 0.5])
 
 
-def test_the_oldest_age_is_that_of_the_key_that_has_been_ready_longest() -> None:
+def test_a_queue_of_which_nothing_is_done_stands_still_since_there_was_something_to_do() -> None:
     async def scenario() -> list[float]:
         work = queue()
-        ages = [work.oldest_age()]
+        await asyncio.sleep(5)
+        still = [work.standstill()]
         work.add("a")
         await asyncio.sleep(3)
         work.add("b")
         await asyncio.sleep(4)
-        ages.append(work.oldest_age())
-        return ages
+        still.append(work.standstill())
+        return still
 
     assert run_virtual(scenario()) == [0, 7]
 
 
-def test_a_key_that_runs_for_ever_grows_old_and_one_that_waits_for_its_time_does_not() -> None:
+def test_a_queue_that_moves_does_not_stand_still_however_long_a_key_has_waited() -> None:
+    async def scenario() -> list[float]:
+        work = queue()
+        for key in ("a", "b", "c"):
+            work.add(key)
+        still = []
+        for _ in range(2):
+            key = await work.get()
+            await asyncio.sleep(9)
+            work.done(key)
+            await asyncio.sleep(1)
+            still.append(work.standstill())
+        return still
+
+    assert run_virtual(scenario()) == [1, 1]
+
+
+def test_a_key_that_runs_for_ever_stands_still_whatever_else_is_done() -> None:
     async def scenario() -> list[float]:
         work = queue()
         work.add_after("later", 1000)
         work.add("a")
         await work.get()
-        await asyncio.sleep(9)
-        return [work.oldest_age()]
+        await asyncio.sleep(8)
+        work.add("b")
+        work.done(await work.get())
+        await asyncio.sleep(1)
+        return [work.standstill()]
 
     assert run_virtual(scenario()) == [9]
 
