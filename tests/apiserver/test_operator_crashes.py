@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.cluster.gateway import KubernetesGateway, load_configuration
-from finetune_operator.cluster.protocol import JobKey, Raw
+from finetune_operator.cluster.protocol import JobKey, Page, Raw
 from finetune_operator.cluster.views import condition, is_finished
 from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.process.engine import Engine
@@ -61,9 +61,10 @@ class OneNamespace:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    async def list_all(self, kind: Any) -> list[Raw]:
-        raws = await self._inner.list_all(kind)
-        return [raw for raw in raws if raw["metadata"].get("namespace", self._namespace) == self._namespace]
+    async def list_page(self, kind: Any, after: str = "") -> Page:
+        page = await self._inner.list_page(kind, after)
+        mine = [raw for raw in page.items if raw["metadata"].get("namespace", self._namespace) == self._namespace]
+        return page._replace(items=mine)
 
 
 class Place:

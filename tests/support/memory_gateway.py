@@ -24,6 +24,7 @@ from finetune_operator.cluster.protocol import (
     JobKey,
     Kind,
     NotFoundError,
+    Page,
     Raw,
     UnavailableError,
 )
@@ -183,9 +184,12 @@ class MemoryGateway:
             if event["metadata"]["namespace"] == namespace and event["involvedObject"]["uid"] == object_uid
         ]
 
-    async def list_all(self, kind: Kind) -> list[Raw]:
+    async def list_page(self, kind: Kind, after: str = "") -> Page:
+        """Two objects at a time, so that every list has parts."""
         raws = self._cluster.all(kind)
-        return raws if kind in ("jobs", "runtimes") else [raw for raw in raws if LABEL_JOB_UID in _labels(raw)]
+        found = raws if kind in ("jobs", "runtimes") else [raw for raw in raws if LABEL_JOB_UID in _labels(raw)]
+        begin = int(after or 0)
+        return Page(found[begin : begin + 2], str(begin + 2) if begin + 2 < len(found) else "")
 
     async def served_resources(self) -> frozenset[str]:
         return self._cluster.served

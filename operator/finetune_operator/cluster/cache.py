@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar, get_args
 from finetune_api.names import StageName, child_name
 from finetune_operator.cluster.protocol import JobKey, Kind, Raw
 from finetune_operator.cluster.views import (
+    as_dict,
     as_text,
     child_view,
     job_key,
@@ -27,10 +28,18 @@ from finetune_operator.cluster.views import (
     runtime_view,
 )
 from finetune_operator.decide.plan import ChildView, PodView, RuntimeView
+from finetune_operator.decide.status import is_terminal
 
 __all__ = ["STAGES", "Cache", "Replacement"]
 
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
+
+KEPT_METADATA: Final = frozenset(
+    {"namespace", "name", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"}
+)
+KEPT_SPEC: Final = ("runtimeRef", "ttlSecondsAfterFinished")
+KEPT_STATUS: Final = ("observedGeneration", "phase", "conditions")
+"""What is read of a FineTuneJob after its end."""
 
 Value = TypeVar("Value")
 Group = tuple[str, str]
@@ -122,9 +131,11 @@ class _Jobs(_Store[Raw]):
         key = job_key(raw)
         if key is None:
             return None
-        # managedFields is half of an object and nothing here reads it.
-        kept = {**raw, "metadata": {k: v for k, v in metadata(raw).items() if k != "managedFields"}}
-        return _Entry(kept, *_identity(raw), owner=key)
+        return _Entry(
+            _stub(raw) if is_terminal(as_dict(raw.get("status"))) else _without_managers(raw),
+            *_identity(raw),
+            owner=key,
+        )
 
 
 class _Runtimes(_Store[RuntimeView]):
@@ -261,6 +272,26 @@ class Cache:
     def size(self, kind: Kind) -> int:
         """Count the objects of a kind."""
         return len(self._stores[kind].entries)
+
+
+def _without_managers(raw: Raw) -> Raw:
+    """Leave out ``managedFields``: half of an object, and nothing here reads it."""
+    return {**raw, "metadata": {k: v for k, v in metadata(raw).items() if k != "managedFields"}}
+
+
+def _stub(job: Raw) -> Raw:
+    """Keep of a job that has ended what is read after its end; a cluster holds many more of these than of others.
+
+    The conditions stay whole: a patch of ``observedGeneration`` replaces the list that they are.
+    """
+    spec, status = as_dict(job.get("spec")), as_dict(job.get("status"))
+    return {
+        "apiVersion": job.get("apiVersion"),
+        "kind": job.get("kind"),
+        "metadata": {name: value for name, value in metadata(job).items() if name in KEPT_METADATA},
+        "spec": {name: spec[name] for name in KEPT_SPEC if name in spec},
+        "status": {name: status[name] for name in KEPT_STATUS if name in status},
+    }
 
 
 def _name(raw: Raw) -> Group | None:

@@ -27,6 +27,7 @@ from finetune_operator.cluster.protocol import (
     JobKey,
     Kind,
     NotFoundError,
+    Page,
     Raw,
     UnavailableError,
 )
@@ -39,8 +40,6 @@ PAGE: Final = 500
 TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 LIST_TIMEOUT: Final = aiohttp.ClientTimeout(total=60, sock_connect=5)
 SAME_CLOCK: Final = timedelta(seconds=3)
-RELISTS: Final = 3
-"""How often a long list is begun anew when its parts have expired."""
 MERGE: Final = "application/merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 """Server-side apply; JSON is YAML."""
@@ -133,10 +132,10 @@ class KubernetesGateway:
         query = {"fieldSelector": f"involvedObject.uid={object_uid}"}
         return await self._list(f"/api/v1/namespaces/{namespace}/events", "events", query)
 
-    async def list_all(self, kind: Kind) -> list[Raw]:
+    async def list_page(self, kind: Kind, after: str = "") -> Page:
         """See :class:`ClusterGateway`."""
         path, resource, selector = LIST_PATHS[kind]
-        return await self._list(path, resource, {"labelSelector": selector} if selector else {})
+        return await self._page(path, resource, {"labelSelector": selector} if selector else {}, after)
 
     async def served_resources(self) -> frozenset[str]:
         """See :class:`ClusterGateway`."""
@@ -191,22 +190,16 @@ class KubernetesGateway:
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
     async def _list(self, path: str, resource: str, query: Mapping[str, str]) -> list[Raw]:
-        for attempt in range(1, RELISTS + 1):
-            items: list[Raw] = []
-            token = ""
-            try:
-                while True:
-                    part = {**query, "limit": str(PAGE), **({"continue": token} if token else {})}
-                    answer = await self._request("list", "GET", path, resource, query=part, within=LIST_TIMEOUT)
-                    items += answer.get("items") or []
-                    token = answer.get("metadata", {}).get("continue") or ""
-                    if not token:
-                        return items
-            except UnavailableError as error:
-                # 410: the server has compacted the version that the first part was read at.
-                if error.code != 410 or attempt == RELISTS:
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        items, token = await self._page(path, resource, query, "")
+        while token:
+            more, token = await self._page(path, resource, query, token)
+            items += more
+        return items
+
+    async def _page(self, path: str, resource: str, query: Mapping[str, str], after: str) -> Page:
+        part = {**query, "limit": str(PAGE), **({"continue": after} if after else {})}
+        answer = await self._request("list", "GET", path, resource, query=part, within=LIST_TIMEOUT)
+        return Page(answer.get("items") or [], answer.get("metadata", {}).get("continue") or "")
 
     async def _request(
         self,

@@ -20,6 +20,7 @@ __all__ = [
     "JobKey",
     "Kind",
     "NotFoundError",
+    "Page",
     "Raw",
     "UnavailableError",
 ]
@@ -39,6 +40,13 @@ class JobKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+class Page(NamedTuple):
+    """A part of a list, and the token of the next part; empty after the last."""
+
+    items: list[Raw]
+    following: str = ""
 
 
 class ClusterError(Exception):
@@ -123,8 +131,12 @@ class ClusterGateway(Protocol):
         """Return the core/v1 Events about one object."""
         ...
 
-    async def list_all(self, kind: Kind) -> list[Raw]:
-        """Return all objects of a kind in all namespaces; children and pods only where they carry our label."""
+    async def list_page(self, kind: Kind, after: str = "") -> Page:
+        """Return the next part of all objects of a kind in all namespaces, so that the whole is never held at once.
+
+        Children and pods only where they carry our label. ``after`` is the ``following`` of the part before. A list
+        that takes so long that the server has compacted its version ends with a 410, which is unavailable.
+        """
         ...
 
     async def served_resources(self) -> frozenset[str]:

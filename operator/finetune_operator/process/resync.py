@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, get_args
 
 from finetune_api import JOB_PLURAL, RUNTIME_PLURAL
-from finetune_operator.cluster.cache import Cache
+from finetune_operator.cluster.cache import Cache, Replacement
 from finetune_operator.cluster.protocol import (
     ClusterError,
     ClusterGateway,
@@ -91,8 +91,7 @@ class Resync:
         ghosts: list[JobKey] = []
         for kind in KINDS:
             with self._cache.replacing(kind) as replacement:
-                for raw in await self._gateway.list_all(kind):
-                    replacement.put(raw)
+                await self._read_all(kind, replacement)
                 replacement.finish()
                 ghosts += replacement.ghosts
         for key in {*self._cache.job_keys(), *ghosts}:
@@ -102,6 +101,14 @@ class Resync:
         fields: dict[str, int] = {kind: self._cache.size(kind) for kind in KINDS}
         fields["ghosts"] = len(ghosts)
         log.info("Listed the cluster", extra={"event": "Resynced", "fields": fields})
+
+    async def _read_all(self, kind: Kind, replacement: Replacement) -> None:
+        """Put every object into the cache, a part of the list after the other: only one is held at a time."""
+        following = None
+        while following != "":
+            items, following = await self._gateway.list_page(kind, following or "")
+            for raw in items:
+                replacement.put(raw)
 
     async def _until_served(self) -> None:
         pause, waited = FIRST_PAUSE, False

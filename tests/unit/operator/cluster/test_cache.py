@@ -44,6 +44,33 @@ def test_an_object_of_any_event_is_known(event: str | None) -> None:
     assert cache.job(JobKey("ns", "a")) == job()
 
 
+def ended(**status: Any) -> Raw:
+    """A job that has ended, with more in it than is read after its end."""
+    conditions = [{"type": "Succeeded", "status": "True"}, {"type": "Finished", "status": "True", "message": "m"}]
+    return job(
+        spec={"ttlSecondsAfterFinished": 60, "runtimeRef": {"name": "gpu"}, "dataset": {"uri": "s3://a/b"}},
+        status={"conditions": conditions, "phase": "Succeeded", "results": {"gain": "+0.1"}, **status},
+    )
+
+
+def test_of_a_job_that_has_ended_only_what_is_read_after_its_end_is_kept() -> None:
+    cache, raw = Cache(), ended(observedGeneration=1)
+    cache.put("jobs", raw)
+    assert cache.job(JobKey("ns", "a")) == {
+        "apiVersion": None,
+        "kind": None,
+        "metadata": raw["metadata"],
+        "spec": {"ttlSecondsAfterFinished": 60, "runtimeRef": {"name": "gpu"}},
+        "status": {"conditions": raw["status"]["conditions"], "phase": "Succeeded", "observedGeneration": 1},
+    }
+
+
+def test_a_job_that_only_looks_ended_is_kept_whole() -> None:
+    cache, raw = Cache(), ended(conditions=[{"type": "Succeeded", "status": "Unknown"}])
+    cache.put("jobs", raw)
+    assert cache.job(JobKey("ns", "a")) == raw
+
+
 def test_a_deleted_object_is_forgotten() -> None:
     cache = Cache()
     cache.event("jobs", "ADDED", job())

@@ -99,7 +99,7 @@ def test_an_operator_that_has_not_seen_the_cluster_for_four_resyncs_is_in_troubl
     async def scenario() -> tuple[str | None, str | None]:
         world = World()
         async with world.operator(decide=idle) as engine:
-            world.gateways[0].broken = {"list_all"}
+            world.gateways[0].broken = {"list_page"}
             await asyncio.sleep(1199)
             before = engine.trouble()
             await asyncio.sleep(2)

@@ -84,7 +84,7 @@ def test_a_start_with_crds_waits_for_nothing() -> None:
     assert run_virtual(scenario()) == 0
 
 
-@pytest.mark.parametrize("method", ["served_resources", "list_all"])
+@pytest.mark.parametrize("method", ["served_resources", "list_page"])
 def test_a_start_without_an_api_server_goes_on_when_it_comes(method: str, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> float:
         setting = Setting()
@@ -104,7 +104,7 @@ def test_missing_rights_are_an_error_in_the_log(caplog: pytest.LogCaptureFixture
         setting = Setting()
 
         def refuse(_: str) -> None:
-            if setting.gateway.calls["list_all"] == 1:
+            if setting.gateway.calls["list_page"] == 1:
                 raise ForbiddenError("pods is forbidden", code=403)
 
         setting.gateway.on_request = refuse
@@ -155,7 +155,7 @@ def test_a_resync_that_fails_is_counted_and_tried_again_soon() -> None:
     async def scenario() -> tuple[bytes, float | None]:
         setting = Setting()
         await setting.resync.first()
-        setting.gateway.broken = {"list_all"}
+        setting.gateway.broken = {"list_page"}
         asyncio.get_running_loop().call_later(305, setting.gateway.broken.clear)
         task = asyncio.create_task(setting.resync.run())
         await asyncio.sleep(320)

@@ -32,7 +32,7 @@ def test_a_job_runs_each_stage_once_and_succeeds(spec: Raw, stages: list[str]) -
 def test_a_whole_life_costs_no_more_requests_than_promised(spec: Raw, most: int) -> None:
     world, _ = run_virtual(undisturbed(spec))
     calls = world.calls()
-    lists = {"list_all", "served_resources"}  # of the operator's start, however many jobs there are
+    lists = {"list_page", "served_resources"}  # of the operator's start, however many jobs there are
     assert sum(count for name, count in calls.items() if name not in lists) <= most, calls
     assert calls["create_event"] <= 2
 
@@ -114,6 +114,27 @@ def test_a_child_that_a_person_deletes_is_made_anew_once_it_is_gone() -> None:
     assert world.status(key)["phase"] == "Succeeded"
     assert world.simulator.pods_made == {"train": 2}
     assert world.simulator.violations == []
+
+
+def test_an_edit_after_the_end_is_observed_and_leaves_the_rest_of_the_status_alone() -> None:
+    async def scenario() -> tuple[Raw, Raw, World]:
+        world, key = await undisturbed(cpu_spec())
+        before = world.status(key)
+        async with world.operator() as engine:
+            await world.until_quiet(engine)
+            world.edit(key, ttlSecondsAfterFinished=7)
+            generation = world.job(key)["metadata"]["generation"]
+            await world.until(lambda: world.status(key)["observedGeneration"] == generation, engine, within=60)
+            await world.until_quiet(engine)
+        return before, world.status(key), world
+
+    before, after, world = run_virtual(scenario())
+    assert before["observedGeneration"] < after["observedGeneration"]
+    same = [{**entry, "observedGeneration": None} for entry in before["conditions"]]
+    assert [{**entry, "observedGeneration": None} for entry in after["conditions"]] == same
+    drop = {"observedGeneration", "conditions"}
+    assert {k: v for k, v in after.items() if k not in drop} == {k: v for k, v in before.items() if k not in drop}
+    assert [child["spec"]["ttlSecondsAfterFinished"] for child in world.cluster.all("children")] == [7]
 
 
 def test_a_child_that_is_missing_after_the_end_stays_missing() -> None:

@@ -213,7 +213,7 @@ def test_what_the_user_can_not_mend_is_not_told_as_his_fault(refusal: ForbiddenE
 
 
 def test_an_outage_of_the_api_server_is_waited_out_without_a_restart() -> None:
-    methods = {"get_job", "get_child", "list_pods", "list_all", "create_child", "patch_job_status", "create_event"}
+    methods = {"get_job", "get_child", "list_pods", "list_page", "create_child", "patch_job_status", "create_event"}
 
     async def scenario() -> tuple[World, JobKey]:
         world = World()
