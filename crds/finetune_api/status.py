@@ -193,7 +193,7 @@ class Resolved(ApiModel):
     target_modules: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)] | None = Field(
         None, description="Names of the layers that carry adapters; results.json counts them."
     )
-    optimizer: str | None = Field(None, max_length=16, description="AdamW or Adafactor.")
+    optimizer: str | None = Field(None, max_length=16, description="AdamW, AdamW8bit or Adafactor.")
     scheduler: str | None = Field(None, max_length=16, description="How the learning rate goes after the warm-up.")
     total_steps: int | None = Field(None, ge=1, description="Optimizer steps planned; early stopping ends before.")
     warmup_steps: int | None = Field(None, ge=0, description="Of these, the ones in which the learning rate rises.")

@@ -136,13 +136,6 @@ class Training(SpecModel):
             field="maxGradNorm",
         ),
         not_yet(
-            "self.optimizer != 'AdamW8bit'",
-            "training.optimizer AdamW8bit",
-            lambda t: t.optimizer != "AdamW8bit",
-            field="optimizer",
-            mend="use AdamW, or Adafactor, which takes less memory",
-        ),
-        not_yet(
             "self.method != 'QLoRA'",
             "training.method QLoRA",
             lambda t: t.method != "QLoRA",
@@ -177,8 +170,8 @@ class Training(SpecModel):
     )
     optimizer: Literal["AdamW", "Adafactor", "AdamW8bit"] = Field(
         "AdamW",
-        description="AdamW; or Adafactor, which remembers rows and columns of a weight in place of two numbers for "
-        "each of its own. AdamW8bit is refused by this version.",
+        description="AdamW; AdamW8bit, which remembers two bytes for each number of a weight; or Adafactor, which "
+        "remembers rows and columns.",
     )
     weight_decay: DecimalString = Field(
         "0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def test_bfloat16_on_the_gpu_learns(tmp_path: Path, lora: bool) -> None:
     _, short = run(tmp_path, pick_device(1), lora=lora, precision="BFloat16")
     assert short.losses[0] == pytest.approx(exact.losses[0], rel=0.02)
     assert short.losses[-1] == pytest.approx(exact.losses[-1], rel=0.2)
+
+
+def test_moments_of_a_byte_each_learn_on_the_gpu_as_they_do_on_the_cpu(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    losses = []
+    for device in (CPU, pick_device(1)):
+        loaded = load_model(tmp_path, device=device, precision="Float32")
+        how = dataclasses.replace(HOW, optimizer="AdamW8bit")
+        losses.append(list(train(loaded, make_prepared(loaded.tokenizer), how).losses))
+    assert losses[1] == pytest.approx(losses[0], rel=5e-2)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2", "mistral"])

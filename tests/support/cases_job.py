@@ -485,9 +485,7 @@ def _training() -> Iterator[Case]:
 def _schedule_and_optimizer(numbers: list[str]) -> Iterator[Case]:
     yield from JOB.integer("training.maxSteps", 1, 1000000000)
     yield from JOB.choice("training.scheduler", "Cosine", "Linear", "Constant", "WSD")
-    yield from JOB.choice("training.optimizer", "AdamW", "Adafactor", also=["AdamW8bit"])
-    message = not_yet("training.optimizer AdamW8bit", "use AdamW, or Adafactor, which takes less memory")
-    yield JOB.no("training.optimizer", "AdamW8bit", {"training.optimizer": "AdamW8bit"}, message)
+    yield from JOB.choice("training.optimizer", "AdamW", "Adafactor", "AdamW8bit")
     warmup = 'training.warmupPercent must be at least 0 and below 100, as text such as "5"'
     decay = 'training.weightDecay must be at least 0 and at most 1, as text such as "0.01"'
     norm = 'training.maxGradNorm must be at least 0, which never clips, and at most 1000000, as text such as "1"'

@@ -74,6 +74,8 @@ CASES = {
     "adafactor": Case(dataclasses.replace(FULL, optimizer="Adafactor", weight_decay="0.1")),
     "adafactor in bfloat16": Case(dataclasses.replace(FULL, optimizer="Adafactor"), precision="BFloat16"),
     "adapters by adafactor": Case(dataclasses.replace(ADAPTERS, optimizer="Adafactor")),
+    "8 bits": Case(dataclasses.replace(FULL, optimizer="AdamW8bit", weight_decay="0.1")),
+    "8 bits in bfloat16": Case(dataclasses.replace(FULL, optimizer="AdamW8bit"), precision="BFloat16"),
     "dora adapters": Case(dataclasses.replace(ADAPTERS, lora=LoRA(rank=4, use_dora=True)), precision="BFloat16"),
     "weight decay without clipping": Case(dataclasses.replace(FULL, weight_decay="0.1", max_grad_norm="0")),
     "validation within epochs, and an end within one": Case(

@@ -121,6 +121,7 @@ COVERED: list[dict[str, Any]] = [
     {"training.scheduler": "Linear"},
     {"training.warmupPercent": "6"},
     {"training.optimizer": "Adafactor"},
+    {"training.optimizer": "AdamW8bit"},
     {"training.weightDecay": "0.1"},
     {"training.maxGradNorm": "0"},
     {"training.validation.everySteps": 50},

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +37,7 @@ from finetune_trainer.model.load import Abilities, LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.training.batch import collate, input_lengths, pack
 from finetune_trainer.training.beginning import shared_beginning
+from finetune_trainer.training.eight_bits import MasterAdamW8bit
 from finetune_trainer.training.kept import Kept
 from finetune_trainer.training.loss import summed_cross_entropy
 from finetune_trainer.training.observer import LogEntry, Observer, Silent
@@ -71,6 +73,11 @@ faster the products are."""
 ADAPTER_LIMITS: Final = {**LIMITS, ("cpu", "Float32"): BatchLimits(tokens=512, labels=256, overhead=64)}
 """The same where only adapters are trained: their products are too thin to fill a processor with 256 tokens, and no
 gradient of the base takes the memory."""
+_OPTIMIZERS: Final[Mapping[str, type[MasterOptimizer]]] = {
+    "AdamW": MasterAdamW,
+    "AdamW8bit": MasterAdamW8bit,
+    "Adafactor": MasterAdafactor,
+}
 LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
 """Steps between two looks at the device; on a CPU looking is free."""
 
@@ -387,6 +394,6 @@ class _Loop:
 
 def _optimizer(loaded: LoadedModel, parameters: Hyperparameters) -> MasterOptimizer:
     trained = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
-    kind = MasterAdafactor if parameters.optimizer == "Adafactor" else MasterAdamW
+    kind = _OPTIMIZERS[parameters.optimizer]
     decay = float(parameters.weight_decay)
     return kind(trained, weight_decay=decay, decayed=decaying(loaded.model) & set(trained) if decay else ())

@@ -33,7 +33,7 @@ class Weight:
     gradient
         Sum over the micro-batches so far: in the parameter's own type after the first, in 32 bits from the second on.
     moments
-        What the optimizer remembers of its gradients, by kind, in 32 bits; None before the first gradient.
+        What the optimizer remembers of its gradients, by kind; None before the first gradient.
     steps
         Steps taken with a gradient.
     """

@@ -60,7 +60,7 @@ class Hyperparameters:
     patience: int | None = None
     lora: LoRA | None = None
     select_by: Literal["Score", "Loss"] = "Loss"
-    optimizer: Literal["AdamW", "Adafactor"] = "AdamW"
+    optimizer: Literal["AdamW", "Adafactor", "AdamW8bit"] = "AdamW"
     scheduler: Scheduler = "Cosine"
     warmup_percent: str = "5"
     weight_decay: str = "0"
@@ -110,9 +110,6 @@ def resolve(training: Training, *, rows: int, parameters: int, validation_rows: 
     """
     batch_size = training.batch_size or 2 ** int(math.log2(min(32, max(4, rows // STEPS_PER_EPOCH))))
     validation = training.validation or Validation()
-    optimizer = training.optimizer
-    if optimizer == "AdamW8bit":
-        raise ValueError("the API refuses training.optimizer AdamW8bit")
     return Hyperparameters(
         method="Full" if training.method == "Full" else "LoRA",
         epochs=training.epochs,
@@ -122,7 +119,7 @@ def resolve(training: Training, *, rows: int, parameters: int, validation_rows: 
         patience=training.early_stopping.patience if training.early_stopping else None,
         lora=adapters_of(training),
         select_by=_select_by(training, min(validation_rows, validation.limit or validation_rows)),
-        optimizer=optimizer,
+        optimizer=training.optimizer,
         scheduler=training.scheduler,
         warmup_percent=training.warmup_percent,
         weight_decay=training.weight_decay,

@@ -134,10 +134,10 @@ def test_training_ends_with_the_epochs_or_with_the_steps_whichever_comes_first(m
     assert chosen.schedule(95).total == steps
 
 
-def test_an_optimizer_that_the_api_refuses_is_never_taken_for_another() -> None:
-    training = Training.model_construct(**{**dict(Training()), "optimizer": "AdamW8bit"})
-    with pytest.raises(ValueError, match="AdamW8bit"):
-        resolve(training, rows=10, parameters=1)
+def test_the_optimizer_with_short_moments_takes_the_rate_of_the_one_with_long_ones() -> None:
+    training = Training(method="Full", optimizer="AdamW8bit")
+    chosen = resolve(training, rows=10, parameters=10**6)
+    assert (chosen.optimizer, chosen.learning_rate) == ("AdamW8bit", "5e-5")
 
 
 @pytest.mark.parametrize(("limit", "by"), [(None, "Score"), (100, "Score"), (99, "Loss"), (10**6, "Score")])
