@@ -11,7 +11,7 @@ from pydantic import Field
 
 from finetune_api.base import ConfigMapKey, Digest, Rule, SecretRef, SpecModel
 from finetune_api.sources import ROWS, Column, DatasetFiles, DatasetSource, Uri, uri_rule
-from finetune_api.templates import TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
+from finetune_api.templates import TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateKey, TemplateName
 from finetune_api.uris import PLACED_URI, ROWS_URI
 
 __all__ = [
@@ -146,7 +146,9 @@ class Template(SpecModel):
         *(_fields_of(name, fields) for name, fields in TEMPLATE_FIELDS.items()),
     )
 
-    name: TemplateName | None = Field(None, description="A template of the library.")
+    name: TemplateKey | None = Field(
+        None, description="A template of the library, for example intent, or one of the FineTuneRuntime's templates."
+    )
     inline: InlineTemplate | None = Field(None, description="A template of your own.")
     config_map_ref: ConfigMapKey | None = Field(
         None, description="A template document of your own, in the form of the library's, out of a ConfigMap."

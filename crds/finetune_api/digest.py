@@ -40,10 +40,11 @@ def digest_of(value: Any) -> str:
     return sha256_digest(canonical_json(value))
 
 
-def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
+def spec_content(spec: FineTuneJobSpec, *, template: str | None = None) -> dict[str, Any]:
     """Model, dataset, training, evaluation and export in the wire's form; what is left out stands as its default.
 
-    Two specs with the same content ask for the same result.
+    Two specs with the same content ask for the same result. ``template`` is the text of a runtime's own template, whose
+    name says nothing.
     """
     wire = spec.to_wire()
     del wire["training"]["checkpoint"]
@@ -52,6 +53,8 @@ def spec_content(spec: FineTuneJobSpec) -> dict[str, Any]:
         del wire["dataset"]["template"]["paraphrases"]
     if wire["dataset"]["nearDuplicates"] == "Report":
         del wire["dataset"]["nearDuplicates"]
+    if template is not None:
+        wire["dataset"]["template"]["document"] = template
     for name in _LATER:
         if _same(wire["training"].get(name), _DEFAULTS.get(name)):
             wire["training"].pop(name, None)
@@ -76,6 +79,6 @@ def _same(value: Any, default: Any) -> bool:
     return value == default or not value
 
 
-def spec_digest(spec: FineTuneJobSpec) -> str:
+def spec_digest(spec: FineTuneJobSpec, *, template: str | None = None) -> str:
     """Digest of :func:`spec_content`."""
-    return digest_of(spec_content(spec))
+    return digest_of(spec_content(spec, template=template))

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, SpecModel, moved, not_yet
+from finetune_api.templates import RuntimeTemplate
 
 __all__ = [
     "FineTuneRuntimeSpec",
@@ -218,6 +219,12 @@ class FineTuneRuntimeSpec(SpecModel):
             check=lambda r: len({s.prefix for s in r.storage}) == len(r.storage),
             field="storage",
         ),
+        Rule(
+            cel="self.templates.all(a, self.templates.exists_one(b, b.name == a.name))",
+            message="templates has two entries with the same name; remove one",
+            check=lambda r: len({t.name for t in r.templates}) == len(r.templates),
+            field="templates",
+        ),
         _moved_to_stages("nodeSelector", lambda r: not r.node_selector, empty="size(self.nodeSelector) == 0"),
         _moved_to_stages("tolerations", lambda r: not r.tolerations, empty="size(self.tolerations) == 0"),
         _moved_to_stages("runtimeClassName", lambda r: r.runtime_class_name is None),
@@ -274,6 +281,9 @@ class FineTuneRuntimeSpec(SpecModel):
     output_prefix: Prefix | None = Field(
         None, description="Where results go when a job names no output.uri: <prefix>/<namespace>/<name>/."
     )
+    templates: list[RuntimeTemplate] = Field(
+        [], max_length=16, description="Templates that jobs on this runtime can name beside the library's."
+    )
     limits: Limits = Field(Limits(), description="Upper bounds for every job.")
     simulated_gpus: bool = Field(
         False, description="For test clusters: nothing backs gpuResourceName, and the CPU computes in its place."
@@ -317,6 +327,7 @@ class ResolvedRuntime(ApiModel):
     sidecar_injection: SidecarInjection = Field("Declined", description="Whether service meshes may add a proxy.")
     termination_grace_period_seconds: int = Field(ge=1, description="Time to save state after SIGTERM.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How this job's stores are reached.")
+    template: RuntimeTemplate | None = Field(None, description="The runtime's template that the job names.")
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     active_deadline_seconds: int = Field(ge=1, description="The runtime's largest activeDeadlineSeconds.")
     pending_timeout_seconds: int = Field(ge=1, description="How long the job waits for something missing.")

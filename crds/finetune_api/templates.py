@@ -1,15 +1,27 @@
 """Names of the library's templates and of their fields: an API, so they stand in the contract.
 
 What the templates say is the trainer's; a test holds these names against its data. Split from
-:mod:`finetune_api.dataset` for size.
+:mod:`finetune_api.dataset` for size. A runtime's own templates are data of the runtime, text and all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, get_args
 
-__all__ = ["OPEN_TEMPLATES", "TEMPLATE_FIELDS", "WORDLESS_TEMPLATES", "TemplateName"]
+from pydantic import Field
+
+from finetune_api.base import Rule, SpecModel
+
+__all__ = [
+    "LIBRARY",
+    "OPEN_TEMPLATES",
+    "TEMPLATE_FIELDS",
+    "WORDLESS_TEMPLATES",
+    "RuntimeTemplate",
+    "TemplateKey",
+    "TemplateName",
+]
 
 TemplateName = Literal[
     "sentiment",
@@ -50,6 +62,11 @@ TemplateName = Literal[
     "raw",
 ]
 """In the order in which the page lists them: sorting, judging, questions, extraction, texts, code, assistants."""
+
+LIBRARY: Final[tuple[TemplateName, ...]] = get_args(TemplateName)
+
+TemplateKey = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+"""Name of a template, of the library or of a runtime."""
 
 OPEN_TEMPLATES: Final[tuple[TemplateName, ...]] = (
     "qa",
@@ -118,3 +135,21 @@ TEMPLATE_FIELDS: Final[Mapping[TemplateName, tuple[str, ...]]] = {
     "raw": ("prompt", "completion"),
 }
 """What ``columns`` may map, by template."""
+
+
+class RuntimeTemplate(SpecModel):
+    """A template that the platform team gives to every job on a runtime."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!(self.name in {list(LIBRARY)})",
+            message="templates[].name is one of the library's, which means the same everywhere; choose another name",
+            check=lambda t: t.name not in LIBRARY,
+            field="name",
+        ),
+    )
+
+    name: TemplateKey = Field(description="What jobs write into dataset.template.name; none of the library's names.")
+    document: str = Field(
+        min_length=1, max_length=8192, description="A template document, YAML in the form of the library's."
+    )

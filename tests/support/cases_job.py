@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 
 from finetune_api.dataset import Encoding
 from finetune_api.metrics import CHOICE_METRICS, METRICS
-from finetune_api.templates import OPEN_TEMPLATES, TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateName
+from finetune_api.templates import LIBRARY, OPEN_TEMPLATES, TEMPLATE_FIELDS, WORDLESS_TEMPLATES
 from finetune_api.trust import WARNING_TYPES
 from tests.support.casekit import ABSENT, Case, Edits, Kind, not_yet
 
@@ -276,7 +276,15 @@ def _template() -> Iterator[Case]:
     inline = {"dataset.template": {"inline": {"prompt": "{{ text }}", "completion": "{{ label }}"}}}
     one_of = "dataset.template needs exactly one of name, inline, promptsource and configMapRef"
     yield JOB.no("dataset.template", "no template", {"dataset.template": ABSENT}, "equired")
-    yield from JOB.choice("dataset.template.name", *get_args(TemplateName))
+    for name in LIBRARY:
+        yield JOB.ok(f"template {name}", {"dataset.template.name": name})
+    yield JOB.ok("a template of the runtime", {"dataset.template.name": "urgency"})
+    yield JOB.ok(
+        "all of a runtime's template",
+        {"dataset.template": {"name": "urgency", "columns": {"a": "b"}, "paraphrases": "All", "choices": ["a", "b"]}},
+    )
+    yield from JOB.text("dataset.template.name", 64, lambda n: "t" * n, shortest=1)
+    yield from JOB.pattern("dataset.template.name", ["a", "a-1"], ["A", "1a", "-a", "a-", "a_b", "a.b", "a\n"])
     yield JOB.ok("inline", inline)
     yield JOB.no("dataset.template", "an empty template", {"dataset.template": {}}, one_of)
     yield JOB.no("dataset.template", "name and inline", inline | {"dataset.template.name": "qa"}, one_of)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from finetune_api.templates import LIBRARY
 from tests.support.casekit import ABSENT, Case, Kind, not_yet
 
 __all__ = ["RUNTIME_CASES"]
@@ -225,6 +226,40 @@ def _storage() -> Iterator[Case]:
     yield from RUNTIME.pattern("storage", [f"# root\n{begin}\nAA==\n"], ["", "/etc/ca.pem"], at=field, wrap=wrap)
 
 
+def _templates() -> Iterator[Case]:
+    def one(**fields: Any) -> dict[str, Any]:
+        return {"name": "urgency", "document": "name: urgency", **fields}
+
+    yield from RUNTIME.items("templates", 0, 16, lambda i: one(name=f"t{i}"))
+    yield RUNTIME.no(
+        "templates",
+        "two templates of one name",
+        {"templates": [one(), one(name="other"), one()]},
+        "templates has two entries with the same name; remove one",
+    )
+    for name in LIBRARY:
+        yield RUNTIME.no(
+            "templates[0].name",
+            f"a template named {name}",
+            {"templates": [one(name=name)]},
+            "templates[].name is one of the library's, which means the same everywhere; choose another name",
+        )
+    for part in ("name", "document"):
+        lacking = {key: value for key, value in one().items() if key != part}
+        yield RUNTIME.no(f"templates[0].{part}", f"a template without {part}", {"templates": [lacking]}, "equired")
+
+    def at(field: str) -> tuple[str, Callable[[str], Any]]:
+        return f"templates[0].{field}", lambda text: [one(**{field: text})]
+
+    field, wrap = at("name")
+    yield from RUNTIME.text("templates", 64, lambda n: "t" * n, shortest=1, at=field, wrap=wrap)
+    yield from RUNTIME.pattern(
+        "templates", ["a", "a-1"], ["A", "1a", "-a", "a-", "a_b", "a.b", "a\n"], at=field, wrap=wrap
+    )
+    field, wrap = at("document")
+    yield from RUNTIME.text("templates", 8192, lambda n: "d" * n, shortest=1, at=field, wrap=wrap)
+
+
 def _rest_of_the_runtime() -> Iterator[Case]:
     yield from RUNTIME.integer("terminationGracePeriodSeconds", 1, 3600)
     yield from RUNTIME.flag("simulatedGpus")
@@ -239,5 +274,5 @@ def _rest_of_the_runtime() -> Iterator[Case]:
 
 
 RUNTIME_CASES: Final[list[Case]] = [
-    case for part in (_image, _allowed, _stages, _moved, _storage, _rest_of_the_runtime) for case in part()
+    case for part in (_image, _allowed, _stages, _moved, _storage, _templates, _rest_of_the_runtime) for case in part()
 ]

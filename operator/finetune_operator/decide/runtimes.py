@@ -7,6 +7,7 @@ the runtime, so that a wrong image is mended where it stands; from then on edits
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from pydantic import ValidationError
 
@@ -14,6 +15,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_api.runtime import FineTuneRuntimeSpec, ResolvedRuntime, ResolvedStorage, Storage
 from finetune_api.stage import JobIdentity
+from finetune_api.templates import LIBRARY, RuntimeTemplate
 from finetune_api.uris import MOUNTED, has_prefix, join_uri, parse_uri
 from finetune_operator.decide.manifests.job import MAX_STAGE_INPUT_BYTES, stage_input
 from finetune_operator.decide.manifests.mounts import dataset_uris
@@ -126,6 +128,7 @@ def resolve_runtime(
                 dataset=_dataset_storage(runtime, spec),
                 output=_storage(runtime, output),
             ),
+            template=_template(runtime, spec, view.name),
             output_uri=output,
             active_deadline_seconds=runtime.limits.active_deadline_seconds,
             pending_timeout_seconds=runtime.limits.pending_timeout_seconds,
@@ -209,6 +212,24 @@ def _output_uri(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIde
             f"long; {_ANEW} with a folder such as s3://bucket/name/",
         )
     return uri
+
+
+def _template(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, runtime_name: str) -> RuntimeTemplate | None:
+    """The runtime's own template that the job names; None where it names one of the library, or none by name."""
+    wanted = spec.dataset.template.name
+    if wanted is None or wanted in LIBRARY:
+        return None
+    own = {template.name: template for template in runtime.templates}
+    if wanted in own:
+        return own[wanted]
+    alike = get_close_matches(wanted, [*own, *LIBRARY], n=1)
+    hint = f" (did you mean {alike[0]}?)" if alike else ""
+    raise _RefusedError(
+        Reason.NOT_PERMITTED,
+        f"dataset.template.name {wanted} is none of the library's templates{hint}, and FineTuneRuntime {runtime_name} "
+        f"has {'none of its own' if not own else 'only ' + ', '.join(own)}; ask its owner to add it to templates, or "
+        f"{_ANEW} with a name that is there",
+    )
 
 
 def _storage(runtime: FineTuneRuntimeSpec, uri: str) -> Storage | None:

@@ -270,10 +270,19 @@ def _asked_for(situation: Situation) -> Situation:
     update = {
         "runtime": runtime,
         "output_uri": runtime.output_uri,
-        "spec_digest": situation.digest,
+        "spec_digest": _digest(situation, runtime),
         "stages": stage_list(spec, status.stages or []),
     }
     return situation.with_status(status.model_copy(update=update))
+
+
+def _digest(situation: Situation, runtime: ResolvedRuntime) -> str:
+    """The digest as it stands, or anew where the text of the runtime's template is another than it was taken of."""
+    kept = situation.kept
+    if runtime.template is None or (kept is not None and kept.template == runtime.template):
+        return situation.digest
+    assert situation.spec is not None  # noqa: S101 - a runtime is looked for with a spec only
+    return spec_digest(situation.spec, template=runtime.template.document)
 
 
 def _pods_have_started(situation: Situation) -> bool:

@@ -160,3 +160,14 @@ def test_a_stage_refuses_the_input_of_another() -> None:
 def test_a_field_that_only_a_newer_operator_knows_is_no_error_in_a_pod() -> None:
     text = pod_input().model_dump_json(by_alias=True).replace("{", '{"newer": 1,', 1)
     assert stage_input_from_environment("train", {ENV_STAGE_INPUT: text}).stage == "train"
+
+
+def test_a_template_of_a_runtime_is_told_to_be_there_in_a_cluster_alone(written: Callable[..., Path]) -> None:
+    def ask(name: str) -> str:
+        return message(written(lambda d: d["spec"]["dataset"]["template"].update(name=name)))
+
+    assert ask("urgency").endswith(
+        ": spec.dataset.template.name: urgency is no template of the library; those of a FineTuneRuntime are there in "
+        "a cluster alone, so give the text in spec.dataset.template.inline"
+    )
+    assert "sentimnt is no template of the library (did you mean sentiment?);" in ask("sentimnt")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finetune_api.templates import RuntimeTemplate
 from finetune_trainer.__main__ import main
 from tests.support.stage_run import run
 from tests.support.tiny_job import job_document, make_stage_input, topic_rows
@@ -89,3 +90,29 @@ def test_a_job_in_several_wordings_tells_their_counts(cheap: dict[str, Any], tmp
     assert sum(counts.values()) == report.dataset.train
     told = ", ".join(f"{name} {counts[name]}" for name in ("about", "default", "shelf"))
     assert f"Train rows by wording of the prompt: {told}." in (output / "README.md").read_text()
+
+
+URGENCY = """
+name: shelf
+description: Which shelf a text belongs to.
+fields: {text: {description: The text.}, label: {description: The shelf.}}
+answer: label
+choices: labels
+prompt: "Shelf? {{ choices | listed }} {{ text }}"
+completion: "{{ label }}"
+"""
+
+
+def test_a_job_by_a_template_of_its_runtime_keeps_the_text_in_its_manifest(
+    cheap: dict[str, Any], tmp_path: Path
+) -> None:
+    spec = {**cheap, "dataset": {**cheap["dataset"], "template": {"name": "shelf"}}}
+    own = RuntimeTemplate(name="shelf", document=URGENCY)
+    stage_input = make_stage_input("train", spec, includes_prepare=True).model_copy(update={"template": own})
+    report, _ = run(stage_input, tmp_path)
+    assert report.failure is None
+    output = Path(stage_input.output_uri.removeprefix("file://"))
+    assert json.loads((output / "manifest.json").read_text())["template"] == own.to_wire()
+    first = json.loads((output / "predictions.jsonl").read_text().splitlines()[0])
+    assert first["prompt"].startswith(f"Shelf? {', '.join(LABELS)} ")
+    assert "template shelf" in (output / "README.md").read_text()

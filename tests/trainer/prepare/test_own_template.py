@@ -1,4 +1,4 @@
-"""A template document of the tenant's own, out of a ConfigMap."""
+"""A template document that is not the library's: the tenant's own, out of a ConfigMap, or the runtime's."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import mount_path
 from finetune_api.reasons import Reason
 from finetune_api.runtime import ResolvedStorage
+from finetune_api.templates import RuntimeTemplate
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.templatefile import fetch_template
@@ -40,6 +41,7 @@ paraphrases:
 """
 ROWS: list[dict[str, Any]] = [{"body": f"ticket {i}", "urgency": ("later", "now")[i % 2]} for i in range(60)]
 SPLIT = {"trainPercent": 60, "validationPercent": 20, "testPercent": 20}
+NAMED: dict[str, Any] = {"name": "urgency"}
 REF = {"configMapRef": {"name": "templates", "key": "urgency.yaml"}}
 
 
@@ -127,6 +129,50 @@ def test_a_local_run_has_no_config_map(tmp_path: Path) -> None:
     )
 
 
-def fetch(folder: Path) -> str | None:
+def test_the_text_of_the_runtimes_template_is_the_one_that_came_with_the_stage(tmp_path: Path) -> None:
+    own = RuntimeTemplate(name="urgency", document=DOCUMENT)
+    assert fetch(tmp_path, NAMED, own) == DOCUMENT
+
+
+@pytest.mark.parametrize("own", [None, RuntimeTemplate(name="other", document=DOCUMENT)], ids=["none", "another"])
+def test_a_name_without_its_text_is_never_guessed(tmp_path: Path, own: RuntimeTemplate | None) -> None:
+    with pytest.raises(StageError, match="urgency is no template of the library") as caught:
+        fetch(tmp_path, NAMED, own)
+    assert caught.value.reason is Reason.INVALID_SPEC
+
+
+def test_the_runtimes_template_works_as_one_of_the_library(tickets: Dataset, chat: PreTrainedTokenizerFast) -> None:
+    rows = [{"text": row["body"], "urgency": row["urgency"]} for row in ROWS]
+    prepared = tickets.prepare(rows, spec_of(NAMED | {"columns": {"ticket": "text"}}, dataset={"split": SPLIT}))
+    prompt, _ = texts_of(prepared, chat, "test")[0]
+    assert "How urgent is this ticket? later, now" in prompt
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("name: urgency", "name: tone"),
+            " says name: tone; both names have to be the same. The platform team corrects",
+        ),
+        (("fields:", "filds:"), ": fields: is missing; filds: is no key of a template"),
+        (("prompt: |", "prompt: {"), ": is no YAML"),
+        (("answer: urgency", "answer: urgency\nanswer: ticket"), ": is no YAML: the key 'answer' stands there twice"),
+    ],
+)
+def test_a_mistake_in_the_runtimes_template_is_told_as_the_platform_teams(
+    tickets: Dataset, change: tuple[str, str], message: str
+) -> None:
+    tickets.template_source = DOCUMENT.replace(*change)
+    error = tickets.refused(ROWS, spec_of(NAMED, dataset={"split": SPLIT}))
+    assert error.reason is Reason.TEMPLATE_INVALID
+    assert error.message.startswith(
+        "dataset.template.name: the document of urgency in templates of the FineTuneRuntime" + message
+    )
+    assert error.message.endswith("The platform team corrects it there.")
+
+
+def fetch(folder: Path, template: dict[str, Any] | None = None, own: RuntimeTemplate | None = None) -> str | None:
     access = Access(storage=ResolvedStorage(), credentials_dir=folder / "none", scratch=folder, data_dir=str(folder))
-    return fetch_template(spec().dataset.template, access=access, folder=folder / "work")
+    asked = spec_of(template or REF, dataset={"split": SPLIT}).dataset.template
+    return fetch_template(asked, own=own, access=access, folder=folder / "work")

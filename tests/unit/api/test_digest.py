@@ -172,3 +172,10 @@ def test_canonical_json_sorts_and_keeps_unicode() -> None:
 
 def test_a_digest_has_the_oci_form() -> None:
     assert sha256_digest(b"") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_the_text_of_a_runtimes_template_is_asked_for_and_its_absence_changes_nothing() -> None:
+    spec = FineTuneJobSpec.model_validate(edited(JOB, {"dataset.template.name": "urgency"}))
+    digests = {spec_digest(spec, template=text) for text in (None, "name: urgency", "name: urgency # edited")}
+    assert len(digests) == 3
+    assert spec_digest(FineTuneJobSpec.model_validate(JOB), template=None) == GOLDEN

@@ -58,7 +58,9 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
     tokenizer = load_tokenizer(model.folder, work.spec.model.uri)
     check_can_stop(model.folder, tokenizer)
     check_length(limits, work.spec.training.max_length)
-    template = fetch_template(work.spec.dataset.template, access=work.access, folder=work.folder)
+    template = fetch_template(
+        work.spec.dataset.template, own=work.stage_input.template, access=work.access, folder=work.folder
+    )
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)
     prepared = prepare(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from finetune_api.names import ENV_STAGE_INPUT, StageName
 from finetune_api.reasons import Reason
 from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_api.stage import JobIdentity, StageInput
+from finetune_api.templates import LIBRARY
 from finetune_trainer.errors import StageError
 
 __all__ = ["local_input", "stage_input_from_environment"]
@@ -92,6 +94,12 @@ def local_input(path: Path, variables: Mapping[str, str] = os.environ, *, needs_
     output_uri = (spec.output.uri or "") if spec else ""
     if spec and needs_output and not output_uri:
         problems.append("spec.output.uri is missing; a local run has no FineTuneRuntime to take it from")
+    named = spec.dataset.template.name if spec else None
+    if named is not None and named not in LIBRARY:
+        problems.append(
+            f"spec.dataset.template.name: {named} is no template of the library{_alike(named)}; those of a "
+            "FineTuneRuntime are there in a cluster alone, so give the text in spec.dataset.template.inline"
+        )
     if problems or spec is None:
         raise StageError(Reason.INVALID_SPEC, f"{path}: " + "; ".join(problems))
     uid = "local-" + digest_of([spec_digest(spec), output_uri]).removeprefix("sha256:")[:32]
@@ -120,6 +128,11 @@ def _load(path: Path) -> dict[str, Any]:
     raise StageError(
         Reason.INVALID_SPEC, f"{path} holds {len(jobs)} objects of kind {JOB_KIND}; a local run needs exactly one"
     )
+
+
+def _alike(name: str) -> str:
+    found = get_close_matches(name, LIBRARY, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def _local_storage(variables: Mapping[str, str]) -> ResolvedStorage:

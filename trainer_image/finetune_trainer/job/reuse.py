@@ -62,7 +62,10 @@ def _reuse(work: Work, earlier: EarlierResult) -> StageReport:
     manifest = earlier.manifest
     if manifest.report.spec_digest != work.spec_digest:
         fields = spec_differences(work.spec, manifest.spec)
-        raise _unlike(work, earlier, f"of another spec: {_listed(fields)}" if fields else "of another spec")
+        own = work.stage_input.template
+        # Whatever text a runtime's template had then: the specs say its name alone.
+        unsaid = f"of another spec, or of another text of template {own.name}" if own else "of another spec"
+        raise _unlike(work, earlier, f"of another spec: {_listed(fields)}" if fields else unsaid)
     with work.console.step("check_result", "check the earlier result"):
         broken = damage(work.output, manifest.files)
     if broken is not None:

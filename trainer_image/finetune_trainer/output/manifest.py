@@ -58,6 +58,8 @@ def build_manifest(
         "job": stage_input.job.to_wire(),
         "specDigest": report.spec_digest,
         "spec": stage_input.spec.to_wire(),
+        # The text behind a name that says nothing elsewhere.
+        **({"template": stage_input.template.to_wire()} if stage_input.template is not None else {}),
         "image": stage_input.image,
         "versions": versions(),
         "machine": {"architecture": platform.machine(), "threads": threads},

@@ -48,7 +48,8 @@ def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="render-")))
         access = Access(storage=stage_input.storage, credentials_dir=folder / "no-credentials", scratch=folder)
-        template = resolve_template(dataset.template, fetch_template(dataset.template, access=access, folder=folder))
+        source = fetch_template(dataset.template, own=stage_input.template, access=access, folder=folder)
+        template = resolve_template(dataset.template, source)
         files = fetch_dataset(dataset, access=access, folder=folder / "rows", progress=no_progress)
         renderer = None
         if template.name != MESSAGES:

@@ -1,4 +1,7 @@
-"""Brings the file that ``dataset.template`` names here, as text; it is read with the dataset's credentials."""
+"""Brings the text that ``dataset.template`` names here.
+
+A file is read with the dataset's credentials; the text of a runtime's own template came with the stage's input.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from finetune_api.job import Template
 from finetune_api.reasons import Reason
+from finetune_api.templates import LIBRARY, RuntimeTemplate
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
@@ -18,8 +22,13 @@ MAX_BYTES = 4 * 2**20
 """The largest file of the published collection has 0.3 MB."""
 
 
-def fetch_template(template: Template, *, access: Access, folder: Path) -> str | None:
-    """Return the text of the file; None where the template names none.
+def fetch_template(template: Template, *, own: RuntimeTemplate | None, access: Access, folder: Path) -> str | None:
+    """Return the text of the file, or of the runtime's template; None where the template names neither.
+
+    Parameters
+    ----------
+    own
+        The runtime's template that the job names.
 
     Raises
     ------
@@ -27,6 +36,12 @@ def fetch_template(template: Template, *, access: Access, folder: Path) -> str |
         TemplateInvalid: there is no such file, it is too large, or no text in UTF-8; AccessDenied, StorageUnavailable,
         InvalidSpec.
     """
+    if template.name is not None and template.name not in LIBRARY:
+        if own is None or own.name != template.name:
+            raise StageError(
+                Reason.INVALID_SPEC, f"dataset.template.name: {template.name} is no template of the library"
+            )
+        return own.document
     if template.file is None:
         return None
     field, uri = template.file

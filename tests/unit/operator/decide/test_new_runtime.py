@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_api.names import ENV_STAGE_INPUT
+from finetune_api.stage import StageInput
 from finetune_operator.decide.reconcile import reconcile
 from tests.support import builders as b
 from tests.support.simulation import Simulation
@@ -152,3 +154,57 @@ def test_a_job_that_has_begun_keeps_its_child_though_nothing_of_its_snapshot_can
     life = begun()
     life.job["status"]["outputUri"] = ["no", "text"]
     assert "delete" not in life.settle(5).writes
+
+
+NAMED = b.cpu_spec(dataset={"template": {"name": "urgency", "columns": None}})
+
+
+def templates(text: str) -> dict[str, Any]:
+    return b.runtime_spec(templates=[{"name": "urgency", "document": text}])
+
+
+def told_template(life: Simulation) -> tuple[str, str]:
+    """The text and the digest that the newest child is told."""
+    told = next(e["value"] for e in container(life)["env"] if e["name"] == ENV_STAGE_INPUT)
+    stage_input = StageInput.model_validate_json(told)
+    assert stage_input.template is not None
+    assert stage_input.spec_digest is not None
+    return stage_input.template.document, stage_input.spec_digest
+
+
+def container(life: Simulation) -> dict[str, Any]:
+    found: dict[str, Any] = life.manifests[-1]["spec"]["template"]["spec"]["containers"][0]
+    return found
+
+
+def test_a_template_that_is_edited_before_the_job_begins_is_asked_for_under_another_digest() -> None:
+    life = Simulation(b.job(NAMED), runtime=b.runtime(templates("first")), lingering=True).settle()
+    before = told_template(life)
+    assert before == ("first", life.status["specDigest"])
+    life.pod_waits("train", node="node-1", waiting_reason="ErrImagePull", waiting_message="no image").settle(5)
+    life.runtime = b.runtime(templates("second"), generation=4)
+    life.settle(1)
+    life.goes("train").settle(1)
+    text, digest = told_template(life)
+    assert (text, digest) == ("second", life.status["specDigest"])
+    assert digest != before[1]
+
+
+def test_a_template_that_is_edited_or_removed_after_the_job_has_begun_stays_what_it_was() -> None:
+    life = Simulation(b.job(NAMED), runtime=b.runtime(templates("first"))).settle().pod_runs("train").settle(5)
+    digest = life.status["specDigest"]
+    for runtime in (b.runtime(templates("second"), generation=4), b.runtime(generation=5), None):
+        life.runtime = runtime
+        life.settle(5)
+        assert life.status["runtime"]["template"] == {"name": "urgency", "document": "first"}
+        assert life.status["specDigest"] == digest
+    assert life.status["phase"] != "Failed"
+
+
+def test_a_job_whose_template_comes_later_waits_for_it_and_runs() -> None:
+    life = Simulation(b.job(NAMED), runtime=b.runtime()).settle()
+    assert life.reason == "NotPermitted"
+    assert "dataset.template.name urgency" in life.condition("Succeeded")["message"]
+    life.runtime = b.runtime(templates("first"), generation=4)
+    life.settle(5)
+    assert told_template(life)[0] == "first"

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.stage import JobIdentity
-from finetune_operator.decide.runtimes import Refusal, deadline_seconds, resolve_runtime
+from finetune_operator.decide.runtimes import Refusal, deadline_seconds, resolve_runtime, runtime_for
 from tests.support import builders as b
 
 JOB = JobIdentity(namespace=b.NAMESPACE, name=b.NAME, uid=b.UID)
@@ -313,3 +313,45 @@ def test_a_job_has_its_own_deadline_within_the_runtimes(own: int | None, runtime
     spec = FineTuneJobSpec.model_validate(b.job_spec(activeDeadlineSeconds=own))
     runtime = resolved(b.runtime_spec()).model_copy(update={"active_deadline_seconds": runtimes})
     assert deadline_seconds(spec, runtime) == expected
+
+
+URGENCY = {"name": "urgency", "document": "name: urgency"}
+OTHER = {"name": "tone", "document": "name: tone"}
+CONFIG_MAP = {"name": "templates", "key": "t.yaml"}
+
+
+def named(template: str) -> dict[str, Any]:
+    return b.job_spec(dataset={"template": {"name": template, "columns": None}})
+
+
+def test_the_snapshot_keeps_the_one_template_that_the_job_names() -> None:
+    runtime = b.runtime_spec(templates=[OTHER, URGENCY])
+    assert resolved(runtime, named("urgency")).to_wire()["template"] == URGENCY
+    for spec in (named("topic"), b.job_spec(dataset={"template": {"name": None, "configMapRef": CONFIG_MAP}})):
+        assert "template" not in resolved(runtime, spec).to_wire()
+
+
+def test_a_template_that_nobody_has_is_waited_for_and_the_runtimes_are_named() -> None:
+    reason, message = refused(b.runtime_spec(templates=[OTHER, URGENCY]), named("urgent"))
+    assert reason == "NotPermitted"
+    assert message == (
+        "dataset.template.name urgent is none of the library's templates (did you mean urgency?), and FineTuneRuntime "
+        "default has only tone, urgency; ask its owner to add it to templates, or delete the job and apply it anew "
+        "with a name that is there"
+    )
+
+
+def test_a_mistyped_name_of_the_library_is_told_with_the_right_one() -> None:
+    _, message = refused(b.runtime_spec(), named("sentimnt"))
+    assert "(did you mean sentiment?)" in message
+    assert "has none of its own" in message
+
+
+def test_the_longest_template_and_the_longest_choices_fit_into_a_pod_together() -> None:
+    spec = named("urgency")
+    spec["dataset"]["template"]["choices"] = [f"{i:03}{'c' * 125}" for i in range(256)]
+    longest = URGENCY | {"document": "字" * 8192}
+    runtime = b.runtime(b.runtime_spec(templates=[longest]))
+    kept = runtime_for(FineTuneJobSpec.model_validate(spec), JOB, view=runtime, kept=None, begun=False)
+    assert isinstance(kept, ResolvedRuntime)
+    assert kept.to_wire()["template"] == longest

@@ -9,13 +9,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from finetune_api.digest import digest_of
 from finetune_api.job import PromptSource, Template
 from finetune_api.metrics import MetricName
 from finetune_api.reasons import Reason
-from finetune_api.templates import TemplateName
+from finetune_api.templates import LIBRARY
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.template.document import (
     MESSAGES,
@@ -54,7 +54,7 @@ class PromptTemplate:
     Attributes
     ----------
     name
-        In the library; None for an inline template.
+        In the library, or of a document; None for an inline template.
     prompt, completion
         Jinja texts; empty for ``messages``.
     fields
@@ -136,7 +136,7 @@ def resolve_template(spec: Template, source: str | None = None) -> PromptTemplat
     spec
         ``dataset.template``.
     source
-        Text of the file that it names, if it names one.
+        Text of the file that it names, or of the runtime's template, if it names one.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def resolve_template(spec: Template, source: str | None = None) -> PromptTemplat
         )
     if spec.promptsource is not None:
         return _of_promptsource(spec.promptsource, source or "", choices)
-    document = library_document(spec.name) if spec.name is not None else _own_document(source or "")
+    document = library_document(spec.name) if spec.name in LIBRARY else _own_document(source or "", spec.name)
     template = template_of(document, columns=dict(spec.columns or {}), choices=choices)
     return template if spec.paraphrases == "Default" else replace(template, wordings=_wordings(document))
 
@@ -222,17 +222,28 @@ def _of_promptsource(asked: PromptSource, source: str, choices: tuple[str, ...] 
     )
 
 
-def _own_document(source: str) -> TemplateDocument:
-    """Read a document of the job's own."""
+def _own_document(source: str, runtime_name: str | None) -> TemplateDocument:
+    """Read a document of the job's own, or the one that its runtime has under ``runtime_name``."""
+    if runtime_name is None:
+        place, mend = "dataset.template.configMapRef: the document", None
+    else:
+        place = f"dataset.template.name: the document of {runtime_name} in templates of the FineTuneRuntime"
+        mend = " The platform team corrects it there."
     try:
         document = read_document(source)
     except ValueError as e:
-        raise StageError(Reason.TEMPLATE_INVALID, f"dataset.template.configMapRef: the document: {e}") from e
-    if document.name in get_args(TemplateName):
+        raise StageError(
+            Reason.TEMPLATE_INVALID, f"{place}: {e}.{mend}" if mend else f"{place}: {e}", tells_mend=bool(mend)
+        ) from e
+    if runtime_name is not None and document.name != runtime_name:
         raise StageError(
             Reason.TEMPLATE_INVALID,
-            f"dataset.template.configMapRef: the document's name {document.name} is one of the library; give it "
-            "another",
+            f"{place} says name: {document.name}; both names have to be the same.{mend}",
+            tells_mend=True,
+        )
+    if document.name in LIBRARY:
+        raise StageError(
+            Reason.TEMPLATE_INVALID, f"{place}'s name {document.name} is one of the library; give it another"
         )
     return document
 
