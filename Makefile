@@ -58,7 +58,7 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy hack/devcluster/devclusterlib hack/demo hack/test benchmarks
+	.venv/bin/mypy hack/devcluster/devclusterlib hack/demo hack/test hack/examples benchmarks
 	.venv/bin/lint-imports
 	$(PY) -m finetune_api.crd --check
 	$(PY) -m finetune_api.failures --check
@@ -79,6 +79,10 @@ benchmarks/.venv-trl/.complete: $(VENV) benchmarks/requirements-trl.txt
 	.venv/bin/uv venv --quiet --clear --python $(PY) benchmarks/.venv-trl
 	.venv/bin/uv pip install --quiet --require-hashes --python benchmarks/.venv-trl/bin/python -r benchmarks/requirements-trl.txt
 	@touch $@
+
+.PHONY: examples
+examples: $(VENV) ## Every example with the real model on this machine, and what came out (NAME=classification)
+	@$(PY) -m hack.examples.run $(NAME)
 
 .PHONY: generate
 generate: $(VENV) ## Writes the CRDs, docs/failures.md and docs/templates.md

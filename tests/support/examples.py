@@ -7,7 +7,7 @@ is accepted, runs, is scored and stored, not that it learns.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,13 +49,20 @@ class Examples:
     hub: HubServer
     folder: Path
 
-    def serve_models(self) -> None:
-        """Make the buckets and put the models there."""
+    def serve_models(self, real: Mapping[str, Path] | None = None) -> None:
+        """Make the buckets and put the models there: the folders of ``real``, tiny ones in place of the others."""
         for bucket in ("demo-models", "demo-data", "demo-results"):
             self.s3.make_bucket(bucket)
-        for name, make in MODELS.items():
-            make(self.folder / name)
-            self._upload(self.folder / name, "demo-models", f"{name}/")
+        folders = dict(real or {})
+        for name in MODELS.keys() - folders.keys():
+            folders[name] = self.folder / name
+            MODELS[name](folders[name])
+        for name, folder in folders.items():
+            self._upload(folder, "demo-models", f"{name}/")
+
+    def serve_rows(self, name: str) -> None:
+        """Put the files of an example where its job reads them."""
+        self._upload(EXAMPLES / name, "demo-data", f"{name}/")
 
     def run(
         self, name: str, scratch: Path, *, file: str = "job.yaml", change: dict[str, Any] | None = None
@@ -64,7 +71,7 @@ class Examples:
 
         ``scratch`` takes the pod's files and must be new.
         """
-        self._upload(EXAMPLES / name, "demo-data", f"{name}/")
+        self.serve_rows(name)
         path = EXAMPLES / name / file
         if change is not None:
             path = _changed(path, scratch, change)
@@ -83,6 +90,15 @@ class Examples:
             credentials=self._credentials(),
         )
         return report
+
+    def variables(self) -> dict[str, str]:
+        """The environment in which ``finetune-trainer run`` finds both servers."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.s3.endpoint,
+            "AWS_ACCESS_KEY_ID": self.s3.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.s3.secret_key,
+            "HF_ENDPOINT": self.hub.endpoint,
+        }
 
     def stored(self, prefix: str) -> set[str]:
         """Names of what lies below a folder of the results."""

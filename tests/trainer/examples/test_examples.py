@@ -27,9 +27,28 @@ def _classification(report: StageReport) -> None:
     assert {one.name for one in report.results.references or []} == {"MajorityClass", "BagOfWords"}
 
 
-EXPECTATIONS: Final[dict[str, Callable[[StageReport], None]]] = {"classification": _classification}
+def _metric(name: str) -> Callable[[StageReport], None]:
+    def check(report: StageReport) -> None:
+        assert report.results is not None
+        assert report.results.metric == name
+
+    return check
+
+
+def _gate(report: StageReport) -> None:
+    assert report.failure is not None
+    assert "minScore" in report.failure.message
+
+
+EXPECTATIONS: Final[dict[str, Callable[[StageReport], None]]] = {
+    "classification": _classification,
+    "extraction": _metric("JSONFieldAccuracy"),
+    "promptsource": _metric("ChoiceAccuracy"),
+    "quality-gate": _gate,
+    "summarisation": _metric("ROUGEL"),
+}
 """What else holds for the report of a folder's job."""
-NOT_ACCEPTED: Final[set[str]] = set()
+NOT_ACCEPTED: Final = {"quality-gate"}
 """Folders whose job ends as NotAccepted with a model that learns nothing."""
 
 
@@ -66,3 +85,20 @@ def test_an_example_is_named_and_placed_alike(name: str) -> None:
     document = yaml.safe_load((EXAMPLES / name / "job.yaml").read_text())
     assert document["metadata"] == {"name": name, "namespace": "team-a"}
     assert document["spec"]["output"]["uri"] == f"s3://demo-results/{name}/"
+
+
+def test_the_gate_opens_for_a_model_that_reaches_it(examples: Examples, tmp_path: Path) -> None:
+    reached = {"minScore": "0.1", "minGain": "-1", "failOn": ["OneLabel"]}
+    kept_apart = {"uri": "s3://demo-results/quality-gate-reached/"}
+    report = examples.run("quality-gate", tmp_path, change={"evaluation": reached, "output": kept_apart})
+    assert report.failure is None
+    assert report.results is not None
+
+
+def test_the_strict_gate_names_all_that_falls_short_and_keeps_the_results(examples: Examples, tmp_path: Path) -> None:
+    report = examples.run("quality-gate", tmp_path, file="strict.yaml")
+    assert report.failure is not None
+    assert report.failure.reason == "NotAccepted"
+    assert all(word in report.failure.message for word in ("minScore", "FewTestRows"))
+    assert report.results is not None
+    assert "model/model.safetensors" in examples.stored("quality-gate-strict/")
