@@ -21,6 +21,7 @@ __all__ = [
     "LABEL_JOB_UID",
     "LABEL_STAGE",
     "MANAGED_BY",
+    "MODEL_CACHE_DIR",
     "ROLES",
     "TERMINATION_LOG",
     "Role",
@@ -52,6 +53,9 @@ CREDENTIALS_DIR: Final = "/var/run/secrets/finetune.dev"
 
 DATA_DIR: Final = "/mnt/finetune.dev"
 """Volumes and ConfigMaps that a job's URIs name lie below it, read-only, as ``<scheme>/<name>``."""
+
+MODEL_CACHE_DIR: Final = "/var/cache/finetune.dev"
+"""The volume of the runtime's model cache, writable."""
 
 TERMINATION_LOG: Final = "/dev/termination-log"
 

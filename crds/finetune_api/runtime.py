@@ -19,6 +19,7 @@ from finetune_api.templates import RuntimeTemplate
 __all__ = [
     "FineTuneRuntimeSpec",
     "Limits",
+    "ModelCache",
     "PrepareResources",
     "PrepareRuntime",
     "ResolvedRuntime",
@@ -154,6 +155,25 @@ class Storage(SpecModel):
     )
 
 
+class ModelCache(SpecModel):
+    """A volume in each namespace that keeps the weights of models, so that the next job need not download them."""
+
+    claim_name: LocalName = Field(description="PersistentVolumeClaim in the namespace of the job; pods write to it.")
+    max_size: Annotated[str, Field(max_length=12, pattern=r"^[1-9][0-9]{0,8}(M|G|T|Mi|Gi|Ti)$")] | None = Field(
+        None, description="What the weights may take together, for example 500Gi. Absent: all of the volume."
+    )
+
+    @property
+    def max_bytes(self) -> int | None:
+        """``max_size`` in bytes."""
+        if self.max_size is None:
+            return None
+        number = self.max_size.rstrip("MGTi")
+        return int(number) * _UNITS[self.max_size.removeprefix(number)]
+
+
+_UNITS: Final = {"M": 10**6, "G": 10**9, "T": 10**12, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
 STALL_TIMEOUT_SECONDS: Final = 3600
 """An hour: longer than the longest step that shows no progress of its own, such as loading a large model."""
 
@@ -281,6 +301,9 @@ class FineTuneRuntimeSpec(SpecModel):
     output_prefix: Prefix | None = Field(
         None, description="Where results go when a job names no output.uri: <prefix>/<namespace>/<name>/."
     )
+    model_cache: ModelCache | None = Field(
+        None, description="Keeps weights of s3:// and hf:// models on a volume. Absent: each pod downloads them."
+    )
     templates: list[RuntimeTemplate] = Field(
         [], max_length=16, description="Templates that jobs on this runtime can name beside the library's."
     )
@@ -328,6 +351,7 @@ class ResolvedRuntime(ApiModel):
     termination_grace_period_seconds: int = Field(ge=1, description="Time to save state after SIGTERM.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How this job's stores are reached.")
     template: RuntimeTemplate | None = Field(None, description="The runtime's template that the job names.")
+    model_cache: ModelCache | None = Field(None, description="The volume that keeps weights.")
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     active_deadline_seconds: int = Field(ge=1, description="The runtime's largest activeDeadlineSeconds.")
     pending_timeout_seconds: int = Field(ge=1, description="How long the job waits for something missing.")

@@ -12,7 +12,7 @@ from pydantic import Field
 from finetune_api.base import ApiModel, Digest
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import StageName
-from finetune_api.runtime import ResolvedStorage
+from finetune_api.runtime import ModelCache, ResolvedStorage
 from finetune_api.templates import RuntimeTemplate
 
 __all__ = ["JobIdentity", "StageInput"]
@@ -41,6 +41,7 @@ class StageInput(ApiModel):
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How the stores are reached.")
     template: RuntimeTemplate | None = Field(None, description="The runtime's template that the spec names.")
+    model_cache: ModelCache | None = Field(None, description="The volume that keeps weights is mounted.")
     prepared_digest: Digest | None = Field(None, description="Digest that prepare reported; train checks it.")
     grace_seconds: int | None = Field(
         None, ge=1, description="Seconds between SIGTERM and SIGKILL; state has to be saved in them."

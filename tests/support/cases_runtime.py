@@ -226,6 +226,17 @@ def _storage() -> Iterator[Case]:
     yield from RUNTIME.pattern("storage", [f"# root\n{begin}\nAA==\n"], ["", "/etc/ca.pem"], at=field, wrap=wrap)
 
 
+def _model_cache() -> Iterator[Case]:
+    yield RUNTIME.ok("a model cache", {"modelCache": {"claimName": "models", "maxSize": "500Gi"}})
+    yield RUNTIME.no("modelCache.claimName", "a folder of the node", {"modelCache": {"hostPath": "/var"}}, "equired")
+    yield from RUNTIME.name("modelCache.claimName")
+    path, more = "modelCache.maxSize", {"modelCache.claimName": "models"}
+    good = ["1M", "500G", "2T", "1Mi", "999999999Gi", "3Ti"]
+    bad = ["0Gi", "500", "1.5Gi", "-1Gi", "1Ki", "1 Gi", "1gi", "0500Gi", "1Gi\n"]
+    yield from RUNTIME.pattern(path, good, bad, with_=more)
+    yield from RUNTIME.text(path, 12, lambda n: "1" * (n - 2) + "Gi", with_=more, reachable=False)
+
+
 def _templates() -> Iterator[Case]:
     def one(**fields: Any) -> dict[str, Any]:
         return {"name": "urgency", "document": "name: urgency", **fields}
@@ -274,5 +285,7 @@ def _rest_of_the_runtime() -> Iterator[Case]:
 
 
 RUNTIME_CASES: Final[list[Case]] = [
-    case for part in (_image, _allowed, _stages, _moved, _storage, _templates, _rest_of_the_runtime) for case in part()
+    case
+    for part in (_image, _allowed, _stages, _moved, _storage, _model_cache, _templates, _rest_of_the_runtime)
+    for case in part()
 ]

@@ -100,7 +100,10 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             return self._json(tree, body=body)
         if api:
-            siblings = [{"rfilename": name, "size": len(data), "blobId": _oid(data)} for name, data in files.items()]
+            siblings = [
+                {"rfilename": name, "size": len(data), "blobId": _oid(data), **_lfs(name, data)}
+                for name, data in files.items()
+            ]
             return self._json({"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}, body=body)
         name = "/".join(rest[2:])
         if name not in files:
@@ -114,6 +117,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _oid(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()  # noqa: S324 - git's object ids are SHA-1
+
+
+def _lfs(name: str, data: bytes) -> dict[str, object]:
+    """What the hub states of a file that it keeps outside Git, as it does weights."""
+    if not name.endswith(".safetensors"):
+        return {}
+    return {"lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,11 +44,14 @@ class S3Proxy:
         Decides about each request; may be replaced at any time.
     refused
         Requests that were answered with a fault.
+    sent
+        Bytes of objects that were read, by path.
     """
 
     endpoint: str
     refuse: Refuse = lambda _method, _path: None
     refused: list[str] = field(default_factory=list)
+    sent: Counter[str] = field(default_factory=Counter)
 
 
 def read_only(method: str, _path: str) -> Fault | None:
@@ -97,6 +101,8 @@ def running_proxy(server: S3Server) -> Iterator[S3Proxy]:
                 data = answer.read()
             finally:
                 connection.close()
+            if self.command == "GET":
+                proxy.sent[urlsplit(self.path).path] += len(data)
             self._answer(answer.status, answer.getheaders(), data)
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _handle  # noqa: N815 - the base class's names

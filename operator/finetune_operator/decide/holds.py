@@ -27,6 +27,7 @@ __all__ = [
     "POD_START",
     "REFUSALS",
     "SCHEDULING_GRACE_SECONDS",
+    "Claims",
     "Hold",
     "hold_of",
     "hold_of_refusal",
@@ -135,6 +136,14 @@ class Hold:
         return self.known in MENDABLE
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claims:
+    """PersistentVolumeClaims that are not for rows: the one that the model lies on, and the one of the model cache."""
+
+    model: str | None = None
+    cache: str | None = None
+
+
 def hold_of_runtime(refusal: Refusal, name: str) -> Hold:
     """Explain a runtime that is missing, or that does not take the job yet: GitOps may apply in any order."""
     tells_mend = refusal.reason is Reason.NOT_PERMITTED
@@ -170,12 +179,10 @@ def is_denied(message: str) -> bool:
     return _DENIED.search(message) is not None
 
 
-def hold_of(
-    child: ChildView, pods: tuple[PodView, ...], *, now: datetime, model_claim: str | None = None
-) -> Hold | None:
+def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime, claims: Claims | None = None) -> Hold | None:
     """Tell what keeps an unfinished child from running; None while it runs or is just starting.
 
-    ``model_claim`` is the PersistentVolumeClaim that the model lies on; any other is for rows.
+    ``claims`` says what the PersistentVolumeClaims of the pod are for.
     """
     if any(pod.phase == "Running" and not pod.deleting for pod in pods):
         return None
@@ -183,7 +190,7 @@ def hold_of(
         return _hold_of_suspension(child)
     waiting = [pod for pod in pods if pod.phase == "Pending" and not pod.deleting]
     if waiting:
-        return _hold_of_pod(_newest(waiting), now, model_claim)
+        return _hold_of_pod(_newest(waiting), now, claims or Claims())
     standing = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
     if standing:
         late = stuck(standing, now) or f"A new pod starts when {_placed(_newest(standing))} has ended."
@@ -239,7 +246,7 @@ def _hold_of_suspension(child: ChildView) -> Hold:
     )
 
 
-def _hold_of_pod(pod: PodView, now: datetime, model_claim: str | None) -> Hold | None:
+def _hold_of_pod(pod: PodView, now: datetime, claims: Claims) -> Hold | None:
     reason, text = pod.waiting_reason or "", bare(pod.waiting_message)
     event = bare(pod.start_error)
     if reason in _IMAGE_REASONS:
@@ -247,7 +254,7 @@ def _hold_of_pod(pod: PodView, now: datetime, model_claim: str | None) -> Hold |
     if hold := (
         _hold_of_secret(event)
         or (_hold_of_secret(text) if reason in _CONTAINER_REASONS else None)
-        or _hold_of_volume(f"{event} {bare(pod.unschedulable)}", model_claim)
+        or _hold_of_volume(f"{event} {bare(pod.unschedulable)}", claims)
     ):
         return hold
     if reason in _CONTAINER_REASONS:
@@ -284,12 +291,16 @@ def _hold_of_secret(text: str) -> Hold | None:
     return None
 
 
-def _hold_of_volume(text: str, model_claim: str | None) -> Hold | None:
+def _hold_of_volume(text: str, claims: Claims) -> Hold | None:
     """Name the claim or the ConfigMap of a URI that is not there, or lacks the key."""
     if found := _CLAIM_MISSING.search(text):
         name = found["name"]
-        reason = Reason.MODEL_NOT_FOUND if name == model_claim else Reason.DATASET_NOT_FOUND
-        message = f'PersistentVolumeClaim "{name}" does not exist in the namespace of the job. Create it, or correct '
+        reason = Reason.MODEL_NOT_FOUND if name in (claims.model, claims.cache) else Reason.DATASET_NOT_FOUND
+        message = f'PersistentVolumeClaim "{name}" does not exist in the namespace of the job. Create it, or '
+        if name == claims.cache:
+            mend = "ask the owner of the FineTuneRuntime to do without modelCache, which is to be kept there."
+            return _known(reason, message + mend, waiting_for=name)
+        message += "correct "
         return _known(reason, message + f"the pvc:// URI of {_FIELD_OF[reason]} in a new job.", waiting_for=name)
     if found := _MAP_MISSING.search(text):
         name = found["name"]

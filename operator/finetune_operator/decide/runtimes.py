@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
-from finetune_api.runtime import FineTuneRuntimeSpec, ResolvedRuntime, ResolvedStorage, Storage
+from finetune_api.runtime import FineTuneRuntimeSpec, ModelCache, ResolvedRuntime, ResolvedStorage, Storage
 from finetune_api.stage import JobIdentity
 from finetune_api.templates import LIBRARY, RuntimeTemplate
 from finetune_api.uris import MOUNTED, has_prefix, join_uri, parse_uri
@@ -128,6 +128,7 @@ def resolve_runtime(
                 dataset=_dataset_storage(runtime, spec),
                 output=_storage(runtime, output),
             ),
+            model_cache=_model_cache(runtime, spec, view.name),
             template=_template(runtime, spec, view.name),
             output_uri=output,
             active_deadline_seconds=runtime.limits.active_deadline_seconds,
@@ -212,6 +213,22 @@ def _output_uri(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIde
             f"long; {_ANEW} with a folder such as s3://bucket/name/",
         )
     return uri
+
+
+def _model_cache(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, name: str) -> ModelCache | None:
+    """The runtime's cache, for a model that is downloaded; nobody gets at its files but through it."""
+    cache = runtime.model_cache
+    if cache is None:
+        return None
+    for field, uri in _uris(spec).items():
+        parsed = parse_uri(uri)
+        if parsed.scheme == "pvc" and parsed.host == cache.claim_name:
+            raise _RefusedError(
+                Reason.NOT_PERMITTED,
+                f"{field} {uri} lies on the volume of modelCache of FineTuneRuntime {name}, whose models are there for "
+                f"jobs that may read their source; {_ANEW} with the model's own URI, or with another claim",
+            )
+    return None if parse_uri(spec.model.uri).scheme in MOUNTED else cache
 
 
 def _template(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, runtime_name: str) -> RuntimeTemplate | None:

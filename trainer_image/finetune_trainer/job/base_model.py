@@ -17,6 +17,7 @@ from finetune_trainer.model.load import Abilities, LoadedModel, load_model
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Console
 from finetune_trainer.storage.fetch import fetch_model
+from finetune_trainer.storage.modelcache import ModelCache
 
 __all__ = ["Host", "Inputs", "bring_inputs", "host_of", "load"]
 
@@ -49,8 +50,17 @@ def bring_inputs(work: Work) -> Inputs:
             folder=work.folder / "model",
             progress=progress,
             pinned_revision=rows.model_revision,
+            cache=_cache(work),
         )
     return Inputs(prepared=rows.prepared, stored=rows.stored, model_folder=model.folder, model_revision=model.revision)
+
+
+def _cache(work: Work) -> ModelCache | None:
+    """The runtime's cache, where the operator has mounted one."""
+    settings = work.stage_input.model_cache
+    if settings is None:
+        return None
+    return ModelCache(work.environment.model_cache_dir, max_bytes=settings.max_bytes, console=work.console)
 
 
 def host_of(*, gpus: int, simulated: bool, console: Console) -> Host:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from finetune_api.names import CREDENTIALS_DIR, ENV_POD_UID, ENV_WORK_DIR, TERMINATION_LOG
+from finetune_api.names import CREDENTIALS_DIR, ENV_POD_UID, ENV_WORK_DIR, MODEL_CACHE_DIR, TERMINATION_LOG
 
 __all__ = ["ENV_CREDENTIALS_DIR", "ENV_TERMINATION_LOG", "Environment"]
 
@@ -34,12 +34,15 @@ class Environment:
         Where the report goes; None in a local run.
     pod_uid
         UID of the pod; None in a local run.
+    model_cache_dir
+        Where the volume of the runtime's model cache is mounted, if it has one.
     """
 
     credentials_dir: Path
     work_dir: Path
     termination_log: Path | None = None
     pod_uid: str | None = None
+    model_cache_dir: Path = Path(MODEL_CACHE_DIR)
 
     @staticmethod
     def of_pod(variables: Mapping[str, str] = os.environ) -> Environment:

@@ -20,9 +20,10 @@ from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.storage.access import Access, parse_role_uri
 from finetune_trainer.storage.files import bytes_progress
 from finetune_trainer.storage.local import LocalStore
+from finetune_trainer.storage.modelcache import ModelCache, StatedFile, cache_key
 from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_model_files
 from finetune_trainer.storage.mounted import MountedStore
-from finetune_trainer.storage.store import Store, StoredFile, checked_key, download, sha256_file
+from finetune_trainer.storage.store import OnBytes, Store, StoredFile, checked_key, download, sha256_file
 from finetune_trainer.storage.weights import check_weights
 
 __all__ = ["MAX_NAME_BYTES", "FetchedModel", "fetch_model", "literal_key"]
@@ -60,6 +61,7 @@ def fetch_model(
     progress: Progress,
     weights: bool = True,
     pinned_revision: str | None = None,
+    cache: ModelCache | None = None,
 ) -> FetchedModel:
     """Download a model, or only what tokenising needs of it.
 
@@ -71,6 +73,8 @@ def fetch_model(
         False leaves the weights out; they are looked for all the same.
     pinned_revision
         What an earlier stage resolved: a hub model is taken at that commit, and any other has to be the same still.
+    cache
+        Asked for the weights before they are downloaded, and given them afterwards.
 
     Raises
     ------
@@ -93,18 +97,28 @@ def fetch_model(
             ca_bundle=access.ca_bundle("model") if behind_hub else None,
         )
         place, names = f"hf://{hub_model.repo_id}", hub_model.sizes.keys()
-        if weights and WEIGHTS not in names:
-            # The small files first: the index tells whether the large ones are all there.
+        if weights and (cache is not None or WEIGHTS not in names):
+            # The small files first: the index tells whether the large ones are all there, and the hub whether this job
+            # may have them.
             fetch_hub_model(hub_model, folder, token=token, weights=False, progress=no_progress)
             check_shards(folder, names, place=place)
-        fetch_hub_model(hub_model, folder, token=token, weights=weights, progress=progress)
+        if weights and cache is not None:
+            stated = [StatedFile(n, hub_model.sizes[n], hub_model.digests.get(n)) for n in _tensors(names, place)]
+            key = cache_key("hf", hub_model.endpoint or "", hub_model.repo_id, hub_model.commit)
+            if not cache.restore(key, stated, folder, _on_bytes(progress, stated)):
+                fetch_hub_model(hub_model, folder, token=token, weights=True, progress=progress)
+                cache.store(key, place, stated, folder, _on_bytes(progress, stated))
+        else:
+            fetch_hub_model(hub_model, folder, token=token, weights=weights, progress=progress)
         fetched = FetchedModel(folder, hub_model.commit, check_shards(folder, names, place=place))
     else:
         store = access.open("model", model.uri)
         listed = {file.key: file for file in store.list()}
         if not listed:
             raise _no_such_model(access, model.uri)
-        fetched = _fetch_stored_model(store, listed, folder, weights=weights, progress=progress)
+        settings = access.settings("model")
+        cached = _Cached(cache, (settings.endpoint if settings else None) or "") if cache and weights else None
+        fetched = _fetch_stored_model(store, listed, folder, weights=weights, progress=progress, cached=cached)
     if pinned_revision is not None and fetched.revision != pinned_revision:
         raise StageError(
             Reason.VERIFICATION_FAILED,
@@ -113,8 +127,26 @@ def fetch_model(
     return fetched
 
 
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """The cache, and the server that the store is on."""
+
+    cache: ModelCache
+    endpoint: str
+
+    def key(self, store: Store, revision: str) -> str:
+        """Name of the entry for what lies in ``store`` at ``revision``."""
+        return cache_key("s3", self.endpoint, store.uri, revision)
+
+
 def _fetch_stored_model(
-    store: Store, listed: Mapping[str, StoredFile], folder: Path, *, weights: bool, progress: Progress
+    store: Store,
+    listed: Mapping[str, StoredFile],
+    folder: Path,
+    *,
+    weights: bool,
+    progress: Progress,
+    cached: _Cached | None,
 ) -> FetchedModel:
     names = select_model_files(listed, place=store.uri, weights=weights)
     every = select_model_files(listed, place=store.uri)
@@ -131,8 +163,36 @@ def _fetch_stored_model(
     download(store, [listed[name] for name in small], folder, on_bytes)
     check_shards(folder, listed, place=store.uri)  # before the large files
     tensors = check_weights(store, _weights(listed, every))
-    download(store, [listed[name] for name in names if name not in small], folder, on_bytes)
-    return FetchedModel(folder, _revision(listed[name] for name in every), tensors)
+    large = [listed[name] for name in names if name not in small]
+    revision = _revision(listed[name] for name in every)
+    if cached is None or not all(file.version for file in large):  # of no version is nothing known
+        download(store, large, folder, on_bytes)
+    else:
+        key = cached.key(store, revision)
+        _through_cache(cached.cache, key, store=store, large=large, folder=folder, progress=progress)
+    return FetchedModel(folder, revision, tensors)
+
+
+def _through_cache(
+    cache: ModelCache, key: str, *, store: Store, large: list[StoredFile], folder: Path, progress: Progress
+) -> None:
+    """Bring weights that the job has just read the heads of, so it may read them: out of the cache, or into it too."""
+    stated = [StatedFile(file.key, file.size) for file in large]
+    if cache.restore(key, stated, folder, _on_bytes(progress, stated)):
+        return
+    download(store, large, folder, _on_bytes(progress, stated))
+    # What was written there in the meantime would lie in the cache as what was listed before.
+    now = {file.key: file for file in store.list()}
+    if all(now.get(file.key) == file for file in large):
+        cache.store(key, store.uri, stated, folder, _on_bytes(progress, stated))
+
+
+def _on_bytes(progress: Progress, files: Iterable[StatedFile]) -> OnBytes:
+    return bytes_progress(progress, sum(file.size for file in files))
+
+
+def _tensors(names: Iterable[str], place: str) -> list[str]:
+    return [name for name in select_model_files(names, place=place) if name.endswith(".safetensors")]
 
 
 def _weights(listed: Mapping[str, StoredFile], every: Iterable[str]) -> list[StoredFile]:

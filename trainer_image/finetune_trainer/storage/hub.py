@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
 from typing import Final, TypeVar
@@ -56,12 +56,15 @@ class HubModel:
         Bytes of each file; 0 where the hub doesn't say.
     endpoint
         Address of the hub; None is the client's default.
+    digests
+        SHA-256 in hex of the large files, as the hub states it.
     """
 
     repo_id: str
     commit: str
     sizes: dict[str, int]
     endpoint: str | None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def resolve_hub_model(
@@ -85,8 +88,14 @@ def resolve_hub_model(
         info = _retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=30))
     if info.sha is None:
         raise StageError(Reason.MODEL_NOT_FOUND, f"model.uri: the hub names no commit for {place}")
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    return HubModel(repo_id=repo_id, commit=info.sha, sizes=sizes, endpoint=endpoint)
+    siblings = info.siblings or []
+    return HubModel(
+        repo_id=repo_id,
+        commit=info.sha,
+        sizes={file.rfilename: file.size or 0 for file in siblings},
+        endpoint=endpoint,
+        digests={file.rfilename: file.lfs.sha256 for file in siblings if file.lfs is not None},
+    )
 
 
 def fetch_hub_model(model: HubModel, folder: Path, *, token: str | None, weights: bool, progress: Progress) -> None:

@@ -71,6 +71,7 @@ def stage_input(
         output_uri=runtime.output_uri,
         storage=runtime.storage,
         template=runtime.template,
+        model_cache=runtime.model_cache if stage == "train" else None,
         prepared_digest=prepared_digest,
         short_report=short_report,
         grace_seconds=runtime.termination_grace_period_seconds,
@@ -184,7 +185,7 @@ def _exit_codes(codes: list[int]) -> dict[str, Any]:
 def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str) -> dict[str, Any]:
     own: StageRuntime = runtime.prepare if stage == "prepare" else runtime.train
     secrets = _secrets(spec)
-    mounts = mounts_of(spec, stage)
+    mounts = mounts_of(spec, stage, runtime.model_cache)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.names import StageName, mount_path
+from finetune_api.names import MODEL_CACHE_DIR, StageName, mount_path
+from finetune_api.runtime import ModelCache
 from finetune_api.uris import URI, parse_uri
 
 __all__ = ["Mount", "dataset_uris", "model_claim", "mounts_of"]
@@ -52,8 +53,11 @@ def model_claim(spec: FineTuneJobSpec) -> str | None:
     return uri.host if uri.scheme == "pvc" else None
 
 
-def mounts_of(spec: FineTuneJobSpec, stage: StageName) -> tuple[Mount, ...]:
-    """Return what the pods of a stage mount: the model's volume in both, those of the rows where they are read."""
+def mounts_of(spec: FineTuneJobSpec, stage: StageName, cache: ModelCache | None = None) -> tuple[Mount, ...]:
+    """Return what the pods of a stage mount: the model's volume in both, those of the rows where they are read.
+
+    The volume of the model cache goes where weights are read: one that only GPU nodes have would draw prepare there.
+    """
     reads_rows = stage == "prepare" or spec.resources.gpus_per_node == 0
     uris = [parse_uri(spec.model.uri)]
     uris += _read_uris(spec) if reads_rows else []
@@ -62,6 +66,15 @@ def mounts_of(spec: FineTuneJobSpec, stage: StageName) -> tuple[Mount, ...]:
     return (
         *(_claim(f"claim-{number}", name) for number, name in enumerate(claims)),
         *(_config_map(f"configmap-{number}", name, uris) for number, name in enumerate(maps)),
+        *([_model_cache(cache.claim_name)] if cache is not None and stage == "train" else []),
+    )
+
+
+def _model_cache(claim: str) -> Mount:
+    """The one volume of the tenant that pods write to."""
+    return Mount(
+        {"name": "model-cache", "persistentVolumeClaim": {"claimName": claim}},
+        {"name": "model-cache", "mountPath": MODEL_CACHE_DIR},
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.names import CREDENTIALS_DIR, DATA_DIR, ENV_STAGE_INPUT, StageName
+from finetune_api.names import CREDENTIALS_DIR, DATA_DIR, ENV_STAGE_INPUT, MODEL_CACHE_DIR, StageName
 from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.stage import JobIdentity, StageInput
@@ -125,6 +125,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "prepare-from-volumes": {"stage": "prepare", "spec": VOLUMES},
     "train-from-volumes": {"stage": "train", "spec": VOLUMES, "digest": b.DIGEST},
+    "train-with-model-cache": {
+        "stage": "train",
+        "runtime": b.runtime_spec(modelCache={"claimName": "models", "maxSize": "500Gi"}),
+        "digest": b.DIGEST,
+    },
     "prepare-at-maximal-length": {"stage": "prepare", "runtime": FULL_RUNTIME, "job": LONGEST},
 }
 
@@ -193,6 +198,38 @@ def test_what_a_uri_names_is_mounted_for_reading_only(stage: StageName) -> None:
     claims = [v["persistentVolumeClaim"] for v in pod(manifest)["volumes"] if "persistentVolumeClaim" in v]
     assert claims
     assert all(claim["readOnly"] for claim in claims)
+
+
+CACHE = b.runtime_spec(modelCache={"claimName": "models"})
+
+
+def cache_of(manifest: dict[str, Any]) -> tuple[list[Any], list[Any], bool]:
+    """The claims, the writable mounts of them, and whether the trainer is told of a cache."""
+    claims = [v["persistentVolumeClaim"] for v in pod(manifest)["volumes"] if "persistentVolumeClaim" in v]
+    mounts = [m["mountPath"] for m in container(manifest)["volumeMounts"] if m["name"] == "model-cache"]
+    return claims, mounts, StageInput.model_validate_json(told(manifest)).model_cache is not None
+
+
+@pytest.mark.parametrize("uri", ["s3://models/m/", "hf://org/model"])
+def test_the_model_cache_is_mounted_writable_where_weights_are_downloaded(uri: str) -> None:
+    spec = b.job_spec(model={"uri": uri})
+    mounted_so = ([{"claimName": "models"}], [MODEL_CACHE_DIR], True)
+    assert cache_of(build("train", spec=spec, runtime=CACHE)) == mounted_so
+    assert cache_of(build("prepare", spec=spec, runtime=CACHE)) == ([], [], False)
+    assert cache_of(build("train", spec=b.cpu_spec(model={"uri": uri}), runtime=CACHE)) == mounted_so
+
+
+def test_a_model_that_is_read_where_it_lies_needs_no_cache() -> None:
+    claims, mounts, told_of = cache_of(build("train", spec=b.job_spec(model={"uri": "pvc://m/"}), runtime=CACHE))
+    assert (claims, mounts, told_of) == ([{"claimName": "m", "readOnly": True}], [], False)
+
+
+def test_the_cache_changes_nothing_else_of_the_pod() -> None:
+    with_cache, without = pod(build("train", runtime=CACHE)), pod(build("train"))
+    assert with_cache["securityContext"] == without["securityContext"]
+    (one,), (other,) = with_cache["containers"], without["containers"]
+    assert one["securityContext"] == other["securityContext"]
+    assert [m for m in one["volumeMounts"] if m["name"] != "model-cache"] == other["volumeMounts"]
 
 
 # --- what must hold whatever the golden files say ---------------------------------------------------------------------

@@ -145,6 +145,17 @@ def test_a_volume_that_is_missing_is_waited_for_by_what_lies_on_it(claim: str, r
     assert life.status["failure"]["reason"] == reason
 
 
+def test_a_missing_volume_of_the_model_cache_is_told_as_such() -> None:
+    runtime = b.runtime(b.runtime_spec(modelCache={"claimName": "cache"}))
+    life = Simulation(b.job(spec=b.cpu_spec()), runtime=runtime).settle()
+    life.pod_waits("train", unschedulable=NO_CLAIM.format("cache")).settle(2)
+    assert (life.reason, life.status["waitingFor"]) == ("ModelNotFound", "cache")
+    assert life.condition("Succeeded")["message"] == (
+        'PersistentVolumeClaim "cache" does not exist in the namespace of the job. Create it, or ask the owner of the '
+        "FineTuneRuntime to do without modelCache, which is to be kept there."
+    )
+
+
 def test_a_volume_that_is_not_bound_yet_is_a_matter_of_the_cluster() -> None:
     life = started().pod_waits("train", unschedulable="pod has unbound immediate PersistentVolumeClaims").settle(20)
     assert life.reason == "Unschedulable"

@@ -355,3 +355,37 @@ def test_the_longest_template_and_the_longest_choices_fit_into_a_pod_together() 
     kept = runtime_for(FineTuneJobSpec.model_validate(spec), JOB, view=runtime, kept=None, begun=False)
     assert isinstance(kept, ResolvedRuntime)
     assert kept.to_wire()["template"] == longest
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("model.uri", {"model": {"uri": "pvc://models/finetune.dev/v1/models/x/", "credentialsRef": None}}),
+        ("dataset.uri", {"dataset": {"uri": "pvc://models/rows.jsonl"}}),
+        (
+            "dataset.template.promptsource.uri",
+            {
+                "dataset": {
+                    "template": {
+                        "name": None,
+                        "columns": None,
+                        "promptsource": {"uri": "pvc://models/a.yaml", "name": "n"},
+                    }
+                }
+            },
+        ),
+    ],
+)
+def test_nobody_reads_the_cached_models_of_others_by_a_uri(field: str, changes: dict[str, Any]) -> None:
+    reason, message = refused(b.runtime_spec(modelCache={"claimName": "models"}), b.job_spec(**changes))
+    assert reason == "NotPermitted"
+    assert message.startswith(f"{field} pvc://models/")
+    assert "lies on the volume of modelCache of FineTuneRuntime default" in message
+    assert resolved(b.runtime_spec(modelCache={"claimName": "model"}), b.job_spec(**changes))
+
+
+@pytest.mark.parametrize(("size", "count"), [("1M", 10**6), ("3Gi", 3 * 2**30), ("2T", 2 * 10**12), ("7Mi", 7 * 2**20)])
+def test_the_size_of_the_cache_is_in_the_units_of_kubernetes(size: str, count: int) -> None:
+    cache = resolved(b.runtime_spec(modelCache={"claimName": "m", "maxSize": size})).model_cache
+    assert cache is not None
+    assert cache.max_bytes == count
