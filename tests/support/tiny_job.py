@@ -84,11 +84,12 @@ def make_stage_input(
 
 
 def environment(folder: Path, credentials: Path | None = None) -> Environment:
-    """Places below ``folder``."""
+    """Places below ``folder``, ``model-cache`` among them where there is one."""
     work = folder / "work"
     work.mkdir(parents=True, exist_ok=True)
     return Environment(
         credentials_dir=credentials or folder / "no-credentials",
         work_dir=work,
         termination_log=folder / "termination-log",
+        model_cache_dir=folder / "model-cache",
     )
