@@ -228,7 +228,9 @@ def _storage() -> Iterator[Case]:
 
 def _model_cache() -> Iterator[Case]:
     yield RUNTIME.ok("a model cache", {"modelCache": {"claimName": "models", "maxSize": "500Gi"}})
-    yield RUNTIME.no("modelCache.claimName", "a folder of the node", {"modelCache": {"hostPath": "/var"}}, "equired")
+    yield RUNTIME.no(
+        "modelCache.claimName", "a model cache without a claim", {"modelCache": {"maxSize": "1Gi"}}, "equired"
+    )
     yield from RUNTIME.name("modelCache.claimName")
     path, more = "modelCache.maxSize", {"modelCache.claimName": "models"}
     good = ["1M", "500G", "2T", "1Mi", "999999999Gi", "3Ti"]
