@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from finetune_api.base import ConfigMapKey, Digest, Rule, SecretRef, SpecModel
-from finetune_api.sources import ROWS, Column, DatasetFiles, DatasetSource, Uri, uri_rule
+from finetune_api.sources import ROWS, Column, DatasetFiles, DatasetSource, Uri, own_parts, uri_rule
 from finetune_api.templates import TEMPLATE_FIELDS, WORDLESS_TEMPLATES, TemplateKey, TemplateName
-from finetune_api.uris import PLACED_URI, ROWS_URI
+from finetune_api.uris import HUB_ROWS, PLACED_URI, ROWS_URI
 
 __all__ = [
     "BadRows",
@@ -281,9 +281,9 @@ class Dataset(SpecModel):
             field="digest",
         ),
         Rule(
-            cel="!has(self.digest) || (has(self.uri) && !self.uri.endsWith('/'))",
+            cel="!has(self.digest) || (has(self.uri) && !self.uri.endsWith('/') && !self.uri.startsWith('hf://'))",
             message="dataset.digest belongs to one file in dataset.uri; remove it",
-            check=lambda d: d.digest is None or (d.uri is not None and not d.uri.endswith("/")),
+            check=lambda d: d.digest is None or not (d.uri is None or d.uri.endswith("/") or d.uri.startswith("hf://")),
             field="digest",
         ),
         Rule(
@@ -293,12 +293,14 @@ class Dataset(SpecModel):
             field="split.by",
         ),
         Rule(
-            cel="has(self.split.by) ? true : (has(self.files) && has(self.files.test)) ? "
+            cel=f"has(self.split.by) || {own_parts('self')} ? true : (has(self.files) && has(self.files.test)) ? "
             "(!has(self.split.testPercent) || self.split.testPercent == 0) : (has(self.split.testPercent) ? "
             "self.split.testPercent > 0 : (!has(self.split.trainPercent) && !has(self.split.validationPercent)))",
             message="dataset.split.testPercent must be absent or 0 with dataset.files.test, and above 0 without it "
             "where percents are given",
-            check=lambda d: d.split.by is not None or (d.percents.test == 0) == bool(d.files and d.files.test),
+            check=lambda d: (
+                d.split.by is not None or d.has_own_parts or (d.percents.test == 0) == bool(d.files and d.files.test)
+            ),
             field="split.testPercent",
         ),
         Rule(
@@ -313,8 +315,8 @@ class Dataset(SpecModel):
     uri: Uri | None = Field(
         None,
         description="All rows: a file such as s3://bucket/rows.jsonl; a folder that ends in '/', whose files are read "
-        "in the order of their keys; pvc://claim/path or configmap://name/key of the job's namespace; or "
-        "https://host/rows.jsonl with digest.",
+        "in the order of their keys; pvc://claim/path or configmap://name/key of the job's namespace; "
+        "https://host/rows.jsonl with digest; or hf://datasets/org/name[/config][@revision][#split].",
     )
     digest: Digest | None = Field(
         None, description="Digest (sha256:...) that the file in uri must have. Needed with https://."
@@ -332,7 +334,7 @@ class Dataset(SpecModel):
         None, description="Of the text in the files. Absent: UTF-8, or what a byte order mark says."
     )
     credentials_ref: SecretRef | None = Field(
-        None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for reading the rows."
+        None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or HF_TOKEN, for reading the rows."
     )
     template: Template = Field(description="How a row becomes a prompt and an expected completion.")
     split: Split = Field(Split(), description="How the rows are cut into train, validation and test.")
@@ -341,6 +343,12 @@ class Dataset(SpecModel):
         description="Train rows that nearly repeat a sealed one: Report counts them, Drop leaves them out.",
     )
     bad_rows: BadRows = Field(BadRows(), description="What to do with rows that can't be used.")
+
+    @property
+    def has_own_parts(self) -> bool:
+        """Whether the parts may be those of a dataset of the hub, which only reading it tells."""
+        uris = [self.uri] if self.uri is not None else [source.uri for source in self.sources or ()]
+        return any(uri.startswith(HUB_ROWS) and "#" not in uri for uri in uris)
 
     @property
     def percents(self) -> Percents:

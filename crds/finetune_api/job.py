@@ -26,6 +26,7 @@ from finetune_api.dataset import (
     uri_rule,
 )
 from finetune_api.metrics import CHOICE_METRICS, MetricName
+from finetune_api.sources import own_parts
 from finetune_api.templates import OPEN_TEMPLATES
 from finetune_api.training import Checkpoint, EarlyStopping, LoRA, Training, Validation
 from finetune_api.trust import WARNING_TYPES, WarningType
@@ -58,12 +59,12 @@ MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "active
 
 
 _HAS_VALIDATION: Final = (
-    "has(self.dataset.split.by) || "
+    f"has(self.dataset.split.by) || {own_parts('self.dataset')} || "
     "(has(self.dataset.files) && has(self.dataset.files.validation)) || "
     "(has(self.dataset.split.validationPercent) ? self.dataset.split.validationPercent > 0 : "
     "(!has(self.dataset.split.trainPercent) && !has(self.dataset.split.testPercent)))"
 )
-"""CEL, on the spec: there are validation rows, or a column says whether there are."""
+"""CEL, on the spec: there are validation rows, or a column or the hub says whether there are."""
 _OVER_CHOICES: Final = f"{', '.join(CHOICE_METRICS[:-1])} and {CHOICE_METRICS[-1]}"
 
 
@@ -83,6 +84,12 @@ class Model(SpecModel):
             message="model.revision belongs to hf:// models only; remove it, or version the path itself",
             check=lambda m: m.revision is None or m.uri.startswith("hf://"),
             field="revision",
+        ),
+        Rule(
+            cel="!self.uri.startsWith('hf://datasets/')",
+            message="model.uri names a dataset; a model of the hub is hf://org/name",
+            check=lambda m: not m.uri.startswith("hf://datasets/"),
+            field="uri",
         ),
     )
 
@@ -227,6 +234,7 @@ def _needs_validation(field: str, cel: str, absent: Callable[[Training], bool]) 
         check=lambda s: (
             absent(s.training)
             or s.dataset.split.by is not None
+            or s.dataset.has_own_parts
             or s.dataset.percents.validation > 0
             or bool(s.dataset.files and s.dataset.files.validation)
         ),

@@ -11,13 +11,13 @@ from typing import Annotated, ClassVar, Final, Literal
 from pydantic import Field
 
 from finetune_api.base import DecimalString, Digest, Rule, SpecModel
-from finetune_api.uris import DOT_SEGMENT, PLACED_URI, ROWS_URI
+from finetune_api.uris import DOT_SEGMENT, FILES_URI, HUB_ROWS, ROWS_URI
 
-__all__ = ["ROWS", "Column", "DatasetFiles", "DatasetSource", "Uri", "uri_rule"]
+__all__ = ["ROWS", "Column", "DatasetFiles", "DatasetSource", "Uri", "own_parts", "uri_rule"]
 
 Uri = Annotated[str, Field(min_length=6, max_length=1024)]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
-ROWS: Final = "s3://bucket/rows.jsonl"
+ROWS: Final = "s3://bucket/rows.jsonl or hf://datasets/org/name#split"
 
 
 def uri_rule(field: str, pattern: str, path: str, *, example: str, optional: bool = False) -> Rule:
@@ -45,10 +45,20 @@ def uri_rule(field: str, pattern: str, path: str, *, example: str, optional: boo
 
     return Rule(
         cel=f"!has(self.{field}) || ({cel})" if optional else cel,
-        message=f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces",
+        message=f"{path} must be a URI such as {example}, without '..', '?', {'another ' * ('#' in example)}'#', '\\' "
+        "or spaces",
         check=check,
         field=field,
         cluster_only=True,
+    )
+
+
+def own_parts(dataset: str) -> str:
+    """CEL: a dataset of the hub may bring its parts, since no split of it is named; ``dataset`` is where it stands."""
+    whole = "{0}.startsWith('" + HUB_ROWS + "') && !{0}.contains('#')"
+    return (
+        f"((has({dataset}.uri) && {whole.format(f'{dataset}.uri')}) || "
+        f"(has({dataset}.sources) && {dataset}.sources.exists(s, {whole.format('s.uri')})))"
     )
 
 
@@ -60,12 +70,12 @@ class DatasetFiles(SpecModel):
     """A file, or a folder of files, for each part, for data that is split already."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        uri_rule("train", PLACED_URI, "dataset.files.train", example=ROWS),
-        uri_rule("validation", PLACED_URI, "dataset.files.validation", example=ROWS, optional=True),
-        uri_rule("test", PLACED_URI, "dataset.files.test", example=ROWS, optional=True),
+        uri_rule("train", FILES_URI, "dataset.files.train", example=ROWS),
+        uri_rule("validation", FILES_URI, "dataset.files.validation", example=ROWS, optional=True),
+        uri_rule("test", FILES_URI, "dataset.files.test", example=ROWS, optional=True),
     )
 
-    train: Uri = Field(description="Rows to learn from.")
+    train: Uri = Field(description="Rows to learn from. Of hf://datasets/org/name the split train, or #split.")
     validation: Uri | None = Field(None, description="Rows to watch during training. Absent: cut from train.")
     test: Uri | None = Field(None, description="Sealed rows for the accuracy. Absent: cut from train.")
 
@@ -76,10 +86,13 @@ class DatasetSource(SpecModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         uri_rule("uri", ROWS_URI, "dataset.sources[].uri", example=ROWS),
         Rule(
-            cel="self.uri.startsWith('https://') ? has(self.digest) : !has(self.digest) || !self.uri.endsWith('/')",
-            message="dataset.sources[].digest is needed with https://, and belongs to no folder",
+            cel="self.uri.startsWith('https://') ? has(self.digest) : !has(self.digest) || "
+            "!(self.uri.endsWith('/') || self.uri.startsWith('hf://'))",
+            message="dataset.sources[].digest is needed with https://, and belongs to one file alone",
             check=lambda s: (
-                s.digest is not None if s.uri.startswith("https://") else not (s.digest and s.uri[-1] == "/")
+                s.digest is not None
+                if s.uri.startswith("https://")
+                else s.digest is None or not (s.uri.endswith("/") or s.uri.startswith("hf://"))
             ),
             field="digest",
         ),

@@ -121,6 +121,7 @@ class SourceRows(ApiModel):
     train: int = Field(0, ge=0, description="Rows to learn from, as often as its weight takes them.")
     validation: int = Field(0, ge=0, description="Rows watched during training.")
     test: int = Field(0, ge=0, description="Sealed rows.")
+    revision: str | None = Field(None, max_length=40, description="Commit of an hf:// dataset.")
 
 
 class TruncatedField(ApiModel):
@@ -173,6 +174,9 @@ class DatasetSummary(ApiModel):
         None, ge=0, description="Answers to learn in the conversations to learn from; absent where each row has one."
     )
     tokens: int = Field(0, ge=0, description="Tokens of the training rows.")
+    revision: str | None = Field(
+        None, max_length=71, description="Commit of an hf:// dataset; a digest over those of several."
+    )
     fingerprint: Digest | None = Field(None, description="Digest over the encoded rows of all parts.")
 
 

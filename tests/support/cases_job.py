@@ -29,11 +29,22 @@ def _uri(
     web: bool = False,
 ) -> Iterator[Case]:
     more = with_ or {}
-    message = f"{path} must be a URI such as {example}, without '..', '?', '#', '\\' or spaces"
+    splits = "#" in example
+    another = "another " if splits else ""
+    message = f"{path} must be a URI such as {example}, without '..', '?', {another}'#', '\\' or spaces"
     good = ["s3://abc/x/y.z", "s3://a-b.c1/ä/$&+,;=@", "s3://abc/...", "s3://abc/a..b/", "s3://abc/a\u00a0b"]
     good += ["hf://name", "hf://Org-1/name_2.x"] if hub else []
     good += ["pvc://claim/a/b.c", "pvc://a-b.c1/ä/"] if hub or rows else []
     good += ["configmap://a-b.c1/A_b-1.jsonl", "configmap://name/.x"] if rows else []
+    if splits:
+        good += [
+            "hf://datasets/name",
+            "hf://datasets/Org-1/name_2.x",
+            "hf://datasets/org/name/en-US.2+3",
+            "hf://datasets/org/name@refs/convert/parquet",
+            "hf://datasets/org/name/config@v1.0#train",
+            "hf://datasets/org/name#train_sft.a",
+        ]
     far = ["pvc://claim", "pvc://Claim/x", "pvc:///x", "pvc://claim//x", "pvc://claim/a//b", "pvc://claim/../x"]
     far += ["configmap://name", "configmap://name/", "configmap://name/a/b", "configmap://name/..x", "configmap://-n/x"]
     bad = [
@@ -58,6 +69,20 @@ def _uri(
         "s3://abc/x\n",
         "s3://user@abc/x",
         *(["hf://org/name/more", "hf://-org/name", "hf://org/.."] if hub else ["hf://org/name"]),
+        *(
+            [
+                "hf://datasets/org/name/config/more",
+                "hf://datasets/org/name@",
+                "hf://datasets/org/name@a/../b",
+                "hf://datasets/org/name#",
+                "hf://datasets/org/name#tr-ain",
+                "hf://datasets/org/name#train#test",
+                "hf://datasets/org/name#train@v1",
+                "hf://datasets/org/name[:10]",
+            ]
+            if splits
+            else ["hf://datasets/org/name/config"]
+        ),
         *([] if folder else ["s3://abc"]),
     ]
     for text in good:
@@ -82,6 +107,12 @@ def _model() -> Iterator[Case]:
         {"model.uri": "s3://bucket/m/", "model.revision": "main"},
         "model.revision belongs to hf:// models only; remove it, or version the path itself",
     )
+    yield JOB.no(
+        "model.uri",
+        "a dataset as model",
+        {"model.uri": "hf://datasets/name"},
+        "model.uri names a dataset; a model of the hub is hf://org/name",
+    )
     yield from JOB.name("model.credentialsRef.name")
     yield JOB.no(
         "model.credentialsRef.name", "model.credentialsRef without name", {"model.credentialsRef": {}}, "equired"
@@ -91,16 +122,17 @@ def _model() -> Iterator[Case]:
 def _dataset() -> Iterator[Case]:
     files = {"dataset.uri": ABSENT, "dataset.files.train": "s3://bucket/train.jsonl"}
     rows = "s3://bucket/rows.jsonl"
+    rows_or_hub = f"{rows} or hf://datasets/org/name#split"
     split = {"dataset.split": {"trainPercent": 90, "validationPercent": 10, "testPercent": 0}}
     both = {"dataset.split": {"trainPercent": 90, "validationPercent": 0, "testPercent": 10}}
     one_of = "dataset needs exactly one of uri, files and sources"
     yield JOB.no("dataset", "no dataset", {"dataset": ABSENT}, "equired")
-    yield from _uri("dataset.uri", rows, rows=True, web=True)
+    yield from _uri("dataset.uri", rows_or_hub, rows=True, web=True)
     yield from _digest()
     yield from _sources()
-    yield from _uri("dataset.files.train", rows, rows=True, with_={"dataset.uri": ABSENT})
-    yield from _uri("dataset.files.validation", rows, rows=True, with_=files | both)
-    yield from _uri("dataset.files.test", rows, rows=True, with_=files | split)
+    yield from _uri("dataset.files.train", rows_or_hub, rows=True, with_={"dataset.uri": ABSENT})
+    yield from _uri("dataset.files.validation", rows_or_hub, rows=True, with_=files | both)
+    yield from _uri("dataset.files.test", rows_or_hub, rows=True, with_=files | split)
     yield JOB.no("dataset.files.train", "no train file", {"dataset.uri": ABSENT, "dataset.files": {}}, "equired")
     yield JOB.ok("only a train file", files)
     whole = {"dataset.split": {"trainPercent": 100, "validationPercent": 0, "testPercent": 0}}
@@ -124,6 +156,17 @@ def _dataset() -> Iterator[Case]:
         sealed,
     )
     yield JOB.no("dataset.split.testPercent", "no test rows at all", split, sealed)
+    whole_hub, one_split = "hf://datasets/org/name/config@v1", "hf://datasets/org/name#train"
+    yield JOB.ok("a dataset of the hub that may have test rows", split | {"dataset.uri": whole_hub})
+    sources = [{"uri": rows}, {"uri": whole_hub}]
+    yield JOB.ok("a source that may have test rows", split | {"dataset.uri": ABSENT, "dataset.sources": sources})
+    yield JOB.no("dataset.split.testPercent", "no test rows beside a split", split | {"dataset.uri": one_split}, sealed)
+    yield JOB.no(
+        "dataset.split.testPercent",
+        "no test rows beside sources by split",
+        split | {"dataset.uri": ABSENT, "dataset.sources": [{"uri": rows}, {"uri": one_split}]},
+        sealed,
+    )
     yield JOB.no(
         "dataset.split.validationPercent",
         "validation file and percent",
@@ -156,6 +199,8 @@ def _digest() -> Iterator[Case]:
     yield JOB.no("dataset.digest", "a folder with a digest", folder | {"dataset.digest": digest}, one_file)
     files = {"dataset.uri": ABSENT, "dataset.files.train": "s3://bucket/train.jsonl"}
     yield JOB.no("dataset.digest", "files with a digest", files | {"dataset.digest": digest}, one_file)
+    hub = {"dataset.uri": "hf://datasets/org/name"}
+    yield JOB.no("dataset.digest", "a dataset of the hub with a digest", hub | {"dataset.digest": digest}, one_file)
     bad = ["a" * 64, "sha256:" + "A" * 64, "sha256:" + "a" * 63, "md5:" + "a" * 32]
     yield from JOB.pattern("dataset.digest", [], bad)
     yield JOB.no("dataset.digest", "a digest of 72", {"dataset.digest": "sha256:" + "a" * 65}, "71")
@@ -180,9 +225,10 @@ def _sources() -> Iterator[Case]:
     yield JOB.no("dataset.sources[0].uri", "a source without URI", {**absent, "dataset.sources": [{}]}, "equired")
     yield JOB.no("dataset", "sources and uri", {"dataset.sources": [{"uri": "s3://bucket/a"}]}, ONE_OF)
     message = (
-        "dataset.sources[].uri must be a URI such as s3://bucket/rows.jsonl, without '..', '?', '#', '\\' or spaces"
+        "dataset.sources[].uri must be a URI such as s3://bucket/rows.jsonl or hf://datasets/org/name#split, without "
+        "'..', '?', another '#', '\\' or spaces"
     )
-    for text in ("s3://abc/../x", "http://host/x", "configmap://name/", "hf://org/name"):
+    for text in ("s3://abc/../x", "http://host/x", "configmap://name/", "hf://org/name", "hf://datasets/a/b/c/d"):
         yield JOB.no("dataset.sources[0].uri", f"a source {text}", one(uri=text), message)
     field, wrap = at("uri")
     yield from JOB.text(
@@ -199,13 +245,20 @@ def _sources() -> Iterator[Case]:
         "dataset.sources[0].digest",
         "a source from the web without digest",
         one(uri=web),
-        "dataset.sources[].digest is needed with https://, and belongs to no folder",
+        "dataset.sources[].digest is needed with https://, and belongs to one file alone",
     )
     yield JOB.no(
         "dataset.sources[0].digest",
         "a folder of sources with a digest",
         one(uri="s3://bucket/a/", digest=digest),
-        "dataset.sources[].digest is needed with https://, and belongs to no folder",
+        "dataset.sources[].digest is needed with https://, and belongs to one file alone",
+    )
+    yield JOB.ok("a source of the hub", one(uri="hf://datasets/org/name/config@v1#train"))
+    yield JOB.no(
+        "dataset.sources[0].digest",
+        "a source of the hub with a digest",
+        one(uri="hf://datasets/org/name", digest=digest),
+        "dataset.sources[].digest is needed with https://, and belongs to one file alone",
     )
     yield JOB.no("dataset.sources[0].digest", "a source's digest in capitals", one(digest=digest.upper()), "match")
     yield JOB.no("dataset.sources[0].digest", "a source's digest of 72", one(digest=digest + "a"), "71")
@@ -465,6 +518,15 @@ def _training() -> Iterator[Case]:
         no_validation | stopping | {"dataset.uri": ABSENT, "dataset.files": files},
     )
     yield JOB.ok("early stopping with the default percents", stopping)
+    hub = {"dataset.uri": "hf://datasets/org/name"}
+    yield JOB.ok("early stopping where the hub may have validation rows", no_validation | stopping | hub)
+    yield JOB.no(
+        "training.earlyStopping",
+        "early stopping with one split of the hub",
+        no_validation | stopping | {"dataset.uri": "hf://datasets/org/name#train"},
+        "training.earlyStopping needs validation rows; raise dataset.split.validationPercent, or give "
+        "dataset.files.validation",
+    )
     yield from JOB.choice("training.selectBy", "Auto", "Score", "Loss")
     yield JOB.no(
         "training.selectBy",

@@ -23,15 +23,17 @@ class HubServer:
     Attributes
     ----------
     repos
-        Files of each model, ``org/name`` -> name -> content.
+        Files of each model, ``org/name`` -> name -> content; of each dataset, ``datasets/org/name``.
     commits
         Commit that each revision stands for.
     tokens
         When set, requests need one of these.
     gated
-        Models whose terms were not accepted.
+        Models and datasets whose terms were not accepted.
     failures
         Answer so many requests with 503 before working.
+    history
+        What a commit had that is not ``repos``' newest: commit -> repository -> files.
     """
 
     endpoint: str = ""
@@ -40,6 +42,7 @@ class HubServer:
     tokens: set[str] = field(default_factory=set)
     gated: set[str] = field(default_factory=set)
     failures: int = 0
+    history: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
     def downloaded(self) -> set[str]:
@@ -76,14 +79,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, b"{}", body=body, headers={"X-Error-Code": code, "X-Error-Message": code})
 
     def _answer(self, *, body: bool) -> None:  # noqa: PLR0911 - one return an outcome
-        hub, path = self.hub, unquote(urlsplit(self.path).path)
-        hub.requests.append(f"{self.command} {path}")
+        hub, path = self.hub, urlsplit(self.path).path
+        hub.requests.append(f"{self.command} {unquote(path)}")
         if hub.failures > 0:
             hub.failures -= 1
             return self._error(503, "ServiceUnavailable", body=body)
-        parts = path.strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        repo, rest = "/".join(parts[2:4] if api else parts[:2]), parts[4:] if api else parts[2:]
+        parts = [unquote(part) for part in path.strip("/").split("/")]  # a revision may hold slashes, escaped
+        api = parts[0] == "api"
+        kind = "datasets/" if "datasets" in parts[:2] else ""
+        parts = parts[2:] if api else parts[1:] if kind else parts
+        repo, rest = kind + "/".join(parts[:2]), parts[2:]
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if repo not in hub.repos or (hub.tokens and token not in hub.tokens):
             return self._error(404 if token else 401, "RepoNotFound", body=body)
@@ -93,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = hub.commits.get(revision, revision if revision in hub.commits.values() else None)
         if commit is None:
             return self._error(404, "RevisionNotFound", body=body)
-        files = hub.repos[repo]
+        files = hub.history.get(commit, {}).get(repo, hub.repos[repo])
         if api and rest[:1] == ["tree"]:
             tree = [
                 {"type": "file", "path": name, "size": len(data), "oid": _oid(data)} for name, data in files.items()
@@ -104,7 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
                 {"rfilename": name, "size": len(data), "blobId": _oid(data), **_lfs(name, data)}
                 for name, data in files.items()
             ]
-            return self._json({"id": repo, "modelId": repo, "sha": commit, "siblings": siblings}, body=body)
+            return self._json(
+                {"id": repo.removeprefix(kind), "modelId": repo, "sha": commit, "siblings": siblings}, body=body
+            )
         name = "/".join(rest[2:])
         if name not in files:
             return self._error(404, "EntryNotFound", body=body)

@@ -257,14 +257,21 @@ def _storage(runtime: FineTuneRuntimeSpec, uri: str) -> Storage | None:
 
 def _dataset_storage(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec) -> Storage | None:
     uris = {field: uri for field, uri in dataset_uris(spec).items() if parse_uri(uri).scheme not in MOUNTED}
-    found = {field: _storage(runtime, uri) for field, uri in uris.items()}
-    if not found:
-        return None
-    first, entry = next(iter(found.items()))
-    for field, other in found.items():
+    found = {field: (parse_uri(uri).scheme, _storage(runtime, uri)) for field, uri in uris.items()}
+    # One entry for a role: stores of two schemes fit into it where all but one are the public ones.
+    used: dict[str, tuple[str, Storage | None]] = {}
+    for field, (scheme, entry) in found.items():
+        first, other = used.setdefault(scheme, (field, entry))
         if other != entry:
-            raise _RefusedError(
-                Reason.INVALID_SPEC,
-                f"{field} lies in another store than {first}; put all files of the dataset into one store, and {_ANEW}",
-            )
-    return entry
+            raise _in_another_store(field, first)
+    own = [(field, entry) for field, entry in used.values() if entry is not None]
+    if len(own) > 1:
+        raise _in_another_store(own[1][0], own[0][0])
+    return own[0][1] if own else None
+
+
+def _in_another_store(field: str, first: str) -> _RefusedError:
+    return _RefusedError(
+        Reason.INVALID_SPEC,
+        f"{field} lies in another store than {first}; put all files of the dataset into one store, and {_ANEW}",
+    )

@@ -235,7 +235,7 @@ def test_a_missing_part_is_named_by_its_field(access: Access, tmp_path: Path) ->
         ("data/topics.tsv", "'data/topics.tsv' is not a URI that this version reads; use s3://"),
         ("http://example.com/rows.jsonl", "'http://example.com/rows.jsonl' is not a URI"),
         ("s3://data", "'s3://data' is not a URI"),
-        ("hf://org/rows.jsonl", "hf://org/rows.jsonl is no place for files"),
+        ("hf://org/rows.jsonl", "hf://org/rows.jsonl names a model; a dataset of the hub is hf://"),
     ],
 )
 def test_a_uri_of_rows_that_cannot_be_read_is_shown_whole_with_its_field(tmp_path: Path, uri: str, why: str) -> None:

@@ -68,6 +68,7 @@ COVERED: list[dict[str, Any]] = [
     FILES | {"dataset.files.validation": "s3://bucket/v.csv"},
     FILES | {"dataset.files.test": "s3://bucket/e.csv"},
     {"dataset.uri": "s3://bucket/rows/"},
+    *({"dataset.uri": f"hf://datasets/org/name{more}"} for more in ("", "/en", "@v1", "#train")),
     {"dataset.digest": "sha256:" + "a" * 64},
     {"dataset.format": "Csv"},
     {"dataset.template.name": "topic"},

@@ -82,13 +82,16 @@ ARTIFACT = _made(
     bytes=COUNT,
 )
 DETAILS = ("dropped_by", "truncated_fields", "near_duplicates", "sources")
-COUNTS = sorted(DatasetSummary.model_fields.keys() - {"fingerprint", *DETAILS})
+COUNTS = sorted(DatasetSummary.model_fields.keys() - {"fingerprint", "revision", *DETAILS})
+OF_SOURCE = sorted(SourceRows.model_fields.keys() - {"revision"})
+COMMIT = st.none() | st.just("c" * 40)
 SUMMARY = _made(
     DatasetSummary,
     **dict.fromkeys(COUNTS, COUNT),
     fingerprint=st.just(DIGEST),
+    revision=COMMIT | st.just(DIGEST),
     dropped_by=st.none() | _made(DroppedRows, **dict.fromkeys(DroppedRows.model_fields, COUNT)),
-    sources=st.none() | st.lists(_made(SourceRows, **dict.fromkeys(SourceRows.model_fields, COUNT)), max_size=16),
+    sources=st.none() | st.lists(_made(SourceRows, revision=COMMIT, **dict.fromkeys(OF_SOURCE, COUNT)), max_size=16),
     near_duplicates=st.none() | _made(NearDuplicates, **dict.fromkeys(NearDuplicates.model_fields, COUNT)),
     truncated_fields=st.none() | st.lists(_made(TruncatedField, name=_text(64), rows=COUNT), max_size=4),
 )
@@ -134,9 +137,10 @@ def _largest() -> StageReport:
         dataset=DatasetSummary(
             **dict.fromkeys(COUNTS, BIG),
             fingerprint=DIGEST,
+            revision=DIGEST,
             dropped_by=DroppedRows(**dict.fromkeys(DroppedRows.model_fields, BIG)),
             truncated_fields=[TruncatedField(name="\x00" * 64, rows=BIG)] * 4,
-            sources=[SourceRows(**dict.fromkeys(SourceRows.model_fields, BIG))] * 16,
+            sources=[SourceRows(revision="c" * 40, **dict.fromkeys(OF_SOURCE, BIG))] * 16,
             near_duplicates=NearDuplicates(**dict.fromkeys(NearDuplicates.model_fields, BIG)),
         ),
         resolved=Resolved(image="😀" * 512, model_revision="😀" * 128, stop=["\x00" * 32] * 4),

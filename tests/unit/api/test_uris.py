@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.uris import URI, has_prefix, join_uri, parse_uri
+from finetune_api.uris import URI, HubRows, has_prefix, hub_rows, join_uri, parse_uri
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from finetune_api.uris import URI, has_prefix, join_uri, parse_uri
         ("s3://bucket/a//b", URI("s3", "bucket", "a//b")),
         ("hf://name", URI("hf", "", "name")),
         ("hf://org/name", URI("hf", "", "org/name")),
+        ("hf://datasets/org/name/config@v1#train", URI("hf", "", "datasets/org/name/config@v1#train")),
         ("https://host/x", URI("https", "host", "x")),
         ("https://a.example:8443/a//b%20c/rows.csv", URI("https", "a.example:8443", "a//b%20c/rows.csv")),
         ("pvc://claim/", URI("pvc", "claim", "")),
@@ -48,6 +49,10 @@ def test_a_uri_parses_and_prints_back(text: str, uri: URI) -> None:
         "s3://bucket/./x",
         "hf://",
         "hf://org/name/file",
+        "hf://org/name@v1",
+        "hf://datasets/org/name/config/file",
+        "hf://datasets/org/name@v1/../main",
+        "hf://datasets/org/name#a/b",
         "hf://../name",
         "hf://org/..",
         "file://host/x",
@@ -120,6 +125,16 @@ def test_joining_puts_one_slash_between_parts(parts: tuple[str, ...], joined: st
         ("s3://team-a/data//x", "s3://team-a/data//", True),
         ("s3://any/thing", "s3://", True),
         ("hf://any/thing", "s3://", False),
+        ("hf://datasets/org/name", "hf://", True),
+        ("hf://datasets/org/name", "hf://datasets/org/", True),
+        ("hf://datasets/org/name@v1", "hf://datasets/org/name", True),
+        ("hf://datasets/org/name#test", "hf://datasets/org/name/", True),
+        ("hf://datasets/org/name/config@a/b#test", "hf://datasets/org/name", True),
+        ("hf://datasets/org/name-2@v1", "hf://datasets/org/name", False),
+        ("hf://datasets/other@org/name", "hf://datasets/other@org", False),
+        ("hf://datasets/org/name@v1#test", "hf://datasets/org/name@v1", True),
+        ("hf://datasets/org/name@v1/x", "hf://datasets/org/name@v1", False),
+        ("hf://datasets/org/name", "hf://datasets/org/name@v1", False),
     ],
 )
 def test_a_prefix_covers_what_lies_below_it(uri: str, prefix: str, covered: bool) -> None:
@@ -144,3 +159,26 @@ def test_what_parses_has_no_climbing_segment_and_prints_back(text: str) -> None:
             continue
         assert str(uri) == scheme + text
         assert not {".", ".."} & set(uri.path.split("/"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "rows"),
+    [
+        ("hf://datasets/name", HubRows("name", None, None, None)),
+        ("hf://datasets/org/name", HubRows("org/name", None, None, None)),
+        (
+            "hf://datasets/org/name/en@refs/convert/parquet#a.b",
+            HubRows("org/name", "en", "refs/convert/parquet", "a.b"),
+        ),
+        ("hf://datasets/org/name@v1", HubRows("org/name", None, "v1", None)),
+        ("hf://datasets/org/name#test", HubRows("org/name", None, None, "test")),
+    ],
+)
+def test_the_uri_of_a_dataset_comes_apart_and_together(uri: str, rows: HubRows) -> None:
+    assert hub_rows(uri) == rows
+    assert str(rows) == uri
+
+
+def test_other_uris_are_no_datasets_of_the_hub() -> None:
+    assert hub_rows("hf://org/name") is None
+    assert hub_rows("s3://datasets/org/name") is None

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from finetune_api.dataset import Dataset, Percents
 from finetune_api.reasons import Reason
+from finetune_api.uris import hub_rows
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.errors import StageError
 
-__all__ = ["PartColumn", "part_named", "resolved_percents"]
+__all__ = ["PartColumn", "giver", "part_named", "resolved_percents"]
 
 _SPELLINGS: Final[Mapping[str, Part]] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -87,11 +88,12 @@ def resolved_percents(dataset: Dataset, given: Collection[Part]) -> Percents:
     Raises
     ------
     StageError
-        InvalidSpec: percents for a part that the column gives, or none for test though it gives none.
+        InvalidSpec: percents for a part that a column or the hub gives, or none for test though it gives none.
     """
-    column, split = dataset.split.by, dataset.split
-    if column is None:
+    split = dataset.split
+    if split.by is None and not dataset.has_own_parts:
         return dataset.percents
+    who, mend = giver(dataset)
     if not split.has_percents:
         validation, test = (0 if part in given else 10 for part in ("validation", "test"))
         return Percents(100 - validation - test, validation, test)
@@ -100,14 +102,23 @@ def resolved_percents(dataset: Dataset, given: Collection[Part]) -> Percents:
         if part in given and getattr(percents, part):
             raise StageError(
                 Reason.INVALID_SPEC,
-                f"dataset.split.{part}Percent is {getattr(percents, part)}, and column {column!r} (dataset.split.by) "
-                f"gives the {part} rows; leave it out",
+                f"dataset.split.{part}Percent is {getattr(percents, part)}, and {who} gives the {part} rows; leave it "
+                f"out{mend}",
                 tells_mend=True,
             )
     if "test" not in given and not percents.test:
         raise StageError(
             Reason.INVALID_SPEC,
-            f"dataset.split.testPercent must be above 0: column {column!r} (dataset.split.by) gives no test row",
+            f"dataset.split.testPercent must be above 0: {who} gives no test row",
             tells_mend=True,
         )
     return percents
+
+
+def giver(dataset: Dataset) -> tuple[str, str]:
+    """Say what gives the parts of the rows where no files do, and how else to have it cut, as the end of a sentence."""
+    if dataset.split.by is not None:
+        return f"column {dataset.split.by!r} (dataset.split.by)", ""
+    uris = {f"dataset.sources[{number}].uri": one.uri for number, one in enumerate(dataset.sources or ())}
+    field, uri = next((f, uri) for f, uri in {"dataset.uri": dataset.uri or "", **uris}.items() if hub_rows(uri))
+    return f"{uri} ({field})", f", or name the split to cut, such as {uri}#train"

@@ -76,7 +76,8 @@ the exported weights, after they were stored and loaded again. `predictions.json
 {_warnings(results)}
 ## Data
 
-{_code(_source(stage_input))}, template {template}. Fingerprint of the encoded rows: `{data.fingerprint}`.
+{_code(_source(stage_input))}{_commit(data.revision)}, template {template}.
+Fingerprint of the encoded rows: `{data.fingerprint}`.
 
 {facts}
 
@@ -149,6 +150,10 @@ def _source(stage_input: StageInput) -> str:
     dataset = stage_input.spec.dataset
     first = dataset.sources[0].uri if dataset.sources else ""
     return dataset.uri or (dataset.files.train if dataset.files else first) or ""
+
+
+def _commit(revision: str | None) -> str:
+    return f" (revision {_code(revision)})" if revision else ""
 
 
 def _score_row(name: str, score: Score) -> str:

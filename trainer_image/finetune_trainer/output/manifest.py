@@ -64,6 +64,7 @@ def build_manifest(
         "versions": versions(),
         "machine": {"architecture": platform.machine(), "threads": threads},
         "modelRevision": report.resolved.model_revision if report.resolved else None,
+        **({"datasetRevision": revision} if (revision := prepared.summary.revision) else {}),
         "seed": stage_input.spec.training.seed,
         "templateDigest": prepared.template_digest,
         "tokenizerDigest": prepared.tokenizer_digest,

@@ -8,6 +8,7 @@ from pathlib import Path
 from finetune_api.metrics import CHOICE_METRICS
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
+from finetune_api.uris import hub_rows
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.text.stop import plain_line_ends
@@ -21,6 +22,8 @@ def hub_id(uri: str, scheme: str) -> str | None:
     """``org/name`` of a Hub URI, None for any other."""
     if not uri.startswith(scheme) or (scheme == "hf://" and uri.startswith("hf://datasets/")):
         return None
+    if (rows := hub_rows(uri)) is not None:
+        return rows.repo
     return "/".join(uri.removeprefix(scheme).strip("/").split("/")[:2])
 
 

@@ -8,6 +8,7 @@ from finetune_api.dataset import Percents
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.given_parts import giver
 from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.folder_writer import PreparedWriter
@@ -65,12 +66,12 @@ def check_parts(
 
 
 def _given_by(part: Part, spec: FineTuneJobSpec) -> str:
-    by = spec.dataset.split.by
-    return f"dataset.files.{part}" if by is None else f"{part}, of column {by!r} (dataset.split.by),"
+    dataset = spec.dataset
+    return f"dataset.files.{part}" if dataset.files is not None else f"{part}, of {giver(dataset)[0]},"
 
 
 def _check_unwatched(spec: FineTuneJobSpec) -> None:
-    """Make sure that nothing needs the validation rows that a column might have given and has not.
+    """Make sure that nothing needs the validation rows that a column or the hub might have given and has not.
 
     Raises
     ------
@@ -83,8 +84,8 @@ def _check_unwatched(spec: FineTuneJobSpec) -> None:
         if needed:
             raise StageError(
                 Reason.INVALID_SPEC,
-                f"training.{field} needs validation rows, and column {spec.dataset.split.by!r} (dataset.split.by) "
-                "gives none; raise dataset.split.validationPercent",
+                f"training.{field} needs validation rows, and {giver(spec.dataset)[0]} gives none; raise "
+                "dataset.split.validationPercent",
                 tells_mend=True,
             )
 

@@ -37,7 +37,7 @@ from finetune_trainer.prepare.metric import metric_for
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
-from finetune_trainer.storage.rowfiles import RowFile
+from finetune_trainer.storage.rowfiles import RowFile, given_files, revision_of
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
 from finetune_trainer.text.stop import stop_texts
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate, resolve_template
@@ -104,13 +104,14 @@ def prepare(
             "model, or the templates instruction or raw",
         )
     bad = BadRowLog(spec.dataset)
+    rows = given_files(files, spec.dataset)
     with contextlib.ExitStack() as stack:
         renderer: Renderer | None = None
         if template.name != MESSAGES:
             renderer = stack.enter_context(Renderer.of(template))
         survey = AnswerSurvey(template)
         with step("read_rows", "read the rows") as progress:
-            table = read_table(files, spec.dataset, bad, progress=progress, observe=survey.add)
+            table = read_table(rows, spec.dataset, bad, progress=progress, observe=survey.add)
         percents = bad.percents = resolved_percents(spec.dataset, table.given)
         near_rows = stack.enter_context(NearRows(folder.with_name(f".{folder.name}-near")))
         with step("split_rows", "split the rows") as progress:
@@ -138,8 +139,8 @@ def prepare(
         )
         done, total = 0, int(copies.sum())
         with step("encode_rows", "render and tokenise the rows") as progress:
-            for rows in encoder_of_rows.encode(_chunks(placed_rows(keyed, split, copies))):
-                done += rows
+            for encoded in encoder_of_rows.encode(_chunks(placed_rows(keyed, split, copies))):
+                done += encoded
                 progress(done, total)
         bad.check(table.rows)
         check_parts(writer.counts, spec, percents, table.given, bad, largest=split.largest)
@@ -159,7 +160,7 @@ def prepare(
             duplicates=split.duplicates,
             conflicts=split.conflicts,
             leaked=split.leaked,
-            sources=_by_source(table.read, keyed, split, copies),
+            sources=_by_source(table.read, keyed, split, copies, rows),
             near_duplicates=near,
             truncated=writer.truncated,
             truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
@@ -168,6 +169,7 @@ def prepare(
             **writer.counts,
             train_answers=writer.answers if writer.answers != writer.counts["train"] else None,
             tokens=writer.tokens["train"],
+            revision=revision_of(rows),
             fingerprint=writer.finish(encoder.end_ids),
         )
         writer.describe(
@@ -221,12 +223,18 @@ def placed_rows(
 
 
 def _by_source(
-    read: Sequence[int], keyed: KeyedTable, split: SplitResult, copies: NDArray[np.int32]
+    read: Sequence[int],
+    keyed: KeyedTable,
+    split: SplitResult,
+    copies: NDArray[np.int32],
+    files: Sequence[RowFile],
 ) -> list[SourceRows] | None:
     """What the split made of each source; None where there is none."""
+    commits = {file.source: file.origin[1] for file in files if file.origin is not None}
     return [
         SourceRows(
             rows=rows,
+            revision=commits.get(number),
             **{
                 part: int(copies[(keyed.sources == number) & (split.sides == side)].sum())
                 for side, part in enumerate(PARTS)

@@ -77,6 +77,12 @@ class Access:
         settings: Storage | None = getattr(self._storage, role)
         return settings
 
+    def settings_for(self, role: Role, uri: str) -> Storage | None:
+        """Return the same where it is about storage of the URI's scheme; a role may read from several."""
+        settings = self.settings(role)
+        scheme = uri.partition("://")[0] + "://"
+        return settings if settings is not None and settings.prefix.startswith(scheme) else None
+
     def hub_token(self, role: Role) -> str | None:
         """Return the role's Hugging Face token; None leaves it to the hub client."""
         return hub_token(role, self._credentials_dir)
@@ -156,10 +162,11 @@ class Access:
         from finetune_trainer.storage.s3 import make_client  # noqa: PLC0415
 
         if role not in self._clients:
+            settings = self.settings_for(role, "s3://")
             self._clients[role] = make_client(
-                storage=self.settings(role),
+                storage=settings,
                 keys=s3_keys(role, self._credentials_dir),
-                ca_bundle=self.ca_bundle(role),
+                ca_bundle=self.ca_bundle(role) if settings else None,
                 max_attempts=self._max_attempts,
             )
         return self._clients[role]

@@ -46,13 +46,21 @@ def s3_keys(role: Role, credentials_dir: Path) -> S3Keys | None:
 def hub_token(role: Role, credentials_dir: Path) -> str | None:
     """Read the Hugging Face token of a role; None without a folder for it.
 
+    Rows may come from S3 and a public dataset at once, so their Secret may hold the keys of S3 alone.
+
     Raises
     ------
     StageError
         CredentialsNotFound: the folder is there and HF_TOKEN is missing or empty.
     """
     folder = credentials_dir / role
-    return _required(folder, "HF_TOKEN", role) if folder.is_dir() else None
+    if not folder.is_dir() or (role == "dataset" and not (folder / "HF_TOKEN").exists() and _has_s3_keys(folder)):
+        return None
+    return _required(folder, "HF_TOKEN", role)
+
+
+def _has_s3_keys(folder: Path) -> bool:
+    return (folder / "AWS_ACCESS_KEY_ID").exists()
 
 
 def _value(folder: Path, key: str) -> str | None:

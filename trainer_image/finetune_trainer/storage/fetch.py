@@ -84,17 +84,16 @@ def fetch_model(
     """
     uri = parse_role_uri("model", model.uri)
     if uri.scheme == "hf":
-        from finetune_trainer.storage.hub import fetch_hub_model, resolve_hub_model  # noqa: PLC0415 - few jobs need it
+        from finetune_trainer.storage.hub import fetch_hub_model, resolve_hub_repo  # noqa: PLC0415 - few jobs need it
 
-        settings = access.settings("model")
-        behind_hub = settings is not None and settings.prefix.startswith("hf://")
+        settings = access.settings_for("model", model.uri)
         token = access.hub_token("model")
-        hub_model = resolve_hub_model(
+        hub_model = resolve_hub_repo(
             uri.path,
             revision=pinned_revision if pinned_revision and _COMMIT.fullmatch(pinned_revision) else model.revision,
             token=token,
-            endpoint=settings.endpoint if settings and behind_hub else None,
-            ca_bundle=access.ca_bundle("model") if behind_hub else None,
+            endpoint=settings.endpoint if settings else None,
+            ca_bundle=access.ca_bundle("model") if settings else None,
         )
         place, names = f"hf://{hub_model.repo_id}", hub_model.sizes.keys()
         if weights and (cache is not None or WEIGHTS not in names):

@@ -1,6 +1,7 @@
-"""Models from a Hugging Face hub: resolve the revision, look at the listing, download what is needed.
+"""Repositories of a Hugging Face hub: resolve the revision, look at the listing, download what is needed.
 
-The hub client is imported here only. Its own progress bars stay off; the size of the folder is what is reported.
+Models stand here too; ``hubrows.py`` knows the datasets. The hub client is imported here only. Its own progress bars
+stay off; the size of the folder is what is reported.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import os
 import random
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Thread
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, set_client_factory, snapshot_download
+from huggingface_hub import DatasetInfo, HfApi, ModelInfo, set_client_factory, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -30,21 +31,36 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.process.console import Progress
+from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.storage.connection import explain, is_lasting
 from finetune_trainer.storage.modelfiles import select_model_files
 
-__all__ = ["HubModel", "fetch_hub_model", "resolve_hub_model"]
+__all__ = ["MODEL", "HubRepo", "Named", "download_files", "fetch_hub_model", "resolve_hub_repo"]
 
 DEFAULT_HUB: Final = "https://huggingface.co"
 
 _ATTEMPTS: Final = 5
 _T = TypeVar("_T")
+_trusted: list[Path | None] = [None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """How the spec names a repository; for messages, and for where the hub keeps it."""
+
+    kind: Literal["model", "dataset"]
+    uri: str = "model.uri"
+    revision: str = "model.revision"
+    missing: Reason = Reason.MODEL_NOT_FOUND
+    prefix: str = "hf://"
+
+
+MODEL: Final = Named(kind="model")
 
 
 @dataclass(frozen=True, slots=True)
-class HubModel:
-    """A model of a hub at one commit.
+class HubRepo:
+    """A model or dataset of a hub at one commit.
 
     Attributes
     ----------
@@ -67,29 +83,35 @@ class HubModel:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-def resolve_hub_model(
-    repo_id: str, *, revision: str | None, token: str | None, endpoint: str | None, ca_bundle: Path | None = None
-) -> HubModel:
+def resolve_hub_repo(
+    repo_id: str,
+    *,
+    revision: str | None,
+    token: str | None,
+    endpoint: str | None,
+    ca_bundle: Path | None = None,
+    named: Named = MODEL,
+) -> HubRepo:
     """Ask the hub which commit ``revision`` is and which files it has.
 
     Raises
     ------
     StageError
-        ModelNotFound, AccessDenied, StorageUnavailable.
+        ModelNotFound or DatasetNotFound, AccessDenied, StorageUnavailable.
     """
     disable_progress_bars()
-    if ca_bundle is not None:
-        context = ssl.create_default_context(cafile=str(ca_bundle))
-        set_client_factory(lambda: httpx2.Client(verify=context, follow_redirects=True, timeout=60))
+    _trust(ca_bundle)
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or None
-    place = f"hf://{repo_id}"
-    with _errors(place, revision, endpoint):
+    place = f"{named.prefix}{repo_id}"
+    with _errors(place, revision, endpoint, named):
         api = HfApi(endpoint=endpoint, token=token)
-        info = _retried(lambda: api.model_info(repo_id, revision=revision, files_metadata=True, timeout=30))
-    if info.sha is None:
-        raise StageError(Reason.MODEL_NOT_FOUND, f"model.uri: the hub names no commit for {place}")
+        info = _retried(
+            lambda: api.repo_info(repo_id, repo_type=named.kind, revision=revision, files_metadata=True, timeout=30)
+        )
+    if not isinstance(info, ModelInfo | DatasetInfo) or info.sha is None:
+        raise StageError(named.missing, f"{named.uri}: the hub names no commit for {place}")
     siblings = info.siblings or []
-    return HubModel(
+    return HubRepo(
         repo_id=repo_id,
         commit=info.sha,
         sizes={file.rfilename: file.size or 0 for file in siblings},
@@ -98,24 +120,54 @@ def resolve_hub_model(
     )
 
 
-def fetch_hub_model(model: HubModel, folder: Path, *, token: str | None, weights: bool, progress: Progress) -> None:
+def _trust(ca_bundle: Path | None) -> None:
+    """Have the client, of which the process has one, check servers with these certificates; None is the system's."""
+    if ca_bundle is None and _trusted[0] is None:
+        return
+    _trusted[0] = ca_bundle
+    context = ssl.create_default_context(cafile=str(ca_bundle) if ca_bundle else None)
+    set_client_factory(lambda: httpx2.Client(verify=context, follow_redirects=True, timeout=60))
+
+
+def fetch_hub_model(model: HubRepo, folder: Path, *, token: str | None, weights: bool, progress: Progress) -> None:
     """Download the needed files of ``model`` into ``folder``.
 
     Raises
     ------
     StageError
-        As :func:`~finetune_trainer.storage.modelfiles.select_model_files` and :func:`resolve_hub_model`.
+        As :func:`~finetune_trainer.storage.modelfiles.select_model_files` and :func:`resolve_hub_repo`.
     """
     place = f"hf://{model.repo_id}"
     names = select_model_files(model.sizes, place=place, weights=weights)
+    download_files(model, names, folder, token=token, progress=progress)
+
+
+def download_files(
+    repo: HubRepo,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    token: str | None,
+    progress: Progress = no_progress,
+    named: Named = MODEL,
+) -> None:
+    """Download files into ``folder``, each under the name that it has in the repository.
+
+    Raises
+    ------
+    StageError
+        As :func:`resolve_hub_repo`.
+    """
+    place = f"{named.prefix}{repo.repo_id}"
     with (
-        _errors(place, model.commit, model.endpoint),
-        _watched(folder, sum(model.sizes[name] for name in names), progress),
+        _errors(place, repo.commit, repo.endpoint, named),
+        _watched(folder, sum(repo.sizes[name] for name in names), progress),
     ):
         snapshot_download(
-            model.repo_id,
-            revision=model.commit,
-            endpoint=model.endpoint,
+            repo.repo_id,
+            repo_type=named.kind,
+            revision=repo.commit,
+            endpoint=repo.endpoint,
             token=token,
             local_dir=folder,
             allow_patterns=[_literal(name) for name in names],
@@ -146,31 +198,31 @@ def _retried(call: Callable[[], _T]) -> _T:
 
 
 @contextmanager
-def _errors(place: str, revision: str | None, endpoint: str | None) -> Iterator[None]:
+def _errors(place: str, revision: str | None, endpoint: str | None, named: Named) -> Iterator[None]:
     """Turn the client's exceptions into reasons. Its messages can hold request details, so none is passed on."""
     at = f"{place} at revision {revision!r}" if revision else place
     try:
         yield
     except GatedRepoError as error:
         raise StageError(
-            Reason.ACCESS_DENIED, f"model.uri: {place} is gated; accept its terms and name a Secret with HF_TOKEN"
+            Reason.ACCESS_DENIED, f"{named.uri}: {place} is gated; accept its terms and name a Secret with HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
-        raise StageError(Reason.MODEL_NOT_FOUND, f"model.revision: {place} has no revision {revision!r}") from error
+        raise StageError(named.missing, f"{named.revision}: {place} has no revision {revision!r}") from error
     except RepositoryNotFoundError as error:
         raise StageError(
-            Reason.MODEL_NOT_FOUND,
-            f"model.uri: the hub has no model {place} that these credentials may read; a private model needs "
-            "model.credentialsRef with HF_TOKEN",
+            named.missing,
+            f"{named.uri}: the hub has no {named.kind} {place} that these credentials may read; a private "
+            f"{named.kind} needs {named.kind}.credentialsRef with HF_TOKEN",
         ) from error
     except HFValidationError as error:
-        raise StageError(Reason.INVALID_SPEC, f"model.uri: {place} is not org/name") from error
+        raise StageError(Reason.INVALID_SPEC, f"{named.uri}: {place} is not org/name") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in (401, 403):
-            raise StageError(Reason.ACCESS_DENIED, f"reading {at} (model.uri) was refused: {status}") from error
+            raise StageError(Reason.ACCESS_DENIED, f"reading {at} ({named.uri}) was refused: {status}") from error
         if status == 404:
-            raise StageError(Reason.MODEL_NOT_FOUND, f"model.uri: the hub has no {at}") from error
+            raise StageError(named.missing, f"{named.uri}: the hub has no {at}") from error
         raise StageError(Reason.STORAGE_UNAVAILABLE, f"reading {at} failed: {status or 'no answer'}") from error
     except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         fault = explain(error, endpoint or DEFAULT_HUB)

@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Literal, get_args
 
 from finetune_api.dataset import Dataset
+from finetune_api.digest import digest_of
 from finetune_api.reasons import Reason
+from finetune_api.uris import hub_rows
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.store import StoredFile
 
@@ -25,6 +27,7 @@ __all__ = [
     "check_unchanged",
     "format_of_name",
     "given_files",
+    "revision_of",
     "select_row_files",
     "stamp_of",
 ]
@@ -72,6 +75,8 @@ class RowFile:
         Of a file that others may write, what it was when it was found.
     source
         Number of the entry of ``dataset.sources`` that it belongs to, from 0.
+    origin
+        (URI of the spec, commit) of a dataset of the hub that it is a file of.
     """
 
     path: Path
@@ -81,6 +86,19 @@ class RowFile:
     scratch: Path | None = None
     stamp: Stamp | None = None
     source: int | None = None
+    origin: tuple[str, str] | None = None
+
+
+def revision_of(files: Sequence[RowFile]) -> str | None:
+    """Return the commit of the hub's dataset that the files are of, or a digest over those of several; None for others.
+
+    Where there are several, the digest is one over what was read, so another commit of any of them shows.
+    """
+    origins = sorted({file.origin for file in files if file.origin is not None})
+    commits = {(str(place.repo) if (place := hub_rows(uri)) else uri, commit) for uri, commit in origins}
+    if len(commits) == 1:
+        return origins[0][1]
+    return digest_of(origins) if origins else None
 
 
 def given_files(files: Mapping[str, Path] | Sequence[RowFile], dataset: Dataset) -> Sequence[RowFile]:

@@ -1,4 +1,4 @@
-"""Brings the rows onto the local disk: a file, a folder of files, or a file from the web.
+"""Brings the rows onto the local disk: a file, a folder of files, a file from the web, or a dataset of the hub.
 
 Called by ``job/dataset.py`` and the preview; knows ``spec.dataset``, while ``access.py`` knows credentials and
 endpoints, and ``rowfiles.py`` which files of a folder are rows.
@@ -6,13 +6,16 @@ endpoints, and ``rowfiles.py`` which files of a folder are rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
+from finetune_api.uris import HUB_ROWS, HubRows, hub_rows
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress
 from finetune_trainer.storage.access import Access, parse_role_uri
@@ -22,7 +25,12 @@ from finetune_trainer.storage.mounted import MountedStore
 from finetune_trainer.storage.rowfiles import PARTS_GIVEN, GivenPart, RowFile, select_row_files, stamp_of
 from finetune_trainer.storage.store import OnBytes, Store, StoredFile, in_parallel, sha256_file
 
+if TYPE_CHECKING:
+    from finetune_trainer.storage.hubrows import HubDatasets, HubSplits
+
 __all__ = ["fetch_dataset"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,32 @@ class _Found:
 
     size: int
     fetch: Callable[[Path, OnBytes], list[RowFile]]
+    given: frozenset[GivenPart] = frozenset()
+    """Parts that a dataset of the hub brings."""
+
+
+class _Hub:
+    """The hub's datasets of this job; its client is loaded with the first."""
+
+    def __init__(self, access: Access, folder: Path) -> None:
+        self._access, self._folder = access, folder
+        self._datasets: HubDatasets | None = None
+
+    def look(self, one: _Wanted, place: HubRows) -> _Found:
+        """Find out what a URI of the hub stands for."""
+        from finetune_trainer.storage.hubrows import HubDatasets  # noqa: PLC0415 - few jobs need it
+
+        if self._datasets is None:
+            self._datasets = HubDatasets(access=self._access, scratch=self._folder)
+        splits = self._datasets.look(place, field=one.field, part=one.part, declared=one.declared)
+        _log.info(
+            "%s is commit %s; read are the splits %s%s",
+            one.uri,
+            splits.repo.commit,
+            ", ".join(part.split for part in splits.parts),
+            f", left out {', '.join(splits.left_out)}" if splits.left_out else "",
+        )
+        return _Found(splits.size, partial(_fetch_from_hub, self._datasets, splits, one), splits.given)
 
 
 def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: Progress) -> list[RowFile]:
@@ -61,9 +95,16 @@ def fetch_dataset(dataset: Dataset, *, access: Access, folder: Path, progress: P
     """
     wanted = _wanted(dataset)
     for one in wanted:
-        if parse_role_uri("dataset", one.uri, one.field).scheme == "hf":
-            raise StageError(Reason.INVALID_SPEC, f"{one.field}: {one.uri} is no place for files; use s3:// or file://")
-    found = [_look(access, one) for one in wanted]
+        if parse_role_uri("dataset", one.uri, one.field).scheme == "hf" and not one.uri.startswith(HUB_ROWS):
+            raise StageError(
+                Reason.INVALID_SPEC,
+                f"{one.field}: {one.uri} names a model; a dataset of the hub is hf://datasets/org/name",
+                tells_mend=True,
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    hub = _Hub(access, folder)
+    found = [_look(access, hub, one) for one in wanted]
+    _check_own_parts(dataset, wanted, found)
     on_bytes = bytes_progress(progress, sum(one.size for one in found))
     files: list[RowFile] = []
     for number, (one, there) in enumerate(zip(wanted, found, strict=True)):
@@ -103,8 +144,44 @@ def _wanted(dataset: Dataset) -> list[_Wanted]:
     ]
 
 
-def _look(access: Access, one: _Wanted) -> _Found:
+def _check_own_parts(dataset: Dataset, wanted: Sequence[_Wanted], found: Sequence[_Found]) -> None:
+    """Make sure that the parts which datasets of the hub bring are those of all rows.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec: there is a column for it too, or another source brings other ones.
+    """
+    if dataset.files is not None:
+        return
+    for one, there in zip(wanted, found, strict=True):
+        if there.given and dataset.split.by is not None:
+            raise StageError(
+                Reason.INVALID_SPEC,
+                f"dataset.split.by: {one.uri} ({one.field}) has {_told(there.given)} of its own; take the field out, "
+                f"or name the split whose column says the part, such as {one.uri}#train",
+                tells_mend=True,
+            )
+        if there.given != found[0].given:
+            odd, other = (one, wanted[0]) if there.given else (wanted[0], one)
+            has, lacks = there.given or found[0].given, found[0].given if there.given else there.given
+            raise StageError(
+                Reason.INVALID_SPEC,
+                f"{odd.field}: {odd.uri} has {_told(has)} of its own and {other.uri} ({other.field}) "
+                f"{_told(lacks) if lacks else 'has not'}, so the parts would be of other sources; name the split to "
+                f"cut, such as {odd.uri}#train",
+                tells_mend=True,
+            )
+
+
+def _told(given: Collection[GivenPart]) -> str:
+    return " and ".join(part for part in PARTS_GIVEN if part in given) + " rows"
+
+
+def _look(access: Access, hub: _Hub, one: _Wanted) -> _Found:
     """Find out what lies at a URI."""
+    if (place := hub_rows(one.uri)) is not None:
+        return hub.look(one, place)
     if parse_role_uri("dataset", one.uri, one.field).scheme == "https":
         return _Found(0, partial(_fetch_from_web, access, one))
     if one.uri.endswith("/"):
@@ -159,11 +236,34 @@ def _where_it_lies(store: MountedStore, key: str, row: RowFile, scratch: Path) -
     return replace(row, path=path, scratch=scratch, stamp=stamp_of(path))
 
 
+def _fetch_from_hub(
+    datasets: HubDatasets, splits: HubSplits, one: _Wanted, folder: Path, on_bytes: OnBytes
+) -> list[RowFile]:
+    before = 0
+
+    def progress(done: int, _total: int) -> None:
+        nonlocal before
+        on_bytes(done - before)
+        before = done
+
+    datasets.fetch(splits, folder, progress)
+    return [
+        RowFile(
+            path=folder / name,
+            name=name,
+            part=part.part,
+            folder=str(replace(splits.place, split=part.split)),
+            origin=(one.uri, splits.repo.commit),
+        )
+        for part in splits.parts
+        for name in part.files
+    ]
+
+
 def _fetch_from_web(access: Access, one: _Wanted, folder: Path, on_bytes: OnBytes) -> list[RowFile]:
     from finetune_trainer.storage.web import fetch_web_file  # noqa: PLC0415 - its client, which few jobs need
 
-    settings = access.settings("dataset")
-    own = settings is not None and settings.prefix.startswith("https://")
+    own = access.settings_for("dataset", one.uri) is not None
     name = one.uri.rpartition("/")[2]
     path = folder / _local_name(name)
     fetch_web_file(

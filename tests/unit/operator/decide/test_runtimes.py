@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.runtime import ResolvedRuntime
+from finetune_api.runtime import ResolvedRuntime, Storage
 from finetune_api.stage import JobIdentity
 from finetune_operator.decide.runtimes import Refusal, deadline_seconds, resolve_runtime, runtime_for
 from tests.support import builders as b
@@ -110,6 +110,8 @@ def test_files_in_two_stores_are_refused() -> None:
 
 DIGEST = {"digest": "sha256:" + "a" * 64}
 OF_ANY_SCHEME = [
+    ("hf://datasets/org/rows/en@v1#train", "hf://datasets/org/rows", "hf://datasets/org/row"),
+    ("hf://datasets/org/rows@v1", "hf://datasets/org/rows@v1", "hf://datasets/org/rows@v2"),
     ("pvc://rows/in/", "pvc://rows/", "pvc://row/"),
     ("configmap://few/rows.csv", "configmap://few", "configmap://fe"),
     ("https://host/a/rows.csv", "https://host/a/", "https://host/b/"),
@@ -133,6 +135,36 @@ def test_what_is_mounted_lies_in_no_store_and_may_stand_beside_one() -> None:
     assert storage is not None
     assert storage.prefix == "s3://team-a-data/"
     assert resolved(b.runtime_spec(), b.job_spec(dataset={"uri": "pvc://rows/a.csv"})).storage.dataset is None
+
+
+HUB = "hf://datasets/org/rows#train"
+S3 = {"prefix": "s3://team-a-data/", "endpoint": "https://s3.example"}
+MIRROR = {"prefix": "hf://", "endpoint": "https://hub.example"}
+
+
+@pytest.mark.parametrize(
+    ("storage", "prefix"),
+    [([S3], "s3://team-a-data/"), ([MIRROR], "hf://"), ([], None)],
+    ids=["own S3, public hub", "public S3, own hub", "both public"],
+)
+def test_sources_on_the_hub_and_in_s3_share_the_one_entry_that_is_not_public(
+    storage: list[dict[str, str]], prefix: str | None
+) -> None:
+    dataset = {"uri": None, "sources": [{"uri": HUB}, {"uri": "s3://team-a-data/a.jsonl"}]}
+    found = resolved(b.runtime_spec(storage=storage), b.job_spec(dataset=dataset)).storage.dataset
+    assert (found.prefix if found else None) == prefix
+
+
+def test_sources_in_two_stores_that_are_not_public_are_refused() -> None:
+    dataset = {"uri": None, "sources": [{"uri": HUB}, {"uri": "s3://team-a-data/a.jsonl"}]}
+    reason, message = refused(b.runtime_spec(storage=[S3, MIRROR]), b.job_spec(dataset=dataset))
+    assert reason == "InvalidSpec"
+    assert "dataset.sources[1].uri lies in another store than dataset.sources[0].uri" in message
+
+
+def test_a_hub_of_the_platform_reaches_the_stage_for_rows_too() -> None:
+    spec = b.job_spec(dataset={"uri": "hf://datasets/org/rows@v1"})
+    assert resolved(b.runtime_spec(storage=[MIRROR]), spec).storage.dataset == Storage(**MIRROR)
 
 
 def test_the_certificates_of_a_web_server_reach_the_stage() -> None:

@@ -105,3 +105,57 @@ def test_percents_at_odds_with_the_column_are_refused(
     with pytest.raises(StageError) as caught:
         resolved_percents(dataset(**split), given)
     assert (caught.value.reason, words in caught.value.message) == (Reason.INVALID_SPEC, True)
+
+
+HUB = "hf://datasets/org/rows"
+
+
+def hub(uri: str = HUB, **split: Any) -> Dataset:
+    return Dataset.model_validate({"uri": uri, "template": {"name": "topic"}, "split": split})
+
+
+@pytest.mark.parametrize(
+    ("given", "split", "percents"),
+    [
+        (("train", "validation", "test"), {}, (100, 0, 0)),
+        (("train", "test"), {}, (90, 10, 0)),
+        ((), {}, (80, 10, 10)),
+        (("train", "test"), {"trainPercent": 80, "validationPercent": 20}, (80, 20, 0)),
+    ],
+)
+def test_what_a_dataset_of_the_hub_does_not_bring_is_cut_from_train(
+    given: tuple[Part, ...], split: dict[str, int], percents: tuple[int, int, int]
+) -> None:
+    assert resolved_percents(hub(**split), given) == percents
+
+
+@pytest.mark.parametrize(
+    ("given", "split", "words"),
+    [
+        (
+            ("train", "test"),
+            {"trainPercent": 90, "testPercent": 10},
+            f"dataset.split.testPercent is 10, and {HUB} (dataset.uri) gives the test rows; leave it out, or name the "
+            f"split to cut, such as {HUB}#train",
+        ),
+        ((), {"trainPercent": 100}, f"testPercent must be above 0: {HUB} (dataset.uri) gives no test row"),
+    ],
+)
+def test_percents_at_odds_with_the_parts_of_the_hub_are_refused(
+    given: tuple[Part, ...], split: dict[str, int], words: str
+) -> None:
+    with pytest.raises(StageError) as caught:
+        resolved_percents(hub(**split), given)
+    assert (caught.value.reason, words in caught.value.message) == (Reason.INVALID_SPEC, True)
+
+
+def test_one_split_of_the_hub_is_cut_by_the_percents_of_the_spec() -> None:
+    assert resolved_percents(hub(f"{HUB}#train"), ()) == (80, 10, 10)
+
+
+def test_a_source_of_the_hub_is_named_by_its_field() -> None:
+    sources = [{"uri": "s3://bucket/a.jsonl"}, {"uri": HUB}]
+    both = Dataset.model_validate({"sources": sources, "template": {"name": "topic"}, "split": {"trainPercent": 100}})
+    with pytest.raises(StageError, match=r"gives no test row") as caught:
+        resolved_percents(both, ())
+    assert f"{HUB} (dataset.sources[1].uri)" in caught.value.message

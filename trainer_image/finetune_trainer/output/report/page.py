@@ -100,6 +100,7 @@ def html_page(
         lost=changed(texts, baseline, test, gained=False),
         wrong=worst(texts, baseline, test),
         facts=data_facts(report.dataset, resolved) if report.dataset is not None else [],
+        dataset_revision=report.dataset.revision if report.dataset is not None else None,
         fingerprint=report.dataset.fingerprint if report.dataset is not None else None,
         resolved=_plain(resolved.to_wire()),
         spec=yaml.safe_dump(stage_input.spec.to_wire(), sort_keys=False, allow_unicode=True),
