@@ -68,6 +68,10 @@ class Messages(SpecModel):
         description="All answers of a conversation are learned, but those with weight 0, or the last alone. "
         "Validation and test score the last.",
     )
+    tools: Column | None = Field(
+        None,
+        description="The column with the tools that a row offers. Absent: tools or functions, where there is one.",
+    )
 
 
 class PromptSource(SpecModel):

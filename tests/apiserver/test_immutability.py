@@ -170,6 +170,7 @@ def test_a_field_can_not_be_added(stored: Objects, path: str) -> None:
         ("stored-chat", {"template": {"messages": None}}),
         ("stored-chat", {"template": {"messages": {"learn": "All"}}}),
         ("stored-plain-chat", {"template": {"messages": {"learn": "Last"}}}),
+        ("stored-plain-chat", {"template": {"messages": {"tools": "offered"}}}),
         ("stored-minimal", {"template": PROMPTSOURCE | {"name": None}}),
         ("stored-minimal", {"split": {"orderBy": "day"}}),
         ("stored-minimal", {"sources": [{"uri": "s3://bucket/rows.jsonl"}], "uri": None}),

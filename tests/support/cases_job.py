@@ -432,6 +432,8 @@ def _template() -> Iterator[Case]:
     chat = {"dataset.template": {"name": "messages"}}
     for value in ("All", "Last"):
         yield JOB.ok(f"{learn}={value}", chat | {learn: value})
+    named = {"dataset.template.name": "messages"}
+    yield from JOB.text("dataset.template.messages.tools", 128, lambda n: "ü" * n, shortest=1, with_=named)
     yield JOB.no(learn, "another way to learn", chat | {learn: "First"}, "All", "Last")
     belongs = "dataset.template.messages belongs to the template messages; remove it, or set name: messages"
     yield JOB.no("dataset.template.messages", "messages of another template", {learn: "All"}, belongs)

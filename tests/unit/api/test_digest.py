@@ -84,6 +84,7 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.template.columns": {"text": "x"}},
     {"dataset.template": {"name": "messages"}},
     {"dataset.template": {"name": "messages", "messages": {"learn": "Last"}}},
+    {"dataset.template": {"name": "messages", "messages": {"tools": "offered"}}},
     {"dataset.template.choices": ["a", "b"]},
     {"dataset.template.choices": ["b", "a"]},
     {"dataset.template.paraphrases": "All"},

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from finetune_trainer.text.chat import ChatFormat
 from finetune_trainer.text.control import ControlTokens
 from finetune_trainer.text.encode import Encoder
-from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.conversation import Message, as_dicts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -126,8 +127,9 @@ def plain_call(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, 
     """Ask as anybody would, with the library's guard against control tokens in a text or without."""
     if not tokenizer.chat_template:
         return list(tokenizer(turns[-1].content, split_special_tokens=guard)["input_ids"])
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    extra: dict[str, Any] = {"sanitize_control_tokens": True} if guard else {}
+    chat = ChatFormat.find(tokenizer) if any(turn.more for turn in turns) else None
+    messages, tools = as_dicts(turns, arguments_as_text=chat is not None and chat.tools.arguments_as_text)
+    extra: dict[str, Any] = {"tools": tools, **({"sanitize_control_tokens": True} if guard else {})}
     batch: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **extra)
     return list(batch["input_ids"])
 

@@ -11,6 +11,7 @@ from finetune_api.report import StageReport
 from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.model.shape import AdaptedLayers
 from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.text.template.conversation import as_dicts, turn_of
 
 __all__ = ["write_predictions", "write_results"]
 
@@ -29,12 +30,13 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
     with path.open("w", encoding="utf-8") as file:
         for before, after in zip(baseline.rows, test.rows, strict=True):
             text = texts[after.index]
-            turns = [{"role": role, "content": content} for role, content in text.turns]
+            turns, tools = as_dicts([turn_of(turn) for turn in text.turns])
             line: dict[str, Any] = {
                 **({"file": text.file} if text.file else {}),
                 "row": after.row,
                 "prompt": text.prompt,
                 **({"messages": turns} if turns else {}),
+                **({"tools": tools} if tools else {}),
                 **({"shortened": True} if text.shortened else {}),
                 **(
                     {"choices": prepared.choice_sets[sets[after.index]].texts} if own and sets[after.index] >= 0 else {}

@@ -24,7 +24,7 @@ from finetune_trainer.output.asking import Asking, asking_of, plain_call
 from finetune_trainer.prepare.prepared import Prepared, TextRow
 from finetune_trainer.storage.modelfiles import json_object
 from finetune_trainer.text.chat import ChatFormat
-from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.conversation import Message, turn_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -227,10 +227,10 @@ def _sampled(
         for i in row_sample(len(part), _COMPARED_ROWS).tolist() if len(part) else ():
             turns, size = _turns(texts[i]), int(part.prompt_lengths[i])
             # A row that there is no room for has no tokens.
-            if size and not any(token in turn.content for token in control for turn in turns):
+            if size and not any(token in turn.content + turn.more for token in control for turn in turns):
                 start = int(part.offsets[i])
                 yield int(part.rows[i]), turns, part.tokens[start : start + size].tolist()
 
 
 def _turns(text: TextRow) -> tuple[Message, ...]:
-    return tuple(Message(role, content) for role, content in text.turns) or (Message("user", text.prompt),)
+    return tuple(turn_of(turn) for turn in text.turns) or (Message("user", text.prompt),)

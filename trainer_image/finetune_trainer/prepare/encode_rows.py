@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final, Protocol
 
 from finetune_api.reasons import Reason
@@ -19,6 +20,7 @@ from finetune_trainer.prepare.rendering import TemplateRow, context_of, why_unre
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import PromptTemplate
+from finetune_trainer.text.template.conversation import as_text_of_turn, plain_turn
 from finetune_trainer.text.template.labels import find, unique_folds
 from finetune_trainer.text.template.render import Renderer, Skipped, Unrendered
 from finetune_trainer.text.template.wording import wording_of
@@ -197,6 +199,7 @@ class RowEncoder:
                 projected, where = row.projected, row.record.where
                 earlier = answers_before(projected.messages) if part == "train" and self.all_answers else ()
                 example = Example(where, projected.messages, projected.answer, self._choices_of(row), earlier=earlier)
+                example = replace(example, turn=projected.turn)
                 yield part, row.record, example
             return
         contexts = ((r.record.where, context_of(self.template, r, self._choices_of(r))) for _, r in rows)
@@ -260,6 +263,7 @@ class RowEncoder:
 def _text_row(record: Record, example: Example, encoded: Encoded, why: str) -> TextRow:
     """A row as text, its prompt as it was encoded."""
     source = example.prompt if encoded.source is None else encoded.source
-    turns = () if isinstance(source, str) else tuple((m.role, m.content) for m in source)
-    prompt = source if isinstance(source, str) else "\n\n".join(f"{m.role}: {m.content}" for m in source)
-    return TextRow(record.number, prompt, example.completion, why, turns, encoded.truncated, record.file)
+    turns = () if isinstance(source, str) else tuple(plain_turn(m) for m in source)
+    prompt = source if isinstance(source, str) else "\n\n".join(f"{m.role}: {as_text_of_turn(m)}" for m in source)
+    completion = encoded.written or example.completion
+    return TextRow(record.number, prompt, completion, why, turns, encoded.truncated, record.file)

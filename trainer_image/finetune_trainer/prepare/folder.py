@@ -121,7 +121,7 @@ def text_line(row: TextRow) -> bytes:
 
 
 def _text_row(line: dict[str, Any]) -> TextRow:
-    turns = tuple((role, content) for role, content in line.pop("turns", ()))
+    turns = tuple(tuple(turn) for turn in line.pop("turns", ()))
     return TextRow(**line, turns=turns)
 
 

@@ -27,7 +27,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.rendering import TemplateRow, context_of, why_unrendered
 from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
-from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.conversation import TOOLS, Message, as_text_of_turn
 from finetune_trainer.text.template.fields import project
 from finetune_trainer.text.template.labels import Answers, find, unique_folds
 from finetune_trainer.text.template.render import Rendered, Renderer, Skipped, Unrendered
@@ -296,6 +296,12 @@ def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, 
 
 
 def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
+    if template.tools_column is not None and template.tools_column not in columns:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            f"dataset.template.messages.tools names column {template.tools_column!r}, which no row has; "
+            f"{shown_columns(columns)}",
+        )
     missing = [
         field for field in template.fields if field.column not in columns and not (field.optional and not field.mapped)
     ]
@@ -366,13 +372,13 @@ def opening_of(before: Sequence[Message], answer: str) -> bytes | None:
     That is the first thing that a user says. Where it is hardly more than a greeting, which strangers share, the reply
     belongs to it. One row's turns can then never begin another's in another part, nor can both begin alike.
     """
-    first = next((i for i, turn in enumerate(before) if turn.role != "system"), None)
+    first = next((i for i, turn in enumerate(before) if turn.role not in ("system", TOOLS)), None)
     if first is None:
         return None
     said = before[first].content
     if len(" ".join(said.split())) >= _GREETING_CHARS or any(c.isdigit() for c in said):
         return input_key({"said": said})
-    return input_key({"said": said, "reply": before[first + 1].content if len(before) > first + 1 else answer})
+    return input_key({"said": said, "reply": as_text_of_turn(before[first + 1]) if len(before) > first + 1 else answer})
 
 
 def hash_of_answer(text: str) -> int:

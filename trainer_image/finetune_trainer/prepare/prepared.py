@@ -38,7 +38,8 @@ class TextRow:
     unanswerable
         Why no answer can be right; empty where one can.
     turns
-        Role and content of the turns before the answer, where the prompt is a conversation; else empty.
+        The turns before the answer, where the prompt is a conversation, else empty: role, content, and where a turn has
+        them its other keys as JSON. The first may hold the tools that are offered (role ``tools``).
     shortened
         Whether something was cut from it to fit maxLength.
     file
@@ -49,7 +50,7 @@ class TextRow:
     prompt: str
     completion: str
     unanswerable: str = ""
-    turns: tuple[tuple[str, str], ...] = ()
+    turns: tuple[tuple[str, ...], ...] = ()
     shortened: bool = False
     file: str = ""
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.fixed_template import fix_template, with_generation_text
-from finetune_trainer.text.template.conversation import Message
+from finetune_trainer.text.template.conversation import Message, as_dicts
+from finetune_trainer.text.tool_format import ToolFormat, unseen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,12 +47,15 @@ class ChatFormat:
         Blanks between the generation prompt and the answer, which are the answer's; nearly always empty.
     after
         Text after the answer: the end of the turn, and what the template puts after it.
+    tools
+        What the template makes of tools.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str
     before: str
     after: str
+    tools: ToolFormat
 
     @classmethod
     def find(cls, tokenizer: PreTrainedTokenizerBase) -> ChatFormat | None:
@@ -81,7 +86,7 @@ class ChatFormat:
         ChatRefusedError
             The template refuses these turns.
         """
-        return _render(self.tokenizer, self.template, messages, ask=True)
+        return self._seen(messages, ask=True)
 
     def check(self, messages: Sequence[Message], prompt: str, answer: str) -> None:
         """Make sure that the whole conversation renders as prompt, answer, end.
@@ -91,12 +96,45 @@ class ChatFormat:
         ChatRefusedError
             It doesn't.
         """
-        whole = _render(self.tokenizer, self.template, [*messages, Message("assistant", answer)], ask=False)
+        whole = self._rendered([*messages, Message("assistant", answer)], ask=False)
         if whole != prompt + self.before + answer + self.after:
             raise ChatRefusedError(
                 "it renders the conversation in another way once it is answered, as templates do with thinking tags or "
                 "marks of their own in an answer; leave these out of the row"
             )
+
+    def answer(self, messages: Sequence[Message], prompt: str, turn: Message) -> str:
+        """Return an answer as the template writes it, between the prompt and the end of the turn.
+
+        Raises
+        ------
+        ChatRefusedError
+            The answered conversation doesn't begin with the prompt, or doesn't end as every answer does.
+        """
+        whole = self._seen([*messages, turn], ask=False)
+        end = len(whole) - len(self.after)
+        if not whole.startswith(prompt) or whole[end:] != self.after or end <= len(prompt):
+            raise ChatRefusedError(
+                "it writes the answer in another way than it asks for it, or ends it otherwise than a text; leave such "
+                "rows out"
+            )
+        return whole[len(prompt) : end]
+
+    def _seen(self, messages: Sequence[Message], *, ask: bool) -> str:
+        """Render turns, of which none may be left out."""
+
+        if all(not m.more and m.role in ("system", "user", "assistant") for m in messages):
+            return self._rendered(messages, ask=ask)
+        if why := self.tools.refused(messages):
+            raise ChatRefusedError(why)
+        text = self._rendered(messages, ask=ask)
+        if why := unseen(messages, text, partial(self._rendered, ask=ask)):
+            raise ChatRefusedError(why)
+        return text
+
+    def _rendered(self, messages: Sequence[Message], *, ask: bool) -> str:
+        as_text = self.tools.arguments_as_text
+        return _render(self.tokenizer, self.template, messages, ask=ask, arguments_as_text=as_text)
 
 
 def _source(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -131,13 +169,26 @@ def _probe(tokenizer: PreTrainedTokenizerBase, template: str) -> ChatFormat:
     frame = before.rstrip(" ")
     if frame:
         template = with_generation_text(template, frame)
-    return ChatFormat(tokenizer, template, before[len(frame) :], after)
+
+    def render_with(turns: Sequence[Message], as_text: bool) -> str:
+        return _render(tokenizer, template, turns, ask=True, arguments_as_text=as_text)
+
+    return ChatFormat(tokenizer, template, before[len(frame) :], after, ToolFormat.find(render_with))
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message], *, ask: bool) -> str:
-    turns = [{"role": m.role, "content": m.content} for m in messages]
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    messages: Sequence[Message],
+    *,
+    ask: bool,
+    arguments_as_text: bool = False,
+) -> str:
+    turns, tools = as_dicts(messages, arguments_as_text=arguments_as_text)
     try:
-        text = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False, add_generation_prompt=ask)
+        text = tokenizer.apply_chat_template(
+            turns, tools=tools, chat_template=template, tokenize=False, add_generation_prompt=ask
+        )
     except Exception as e:  # a template is a program of its maker, and any row may be the one it can't take
         raise ChatRefusedError(str(e) or type(e).__name__) from e
     return str(text)

@@ -24,6 +24,7 @@ from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.control import ControlTokens
 from finetune_trainer.text.example import Encoded, Example, Ids, NoRoom, Source
 from finetune_trainer.text.shorten import Cut, borders, shorten
+from finetune_trainer.text.source import fewer_turns, hidden, hidden_turn, longest_turn, may_spell, spells
 from finetune_trainer.text.template.catalog import Side
 from finetune_trainer.text.template.conversation import Message
 from finetune_trainer.text.template.render import Span
@@ -122,13 +123,16 @@ class Encoder:
         return [join_answers([next(encoded) for _ in answers]) for answers in asked]
 
     def _encode_each(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
-        completions = self._continuations([e.completion for e in examples])
-        self._continuations([c for e in examples for c in e.choices])
-        prompts = self._prompts(examples)
-        return [
-            self._fit(example, prompt, completion)
-            for example, prompt, completion in zip(examples, prompts, completions, strict=True)
-        ]
+        self._continuations([c for e in examples for c in (*e.choices, *([] if e.turn else [e.completion]))])
+        prompts, written = self._prompts(examples)
+        results: list[Encoded | NoRoom | str] = []
+        for example, prompt, text in zip(examples, prompts, written, strict=True):
+            if example.turn is None or isinstance(prompt, str):
+                results.append(self._fit(example, prompt, self._cache.get(example.completion, ())))
+                continue
+            result = self._fit(example, prompt, self._turn_ids(example, example.turn, text))
+            results.append(replace(result, written=text) if isinstance(result, Encoded) else result)
+        return results
 
     def choices(self, texts: Sequence[str]) -> ChoiceSet:
         """Encode possible answers as completions, without end tokens.
@@ -150,34 +154,46 @@ class Encoder:
 
     # Prompts.
 
-    def _prompts(self, examples: Sequence[Example]) -> list[Ids | str]:
-        """Tokens of each whole prompt, or why it can't be framed."""
+    def _prompts(self, examples: Sequence[Example]) -> tuple[list[Ids | str], list[str]]:
+        """Tokens of each whole prompt, or why it can't be framed; and its answer where the chat template writes it."""
         texts: list[str] = []
+        written = [""] * len(examples)
         refused: dict[int, str] = {}
         for i, example in enumerate(examples):
             try:
                 texts.append(self._framed(example.prompt))
-                if self.chat is not None and not isinstance(example.prompt, str):
+                if self.chat is None or isinstance(example.prompt, str):
+                    continue
+                if example.turn is not None:
+                    written[i] = self.chat.answer(example.prompt, texts[-1], example.turn)
+                else:
                     self.chat.check(example.prompt, texts[-1], example.completion)
             except ChatRefusedError as e:
                 refused[i] = f"the model's chat template refuses it: {e}"
                 texts[i:] = [""]
         prompts = self._tokens([e.prompt for e in examples], texts)
-        return [refused.get(i, ids) for i, ids in enumerate(prompts)]
+        return [refused.get(i, ids) for i, ids in enumerate(prompts)], written
 
     def _tokens(self, sources: Sequence[Source], texts: Sequence[str]) -> list[Ids | str]:
         """Tokens of framed prompts, or why they can't be written as tokens."""
         results: list[Ids | str] = []
         for source, text, ids in zip(sources, texts, self._ids(texts), strict=True):
             whole: Ids | str = ids
-            if text and any(self._control.near(t) for t in _texts(source)):
-                whole = self._control.encode(self._framed(self._hidden(source)), text)
+            if text and may_spell(source, self._control):
+                whole = self._hidden_ids(source, text)
             if not isinstance(whole, str):
                 whole = self.bos + whole
                 if self.chat is not None and _twice(whole, self._tokenizer):
                     whole = "the model's chat template begins it with two BOS tokens"
             results.append(whole)
         return results
+
+    def _hidden_ids(self, source: Source, text: str) -> Ids | str:
+        try:
+            marked = self._framed(hidden(source, self._control))
+        except ChatRefusedError:
+            return "its text spells control tokens that the model's chat template acts on"
+        return self._control.encode(marked, text)
 
     def _framed(self, source: Source) -> str:
         if self.chat is not None:
@@ -189,11 +205,6 @@ class Encoder:
             "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
             "model, or the templates instruction or raw",
         )
-
-    def _hidden(self, source: Source) -> Source:
-        if isinstance(source, str):
-            return self._control.hide(source)
-        return tuple(Message(m.role, self._control.hide(m.content)) for m in source)
 
     # Room.
 
@@ -208,7 +219,7 @@ class Encoder:
         row = Encoded(
             prompt,
             ending,
-            control_tokens=any(map(self._control.spelled, (*_texts(example.prompt), example.completion))),
+            control_tokens=any(spells(s, self._control) for s in (example.prompt, example.turn or example.completion)),
         )
         if len(prompt) <= room:
             return row
@@ -247,20 +258,19 @@ class Encoder:
         return self._shorter(composed(kept), tuple(c.name for c, k in zip(cuts, kept, strict=True) if k != c.text))
 
     def _shorter_conversation(self, turns: tuple[Message, ...], room: int) -> _Shorter | None:
-        """Drop the oldest turns, then the middle of the last user turn, whose instruction stands at one of its ends."""
-        system, rest = (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
-        while len(rest) > 1:
-            # A question goes with its answer, a greeting by itself.
-            rest = rest[1:] if rest[0].role == "assistant" else rest[2:]
-            shorter = self._shorter((*system, *rest), (CONVERSATION,))
+        """Drop the oldest turns, then the middle of a turn that is left; its instruction stands at one of its ends."""
+        left = turns
+        for left in fewer_turns(turns):
+            shorter = self._shorter(left, (CONVERSATION,))
             if shorter is not None and len(shorter.ids) <= room:
                 return shorter
-        cut = self._cut(CONVERSATION, rest[0].content, "middle")
+        place = longest_turn(left)
+        cut = self._cut(CONVERSATION, left[place].content, "middle")
 
         def composed(kept: list[str]) -> Source:
-            return (*system, Message(rest[0].role, kept[0]))
+            return (*left[:place], replace(left[place], content=kept[0]), *left[place + 1 :])
 
-        kept = shorten([cut], lambda k: self._length(composed(k)) - room, self._length((*system, *rest)) - room)
+        kept = shorten([cut], lambda k: self._length(composed(k)) - room, self._length(left) - room)
         return None if kept is None else self._shorter(composed(kept), (CONVERSATION,))
 
     def _shorter(self, source: Source, names: tuple[str, ...]) -> _Shorter | None:
@@ -315,15 +325,29 @@ class Encoder:
 
     def _written_out(self, text: str) -> Ids | str:
         """Tokens of a completion that spells control tokens."""
-        hidden = self._before + self._control.hide(text)
+        return self._after_anchor(self._before + self._control.hide(text), self._before + text)
+
+    def _after_anchor(self, marked: str, text: str) -> Ids | str:
         result: Ids | str = ()
         for anchor, start in self._anchors:
-            result = self._control.encode(anchor + hidden, anchor + self._before + text)
+            result = self._control.encode(anchor + marked, anchor + text)
             if isinstance(result, str):
                 return result
             if result[: len(start)] == start:
                 return result[len(start) :]
         return result
+
+    def _turn_ids(self, example: Example, turn: Message, text: str) -> Ids | str:
+        """Tokens of an answer that the chat template writes, its control tokens and the row's text told apart."""
+        if not may_spell(turn, self._control):
+            return self._continued([text])[0]
+        assert self.chat is not None and not isinstance(example.prompt, str)  # noqa: S101, PT018  # it was written so
+        prompt = self.chat.prompt(example.prompt)
+        try:
+            marked = self.chat.answer(example.prompt, prompt, hidden_turn(turn, self._control))
+        except ChatRefusedError:
+            return "its text spells control tokens that the model's chat template acts on"
+        return self._after_anchor(marked, text)
 
     # Tokens.
 
@@ -366,10 +390,6 @@ class Encoder:
                 Reason.MODEL_INVALID, "the model's tokenizer has no EOS token, so an answer would never end"
             )
         return (int(eos),)
-
-
-def _texts(source: Source) -> tuple[str, ...]:
-    return (source,) if isinstance(source, str) else tuple(m.content for m in source)
 
 
 def _twice(ids: Ids, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -33,6 +33,8 @@ class Example:
         Number of the prompt's wording; None for the default.
     earlier
         Places in a conversation of the answers before the last that are learned too.
+    turn
+        The expected answer as a turn, where the chat template writes it: one that calls tools.
     """
 
     where: str
@@ -42,6 +44,7 @@ class Example:
     spans: tuple[Span, ...] = ()
     wording: int | None = None
     earlier: tuple[int, ...] = ()
+    turn: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,8 @@ class Encoded:
     gaps
         Stretches of ``completion``, from and up to, that are read and not learned: what stands between the answers of a
         conversation.
+    written
+        The expected answer as the chat template writes it, where that is more than its text.
     before
         Of a conversation whose later prompts do not go on from what was learned before: its earlier answers, as rows.
     """
@@ -71,6 +76,7 @@ class Encoded:
     source: Source | None = None
     control_tokens: bool = False
     gaps: tuple[tuple[int, int], ...] = ()
+    written: str = ""
     before: tuple[Encoded, ...] = ()
 
     @property

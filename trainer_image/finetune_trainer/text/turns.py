@@ -33,9 +33,13 @@ def split_answers(example: Example) -> list[Example]:
         return [example]
     turns = example.prompt
     return [
-        *(Example(example.where, turns[:place], turns[place].content) for place in example.earlier),
+        *(_asked(example.where, turns[:place], turns[place]) for place in example.earlier),
         replace(example, earlier=()),
     ]
+
+
+def _asked(where: str, before: tuple[Message, ...], turn: Message) -> Example:
+    return Example(where, before, turn.content, turn=turn if turn.more else None)
 
 
 def join_answers(parts: Sequence[Encoded | NoRoom | str]) -> Encoded | NoRoom | str:
@@ -71,6 +75,7 @@ def _joined(row: Encoded, part: Encoded) -> Encoded | None:
         part.prompt[len(row.prompt) :] + part.completion,
         control_tokens=row.control_tokens or part.control_tokens,
         gaps=(*row.gaps, gap),
+        written=part.written,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.job import Template
 from finetune_trainer.text.template.catalog import resolve_template
-from finetune_trainer.text.template.conversation import Message, check_beside, to_messages
+from finetune_trainer.text.template.conversation import Message, to_messages
 from finetune_trainer.text.template.fields import project
 from finetune_trainer.text.template.labels import open_answer
 
@@ -69,8 +69,8 @@ def test_other_conversations_are_refused(value: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("role", "mend"),
     [
-        ("critic", "use system, user or assistant"),
-        (None, "use system, user or assistant"),
+        ("critic", "use system, user, assistant or tool"),
+        (None, "use system, user, assistant or tool"),
     ],
 )
 def test_a_role_of_another_dialect_is_named_with_its_mend(role: object, mend: str) -> None:
@@ -78,41 +78,9 @@ def test_a_role_of_another_dialect_is_named_with_its_mend(role: object, mend: st
         to_messages([{"role": role, "content": "a"}, {"role": "assistant", "content": "b"}], "m")
 
 
-@pytest.mark.parametrize("role", ["tool", "function", "ipython", "observation"])
-def test_a_turn_of_a_tool_says_that_tools_can_not_be_learned_yet(role: str) -> None:
-    with pytest.raises(ValueError, match=f"message 2 has role '{role}'; tools can't be learned yet"):
-        to_messages(turns("user", role, "assistant"), "m")
-
-
-@pytest.mark.parametrize("content", [None, "", "I look it up."])
-@pytest.mark.parametrize("key", ["tool_calls", "function_call"])
-def test_a_turn_that_calls_a_tool_is_refused_whatever_else_it_says(key: str, content: str | None) -> None:
-    call = {"role": "assistant", "content": content, key: [{"function": {"name": "topic"}}]}
-    with pytest.raises(ValueError, match=rf"message 2 calls a tool \({key}\)"):
-        to_messages([*turns("user"), call], "m")
-
-
 @pytest.mark.parametrize("nothing", [None, []])
 def test_a_turn_with_an_empty_list_of_calls_is_a_plain_one(nothing: object) -> None:
     assert to_messages(marked(a3={"tool_calls": nothing}), "m")[-1] == Message("assistant", "assistant 3")
-
-
-@pytest.mark.parametrize("tools", [[{"type": "function"}], '[{"name": "topic"}]', {"name": "topic"}])
-@pytest.mark.parametrize("column", ["tools", "functions"])
-def test_tools_offered_beside_a_conversation_are_named(column: str, tools: object) -> None:
-    with pytest.raises(ValueError, match=f"column '{column}' offers tools, which can't be learned yet"):
-        check_beside({"messages": [], column: tools}, "messages")
-
-
-@pytest.mark.parametrize("tools", [None, [], "", "[]", " null ", {}])
-def test_an_empty_column_of_tools_is_no_matter(tools: object) -> None:
-    check_beside({"messages": [], "tools": tools}, "messages")
-
-
-def test_a_row_with_tools_is_a_bad_one_of_the_template() -> None:
-    template = resolve_template(Template.model_validate({"name": "messages"}))
-    with pytest.raises(ValueError, match="column 'tools'"):
-        project(template, {"messages": turns("user", "assistant"), "tools": [{"name": "topic"}]}, open_answer)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +108,6 @@ def test_a_greeting_before_the_first_question_stays_in_the_prompt() -> None:
 def test_a_turn_of_two_dialects_that_differ_is_refused(other: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="message 2 has from and value beside another role or content"):
         to_messages([*turns("user"), {"from": "gpt", "value": "b", **other}], "m")
-
-
-@pytest.mark.parametrize("role", ["function_call", "observation"])
-def test_a_tool_of_sharegpt_is_told_as_one(role: str) -> None:
-    with pytest.raises(ValueError, match=f"message 2 has role '{role}'; tools can't be learned yet"):
-        to_messages([*turns("user"), {"from": role, "value": "x"}, *turns("assistant")], "m")
 
 
 @pytest.mark.parametrize(

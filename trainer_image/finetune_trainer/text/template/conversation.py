@@ -2,8 +2,8 @@
 
 Chat files come in several dialects. What can be learned is taken: plain turns, those of ShareGPT (``from`` and
 ``value``), the roles' other names, content as parts of text, answers that are marked as not to be learned (weight 0), a
-greeting of the assistant before the first question. What can't be learned yet (tools, images, reasoning beside the
-answer) makes a bad row: a turn left out or read as another would be learned in silence.
+greeting of the assistant before the first question, calls of tools with their results (``tools.py``). What can't be
+learned (images, sound) makes a bad row: a turn left out or read as another would be learned in silence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
-__all__ = ["Message", "check_beside", "shown", "to_messages"]
+from finetune_trainer.text.template.tools import (
+    CALL_ROLES,
+    RESULT_ROLES,
+    called_in_text,
+    calls_of,
+    check_parallel,
+    offered_tools,
+    shown,
+)
+
+__all__ = ["TOOLS", "Message", "as_dicts", "as_text_of_turn", "plain_turn", "shown", "to_messages", "turn_of"]
+
+TOOLS: Final = "tools"
+"""Role of what stands before the first turn where a row offers tools; its content is their list as JSON."""
 
 _ROLES: Final = ("system", "user", "assistant")
 _KNOWN_AS: Final = {
@@ -28,9 +41,6 @@ _KNOWN_AS: Final = {
     "ai": "assistant",
 }
 """What other files call the roles; case does not matter."""
-_TOOL_ROLES: Final = ("tool", "function", "function_call", "tool_call", "tool_response", "observation", "ipython")
-_CALLS: Final = ("tool_calls", "function_call")
-_TOOLS: Final = ("tools", "functions")
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 _MARKS: Final = ("weight", "train", "training", "trainable")
 """Keys by which files mark an answer as not to be learned."""
@@ -41,20 +51,73 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 class Message:
     """One turn of a conversation; ``content`` has no outer white space.
 
-    ``learned`` is False of an answer that is marked as not to be learned; of other turns it says nothing.
+    Attributes
+    ----------
+    learned
+        False of an answer that is marked as not to be learned; of other turns it says nothing.
+    more
+        The turn's other keys as a JSON object: the calls of tools, or of which call this is the result. Empty without.
     """
 
     role: str
     content: str
     learned: bool = True
+    more: str = ""
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The turn as chat templates take it."""
+        return {"role": self.role, "content": self.content, **(json.loads(self.more) if self.more else {})}
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Its calls of tools."""
+        found: list[dict[str, Any]] = self.keys.get("tool_calls", [])
+        return found
 
 
-def to_messages(value: Any, column: str) -> tuple[Message, ...]:
+def as_dicts(
+    messages: Sequence[Message], *, arguments_as_text: bool = False
+) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """Return turns as chat templates take them, and the tools that are offered; None without any.
+
+    Parameters
+    ----------
+    arguments_as_text
+        Write the arguments of calls as JSON text.
+    """
+    tools = [m.content for m in messages if m.role == TOOLS]
+    turns = [m.keys for m in messages if m.role != TOOLS]
+    for call in (call for turn in turns if arguments_as_text for call in turn.get("tool_calls", ())):
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return turns, json.loads(tools[0]) if tools else None
+
+
+def plain_turn(message: Message) -> tuple[str, ...]:
+    """Return a turn as it is stored: role, content, and its other keys where it has some."""
+    return (message.role, message.content, *([message.more] if message.more else []))
+
+
+def turn_of(plain: Sequence[str]) -> Message:
+    """Read a turn as :func:`plain_turn` stores it."""
+    role, content, *more = plain
+    return Message(role, content, more="".join(more))
+
+
+def as_text_of_turn(message: Message) -> str:
+    """Return a turn as readable text: what it says, and the calls that it makes, a line each."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.calls]
+    return "\n".join([*([message.content] if message.content else []), *calls])
+
+
+def to_messages(
+    value: Any, column: str, *, beside: Mapping[str, Any] | None = None, tools: str | None = None
+) -> tuple[Message, ...]:
     """Check a conversation: an optional system turn, then user and assistant in turn, ended by the turn to learn.
 
-    The assistant may speak first, as a greeting does; whether it can be rendered is the chat template's matter.
-
-    That turn is the last of the assistant which has no weight 0; what follows it is left out.
+    The assistant may speak first, as a greeting does; whether it can be rendered is the chat template's matter. A turn
+    that calls tools is followed by a result of each. The turn to learn is the last of the assistant which has no
+    weight 0; what follows it is left out.
 
     Parameters
     ----------
@@ -62,6 +125,15 @@ def to_messages(value: Any, column: str) -> tuple[Message, ...]:
         A list of objects with ``role`` and ``content``, or that as JSON text.
     column
         For messages.
+    beside
+        The row's other columns, where tools may be.
+    tools
+        The column that holds the tools; None for the usual ones.
+
+    Returns
+    -------
+    tuple of Message
+        The turns; before them one of role :data:`TOOLS` where tools are offered.
 
     Raises
     ------
@@ -78,31 +150,18 @@ def to_messages(value: Any, column: str) -> tuple[Message, ...]:
     value = [_one_dialect(n, m) for n, m in enumerate(value, start=1)]
     messages = [_message(n, message) for n, message in enumerate(value, start=1)]
     _check_order(messages)
+    values = {name: v for name, v in (beside or {}).items() if name != column}
+    check_parallel(values, [len(m.calls) for m in messages])
+    offered = offered_tools(values, tools)
     learned = [not _is_marked(n, m) for n, m in enumerate(value, start=1)]
     last = _last(messages, learned)
     _check_no_reasoning(last + 1, value[last])
     # An earlier answer with its reasoning beside it is read, as it is when the model is served, and not learned.
-    return tuple(
+    turns = (
         replace(message, learned=mark and not _reasons(turn))
         for message, mark, turn in zip(messages[: last + 1], learned, value, strict=False)
     )
-
-
-def check_beside(values: Mapping[str, Any], column: str) -> None:
-    """Refuse a row that offers tools beside its conversation: the model would learn to answer without seeing them.
-
-    Raises
-    ------
-    ValueError
-        It does; names the column.
-    """
-    for name in _TOOLS:
-        value = values.get(name)
-        if name != column and value and str(value).strip() not in ("", "[]", "{}", "null"):
-            raise ValueError(
-                f"column {name!r} offers tools, which can't be learned yet; leave the row out, or the column if the "
-                "answers need none"
-            )
+    return (*([Message(TOOLS, json.dumps(offered, ensure_ascii=False))] if offered else []), *turns)
 
 
 def _one_dialect(n: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -122,14 +181,24 @@ def _one_dialect(n: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _message(n: int, message: Mapping[str, Any]) -> Message:
-    role = _role(n, message)
-    for key in _CALLS:
-        if message.get(key):
-            raise ValueError(f"message {n} calls a tool ({key}), which can't be learned yet; leave such rows out")
-    content = _content(n, message.get("content"))
-    if not content:
+    role, content = _role(n, message), message.get("content")
+    if role == "tool":
+        text = json.dumps(content, ensure_ascii=False) if isinstance(content, Mapping) else _content(n, content)
+        return Message(role, text, more=_keys({k: message[k] for k in ("tool_call_id", "name") if message.get(k)}))
+    if role in CALL_ROLES:
+        return Message("assistant", "", more=_keys({"tool_calls": called_in_text(n, _content(n, content))}))
+    calls, text = calls_of(n, message), _content(n, content)
+    if calls and role != "assistant":
+        raise ValueError(f"message {n} calls a tool and has role {role}; only role assistant can call tools")
+    if message.get("audio"):
+        raise ValueError(f"message {n} has audio; only text can be learned")
+    if not text and not calls:
         raise ValueError(f"message {n} has no text as its content")
-    return Message(role, content)
+    return Message(role, text, more=_keys({"tool_calls": calls} if calls else {}))
+
+
+def _keys(more: Mapping[str, Any]) -> str:
+    return json.dumps(more, ensure_ascii=False) if more else ""
 
 
 def _role(n: int, message: Mapping[str, Any]) -> str:
@@ -139,11 +208,11 @@ def _role(n: int, message: Mapping[str, Any]) -> str:
     if role in _ROLES:
         return str(role)
     plain = str(role).strip().lower()
-    if plain in _TOOL_ROLES:
-        raise ValueError(f"message {n} has role {shown(str(role))}; tools can't be learned yet, leave such rows out")
-    known = _KNOWN_AS.get(plain) or (plain if plain in _ROLES else None)
+    if plain in RESULT_ROLES:
+        return "tool"
+    known = _KNOWN_AS.get(plain) or (plain if plain in (*_ROLES, *CALL_ROLES) else None)
     if known is None:
-        raise ValueError(f"message {n} has role {shown(str(role))}; use system, user or assistant")
+        raise ValueError(f"message {n} has role {shown(str(role))}; use system, user, assistant or tool")
     return known
 
 
@@ -171,10 +240,39 @@ def _check_order(messages: Sequence[Message]) -> None:
         raise ValueError("only the first message may have role system")
     if not turns or turns[-1] != "assistant":
         raise ValueError("the last message must have role assistant; it is the expected answer")
-    if any(one == next_ for one, next_ in pairwise(turns)):
+    _check_results(messages)
+    # A call with its results is a part of the answer that follows them.
+    spoken = [m.role for m in messages if m.role not in ("system", "tool")]
+    calling = [bool(m.calls) for m in messages if m.role not in ("system", "tool")]
+    if any(one == next_ and not calls for (one, next_), calls in zip(pairwise(spoken), calling, strict=False)):
         raise ValueError("messages must alternate between user and assistant")
     if "user" not in turns:
         raise ValueError("no message has role user, so nothing is asked")
+
+
+def _check_results(messages: Sequence[Message]) -> None:
+    """Make sure that results follow their calls, one for each."""
+    at = 0
+    open_: list[str | None] = []
+    for n, message in enumerate(messages, start=1):
+        if message.role == "tool":
+            if not open_:
+                raise ValueError(f"message {n} is a tool's result, and no call before it is left without one")
+            asked = message.keys.get("tool_call_id")
+            known = [number for number in open_ if number]
+            if asked and known and asked not in known:
+                raise ValueError(
+                    f"message {n} has tool_call_id {shown(str(asked))}, which is no call of message {at}: "
+                    + ", ".join(map(repr, known[:3]))
+                )
+            open_.remove(asked if asked in open_ else open_[0])
+            continue
+        if open_:
+            left = f"{len(open_)} of its calls" if len(open_) > 1 else "a call"
+            raise ValueError(
+                f"message {at} calls a tool, and message {n} comes before the result of {left} (role tool)"
+            )
+        at, open_ = n, [call.get("id") for call in message.calls]
 
 
 def _last(messages: Sequence[Message], learned: Sequence[bool]) -> int:
@@ -207,8 +305,3 @@ def _check_no_reasoning(n: int, message: Mapping[str, Any]) -> None:
 def _reasons(message: Mapping[str, Any]) -> str:
     """Name of the key that holds the reasoning beside an answer; empty without any."""
     return next((key for key in _REASONING if message.get(key)), "")
-
-
-def shown(text: str) -> str:
-    """A text for a message: quoted and not too long."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")

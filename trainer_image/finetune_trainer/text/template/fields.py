@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from finetune_trainer.text.template.catalog import MESSAGES, Field, PromptTemplate
-from finetune_trainer.text.template.conversation import Message, check_beside, to_messages
+from finetune_trainer.text.template.conversation import Message, as_text_of_turn, to_messages
 from finetune_trainer.text.template.labels import Answers, as_text
 
 __all__ = ["Projected", "field_value", "project", "row_choices"]
@@ -33,6 +33,8 @@ class Projected:
         The expected output as text: one of the choices where there are any, else what the row says (an unknown answer).
     messages
         The turns before the answer; only for the ``messages`` template.
+    turn
+        The answer as a turn, where it is more than its text.
     choices
         The row's own choices; only where the template takes them from the row.
     folded
@@ -42,6 +44,7 @@ class Projected:
     inputs: dict[str, Any]
     answer: str
     messages: tuple[Message, ...] = ()
+    turn: Message | None = None
     choices: tuple[str, ...] | None = None
     folded: bool = False
 
@@ -68,10 +71,13 @@ def project(template: PromptTemplate, values: Mapping[str, Any], answers: Answer
     for field in template.fields:
         value = field_value(field, values)
         if template.name == MESSAGES:
-            check_beside(values, field.column)
-            *before, last = to_messages(value, field.column)
-            plain = [{"role": m.role, "content": m.content} for m in before]
-            return Projected({"messages": plain}, last.content, messages=tuple(before))
+            *before, last = to_messages(value, field.column, beside=values, tools=template.tools_column)
+            return Projected(
+                {"messages": [m.keys for m in before]},
+                as_text_of_turn(last),
+                messages=tuple(before),
+                turn=last if last.more else None,
+            )
         if field.name == "choices" and template.choice_source == "row":
             choices, names = row_choices(value, field.column)
             inputs[field.name] = list(choices)
