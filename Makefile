@@ -67,8 +67,8 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 .PHONY: bench-operator bench-start bench-trainer bench-memory
 bench-operator: $(VENV) ## The operator under 200 jobs on simulated nodes (N=…, STAGES="1 2")
 	@$(PY) -m benchmarks.operator_bench --jobs $(or $(N),200) --stages $(or $(STAGES),1 2)
-bench-start: $(VENV) ## From apply to the first forward pass on the development cluster (ROUNDS=3)
-	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3)
+bench-start: $(VENV) ## From apply to the first forward pass on the development cluster (ROUNDS=3, CACHE=1)
+	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3) $(if $(CACHE),--model-cache)
 bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Speed and memory of the training loop against TRL (METHOD=LoRA, BATCH=4, TUNE=1)
 	@$(PY) -m benchmarks.trainer_bench --method $(or $(METHOD),Full) --batch $(or $(BATCH),4) $(if $(TUNE),--tune)
 bench-memory: $(VENV) ## Memory and speed of preparing 1 GB, and of scoring 100,000 rows (MB=1000 ROWS=100000 FORMAT=parquet)

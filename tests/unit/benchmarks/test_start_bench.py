@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.start_bench.__main__ import figures_of
+from benchmarks.start_bench.__main__ import figures_of, render
 from benchmarks.start_bench.bare_pod import BARE_STAGES, bare_moments
+from benchmarks.start_bench.cached import cache_objects, is_hit
 from benchmarks.start_bench.measure import Round, in_order
 from benchmarks.start_bench.timeline import STAGES, durations, log_moments, pod_moments, seconds_of
 
@@ -82,3 +83,28 @@ def test_the_figures_are_medians_of_the_sums() -> None:
     assert figures["apply_to_first_forward_spread_seconds"] == [len(STAGES), 3 * len(STAGES)]
     assert figures["bare_seconds"] == len(BARE_STAGES)
     assert figures["ratio"] == pytest.approx(2 * len(STAGES) / len(BARE_STAGES), abs=1e-3)
+
+
+def test_a_cached_start_stands_beside_the_other_two() -> None:
+    one = dict.fromkeys(STAGES, 1.0)
+    rounds = [Round(operator=one, bare=dict.fromkeys(BARE_STAGES, 1.0), cached={**one, "model fetched": 0.5})]
+    figures = figures_of(rounds)
+    assert figures["cached_seconds"] == len(STAGES) - 0.5
+    assert figures["cached_stages_seconds"] == {**one, "model fetched": 0.5}
+    assert "with a model cache, seconds" in render(rounds)
+    without = [Round(operator=one, bare=rounds[0].bare)]
+    assert not any(name.startswith("cached") for name in figures_of(without))
+    assert "model cache" not in render(without)
+
+
+def test_the_cached_runtime_is_the_default_one_with_a_claim_of_the_namespace() -> None:
+    volume, claim, runtime = cache_objects({"image": "i", "limits": {}}, "bench", "/somewhere")
+    assert runtime["spec"] == {"image": "i", "limits": {}, "modelCache": {"claimName": claim["metadata"]["name"]}}
+    assert volume["spec"]["claimRef"] == {"namespace": "bench", "name": claim["metadata"]["name"]}
+    assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+    assert claim["metadata"]["namespace"] == "bench"
+
+
+def test_a_start_from_the_cache_is_one_whose_log_says_so() -> None:
+    assert is_hit([*LOG, line(9.0, "model_cache_hit", bytes=1)])
+    assert not is_hit([*LOG, line(9.0, "model_cache_stored", bytes=1)])
