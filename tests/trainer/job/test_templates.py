@@ -103,7 +103,7 @@ completion: "{{ label }}"
 """
 
 
-def test_a_job_by_a_template_of_its_runtime_keeps_the_text_in_its_manifest(
+def test_a_job_by_a_template_of_its_runtime_is_known_by_the_text_which_its_manifest_keeps(
     cheap: dict[str, Any], tmp_path: Path
 ) -> None:
     spec = {**cheap, "dataset": {**cheap["dataset"], "template": {"name": "shelf"}}}
@@ -116,3 +116,12 @@ def test_a_job_by_a_template_of_its_runtime_keeps_the_text_in_its_manifest(
     first = json.loads((output / "predictions.jsonl").read_text().splitlines()[0])
     assert first["prompt"].startswith(f"Shelf? {', '.join(LABELS)} ")
     assert "template shelf" in (output / "README.md").read_text()
+
+    other = RuntimeTemplate(name="shelf", document=URGENCY.replace("Shelf?", "Which shelf?"))
+    job = stage_input.job.model_copy(update={"uid": "uid-2"})
+    report, _ = run(stage_input.model_copy(update={"template": other, "job": job}), tmp_path)
+    assert report.failure is not None
+    assert report.failure.reason == "OutputExists"
+    assert "of another spec, or of another text of template shelf;" in report.failure.message
+    report, _ = run(stage_input.model_copy(update={"job": job}), tmp_path)
+    assert report.reused

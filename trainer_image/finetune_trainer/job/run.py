@@ -61,7 +61,8 @@ def run_stage(
     Interrupted
         The process was told to stop, and the state of the training is saved.
     """
-    digest = stage_input.spec_digest or spec_digest(stage_input.spec)
+    own = stage_input.template
+    digest = stage_input.spec_digest or spec_digest(stage_input.spec, template=own.document if own else None)
     console.hide(environment.secrets())
     interrupt = interrupt or Interrupt()
     watchdog = Watchdog(
