@@ -6,16 +6,20 @@ is accepted, runs, is scored and stored, not that it learns.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import yaml
+from pyarrow import parquet
 
 from finetune_api.report import StageReport
 from finetune_api.runtime import ResolvedStorage, Storage
+from finetune_api.uris import hub_rows
 from finetune_trainer.job.input import local_input
 from tests.support.hubserver import HubServer
 from tests.support.s3server import S3Server
@@ -61,7 +65,12 @@ class Examples:
             self._upload(folder, "demo-models", f"{name}/")
 
     def serve_rows(self, name: str) -> None:
-        """Put the files of an example where its job reads them."""
+        """Put the files of an example where its job reads them; rows of a hub as Parquet, a file a split."""
+        spec = yaml.safe_load((EXAMPLES / name / "job.yaml").read_text(encoding="utf-8"))["spec"]
+        if (place := hub_rows(spec["dataset"].get("uri", ""))) is not None:
+            self.hub.repos[f"datasets/{place.repo}"] = {
+                f"data/{path.stem}-00000-of-00001.parquet": _parquet(path) for path in (EXAMPLES / name).glob("*.jsonl")
+            }
         self._upload(EXAMPLES / name, "demo-data", f"{name}/")
 
     def run(
@@ -128,6 +137,14 @@ class Examples:
             for key, value in keys.items():
                 (folder / key).write_text(value)
         return self.folder / "credentials"
+
+
+def _parquet(path: Path) -> bytes:
+    """A file of JSON Lines as Parquet."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    data = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(rows), data)
+    return data.getvalue()
 
 
 def _changed(path: Path, scratch: Path, change: dict[str, Any]) -> Path:

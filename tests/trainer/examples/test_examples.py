@@ -40,9 +40,16 @@ def _gate(report: StageReport) -> None:
     assert "minScore" in report.failure.message
 
 
+def _hub(report: StageReport) -> None:
+    data = report.dataset
+    assert data is not None
+    assert (data.revision, data.rows, data.validation) == ("a" * 40, 160, 30)
+
+
 EXPECTATIONS: Final[dict[str, Callable[[StageReport], None]]] = {
     "classification": _classification,
     "extraction": _metric("JSONFieldAccuracy"),
+    "hub-parquet": _hub,
     "promptsource": _metric("ChoiceAccuracy"),
     "quality-gate": _gate,
     "summarisation": _metric("ROUGEL"),
