@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from finetune_api.reasons import Reason
 from finetune_api.status import DroppedRows
 from finetune_trainer.data.parts import PARTS
-from tests.support.prepare_kit import Dataset, intents, spec_of
+from tests.support.prepare_kit import LABELS, Dataset, intents, spec_of
 
 
 def test_bad_rows_of_every_kind_are_dropped_and_counted(dataset: Dataset) -> None:
@@ -132,3 +133,18 @@ def test_each_part_is_held_to_the_limit_and_counted_by_itself(dataset: Dataset) 
     assert "1 of 10 test rows can't be used, more than dataset.badRows.maxPercent 5: test.jsonl line 1" in error.message
     allowed = spec_of(inline, dataset={"files": files, "badRows": {"maxPercent": 10}})
     assert dataset.prepare(rows, allowed).summary.dropped_by == DroppedRows(train=1, test=1)
+
+
+def test_bad_rows_of_an_array_in_one_line_are_as_many_as_they_are(dataset: Dataset) -> None:
+    rows = [row | {"label": "unheard of"} if i < 40 else row for i, row in enumerate(intents(120))]
+    spec = spec_of({"name": "intent", "choices": list(LABELS)}, dataset={"badRows": {"maxPercent": 60}})
+    lines = dataset.prepare(rows, spec).summary
+    array = dataset.prepare([json.dumps(rows)], spec).summary
+    assert lines.dropped > 20
+    assert (array.dropped, array.train) == (lines.dropped, lines.train)
+
+
+def test_each_row_of_an_array_in_one_line_can_be_found_again(dataset: Dataset) -> None:
+    prepared = dataset.prepare([json.dumps(intents(120))], spec_of())
+    found = [int(row) for part in PARTS for row in prepared.parts[part].rows]
+    assert sorted(found) == list(range(1, 121))

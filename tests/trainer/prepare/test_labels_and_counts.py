@@ -194,6 +194,16 @@ def test_group_and_stratum_columns_shape_the_split(dataset: Dataset) -> None:
     assert list(np.bincount(prepared.parts["test"].answer)) == [10, 10, 10]
 
 
+def test_a_group_is_one_however_its_number_is_written(dataset: Dataset) -> None:
+    rows = [
+        r | {"who": (i // 4, float(i // 4), str(i // 4), f" {i // 4}.0")[i % 4]} for i, r in enumerate(intents(200))
+    ]
+    prepared = dataset.prepare(rows, spec_of(dataset={"split": {"groupBy": "who"}}))
+    for part in PARTS:
+        lines = {int(r) for r in prepared.parts[part].rows}
+        assert all(4 * ((r - 1) // 4) + j + 1 in lines for r in lines for j in range(4))
+
+
 @pytest.mark.parametrize("field", ["groupBy", "stratifyBy"])
 def test_a_split_column_that_no_row_has_is_refused(dataset: Dataset, field: str) -> None:
     error = dataset.refused(intents(50), spec_of(dataset={"split": {field: "who"}}))

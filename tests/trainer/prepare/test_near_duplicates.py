@@ -47,3 +47,18 @@ def test_rows_of_their_own_have_none(dataset: Dataset) -> None:
 def test_the_words_of_an_inline_template_are_no_words_of_the_row(template: dict[str, Any], dataset: Dataset) -> None:
     summary = dataset.prepare(rows(), spec_of(template, dataset=split())).summary
     assert summary.near_duplicates == NearDuplicates(train=10, test=10)
+
+
+AMOUNT = {"inline": {"prompt": "{{ instruction }}\nAmount: {{ amount }}\nAnswer:", "completion": "{{ label }}"}}
+
+
+def test_rows_that_differ_in_a_number_alone_are_no_near_duplicates(dataset: Dataset) -> None:
+    told = "Say whether this payment has to be looked at by a person before it is carried out today"
+    payments = [{"instruction": told, "amount": 3 + 7 * n, "label": ("yes", "no")[n % 2]} for n in range(200)]
+    assert dataset.prepare(payments, spec_of(AMOUNT)).summary.near_duplicates is None
+
+
+def test_where_nothing_would_be_left_to_learn_from_the_field_is_named(dataset: Dataset) -> None:
+    error = dataset.refused(rows()[90:], spec_of(dataset=split(nearDuplicates="Drop")))
+    assert error.message.startswith("all 10 train rows nearly repeat a validation or test row")
+    assert "set nearDuplicates to Report" in error.message

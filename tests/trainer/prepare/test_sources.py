@@ -149,3 +149,43 @@ def test_a_weight_is_exact_to_a_row(weight: str | None, counts: dict[int, int]) 
 def test_without_sources_nothing_is_told_of_them(dataset: Dataset) -> None:
     assert dataset.prepare(intents(60), spec_of()).summary.sources is None
     assert SourceRows().to_wire() == {"rows": 0, "train": 0, "validation": 0, "test": 0}
+
+
+def test_what_can_not_be_learned_is_not_counted_as_a_sources(dataset: Dataset, access: Access) -> None:
+    first = [{"text": f"of the first {i}", "label": ("bug", "billing")[i % 2]} for i in range(60)]
+    other = [{"text": f"of the other {i}", "label": "unheard of" if i < 4 else "bug"} for i in range(100)]
+    template = {"name": "intent", "choices": ["bug", "billing"]}
+    job = spec(dataset.folder, [first, other], {}, {"weight": "2"}, template=template, badRows={"maxPercent": 50})
+    summary = prepared(dataset, job, access).summary
+    assert summary.dropped > 0
+    assert summary.sources is not None
+    assert sum(one.train for one in summary.sources) == summary.train
+
+
+def test_near_duplicates_are_those_of_rows_that_the_weights_take(dataset: Dataset, access: Access) -> None:
+    long = "please tell me why the card that I ordered has not come to my new address and when will it be here"
+    own = [{"text": f"{long} a{i} b{i} c{i} d{i} e{i}", "label": ("bug", "billing")[i % 2]} for i in range(100)]
+    nearly = [row | {"text": row["text"] + " thanks"} for row in own]
+    whole = spec(dataset.folder, [own, nearly], {}, {"weight": "1"})
+    counted = prepared(dataset, whole, access).summary.near_duplicates
+    other = Dataset(dataset.folder / "other", dataset.tokenizer)
+    other.folder.mkdir()
+    tenth = spec(other.folder, [own, nearly], {}, {"weight": "0.02"})
+    fewer = prepared(other, tenth, access).summary.near_duplicates
+    assert counted is not None
+    assert fewer is not None
+    assert fewer.train < counted.train
+    assert fewer.test < counted.test
+
+
+def test_a_row_that_is_taken_often_and_can_not_be_used_is_one_bad_row(dataset: Dataset, access: Access) -> None:
+    good = [{"text": f"of the first {i}", "label": ("bug", "billing")[i % 2]} for i in range(60)]
+    bad = [{"text": f"of the other {i}", "label": "unheard of"} for i in range(10)]
+    template = {"name": "intent", "choices": ["bug", "billing"]}
+    rows = {"badRows": {"maxPercent": 50}, "template": template}
+    once = prepared(dataset, spec(dataset.folder, [good, good[:5] + bad], {}, {"weight": "1"}, **rows), access).summary
+    other = Dataset(dataset.folder / "other", dataset.tokenizer)
+    other.folder.mkdir()
+    often = prepared(other, spec(other.folder, [good, good[:5] + bad], {}, {"weight": "3"}, **rows), access).summary
+    assert once.dropped > 0
+    assert often.dropped == once.dropped

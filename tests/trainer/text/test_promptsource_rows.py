@@ -91,7 +91,7 @@ def test_zip_and_lists_that_grow_are_known() -> None:
 def test_a_label_below_0_is_no_choice_from_the_end() -> None:
     (result,) = rendered("by_number", {**ROW, "label": -1})
     assert isinstance(result, Unrendered)
-    assert "has no element -1" in result.why
+    assert "is asked for -1" in result.why
 
 
 def test_a_prompt_that_writes_a_choice_from_the_end_means_it() -> None:
@@ -156,3 +156,17 @@ def test_what_one_row_does_to_a_list_no_other_sees() -> None:
     results = one(jinja, {"a": "x"}, {"a": "y"}, choices="x ||| y")
     assert [result.prompt for result in results] == ["x,y,x", "x,y,y"]
     assert [result.choices for result in results] == [("x", "y"), ("x", "y")]
+
+
+@pytest.mark.parametrize(
+    ("label", "why"), [("0", "is asked for '0', and its answers go by whole numbers"), (-1, "its answers are 0 to 1")]
+)
+@pytest.mark.parametrize("more", ["", "{% if false %}{{ answer_choices[-1] }}{% endif %}"])
+def test_a_label_that_numbers_no_answer_is_told_in_the_users_words(label: Any, why: str, more: str) -> None:
+    (result,) = one(f"q {more} ||| {{{{ answer_choices[label] }}}}", {"label": label}, choices="no ||| yes")
+    if more and label == -1:
+        assert isinstance(result, Rendered)  # the prompt counts from the end itself
+        assert result.completion == "yes"
+        return
+    assert isinstance(result, Unrendered)
+    assert why in result.why

@@ -37,7 +37,6 @@ class BadRowLog:
         self._first_of: dict[Part | None, list[str]] = defaultdict(list)
         self._before: Counter[Part | None] = Counter()
         self._after: Counter[Part] = Counter()
-        self._last = ""
 
     @property
     def count(self) -> int:
@@ -64,9 +63,6 @@ class BadRowLog:
         StageError
             DatasetInvalid: the policy is Fail.
         """
-        if where == self._last:
-            return  # taken more than once, by its source's weight
-        self._last = where
         self._after[part] += 1
         self._note(where, why, part)
 

@@ -221,8 +221,8 @@ class Values:
         self._at = to
 
 
-def objects_of(file: BinaryIO, shape: Shape, name: str) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of each value that should be a row.
+def objects_of(file: BinaryIO, shape: Shape, name: str) -> Iterator[str]:
+    """Yield the text of each value that should be a row.
 
     Raises
     ------
@@ -238,8 +238,8 @@ def objects_of(file: BinaryIO, shape: Shape, name: str) -> Iterator[tuple[int, s
         raise values.broken(f"more after the end of {shape.value}")
 
 
-def _elements(values: Values) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of each element of the array that comes next.
+def _elements(values: Values) -> Iterator[str]:
+    """Yield the text of each element of the array that comes next.
 
     Raises
     ------
@@ -252,16 +252,15 @@ def _elements(values: Values) -> Iterator[tuple[int, str]]:
     while True:
         if values.next_char() == "]":
             raise values.broken("a comma before the closing bracket")
-        line = values.line
-        yield line, values.value_text()
+        yield values.value_text()
         if values.take("]"):
             return
         if not values.take(","):
             raise values.broken("neither a comma nor the closing bracket after an element")
 
 
-def _objects(values: Values) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of each value up to the end; commas between them are passed over.
+def _objects(values: Values) -> Iterator[str]:
+    """Yield the text of each value up to the end; commas between them are passed over.
 
     Raises
     ------
@@ -269,13 +268,12 @@ def _objects(values: Values) -> Iterator[tuple[int, str]]:
         DatasetInvalid: something that is no value.
     """
     while values.next_char():
-        line = values.line
-        yield line, values.value_text()
+        yield values.value_text()
         values.take(",")
 
 
-def _only_array(values: Values) -> Iterator[tuple[int, str]]:
-    """Yield (line, text) of each element of the one array of objects in the object that comes next.
+def _only_array(values: Values) -> Iterator[str]:
+    """Yield the text of each element of the one array of objects in the object that comes next.
 
     Raises
     ------

@@ -56,9 +56,11 @@ _POWERS: Final[Words] = np.array([pow(6364136223846793005, n, 2**64) for n in ra
 
 
 def text_of(value: Any) -> Iterator[str]:
-    """All text in a JSON value, in its order."""
+    """All text in a JSON value, in its order; numbers and booleans count, since rows may differ in nothing else."""
     if isinstance(value, str):
         yield value
+    elif isinstance(value, bool | int | float):
+        yield str(value)
     elif isinstance(value, Mapping):
         for inner in value.values():
             yield from text_of(inner)

@@ -77,7 +77,8 @@ def _json_lines(source: Source) -> Iterator[Row | BadRow]:
 
 def _json_values(source: Source, shape: Shape) -> Iterator[Row | BadRow]:
     with source.text() as file:
-        for number, text in objects_of(file, shape, source.name):
+        # Many of them may stand in one line, so that no line would name a row.
+        for number, text in enumerate(objects_of(file, shape, source.name), start=1):
             yield _json_row(number, text.encode(errors="surrogateescape"), source)
 
 

@@ -69,7 +69,7 @@ class Row:
     Attributes
     ----------
     number
-        The line of the file on which the row begins, from 1.
+        The line of the file on which the row begins, from 1; of an array and of a columnar file, which row it is.
     values
         Column to value; all strings in CSV and TSV, any JSON value in JSON Lines.
     size
@@ -83,7 +83,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that can't be used, with the line on which it begins and the reason in words."""
+    """A row that can't be used, with its number (:class:`Row`) and the reason in words."""
 
     number: int
     why: str
@@ -146,7 +146,7 @@ class Source:
     @property
     def unit(self) -> str:
         """What the number of a row counts."""
-        return "row" if self.is_columnar else "line"
+        return "line" if self.shape in (None, Shape.LINES) and not self.is_columnar else "row"
 
     def text(self) -> AbstractContextManager[BinaryIO]:
         """Open its text as UTF-8, from the beginning."""

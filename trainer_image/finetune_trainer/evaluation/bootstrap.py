@@ -37,12 +37,14 @@ def percentile_interval(kept: Array, value: Value) -> tuple[float, float] | None
     Returns
     -------
     tuple or None
-        None where all rows are equal: such a sample says nothing of how others would differ.
+        None where all rows are equal, or all draws: such a sample says nothing of how others would differ.
     """
     cells, weights = _drawn(kept)
     if len(cells) < 2:
         return None
     scores = np.concatenate([value(cells, some) for some in weights])
+    if scores.min() == scores.max():
+        return None
     low, high = np.percentile(scores, [2.5, 97.5])
     return float(low), float(high)
 

@@ -228,7 +228,7 @@ class _Judge:
             right_norm=None if choice is None else answerable and choice.by_character == int(part.answer[index]),
             label=self._label(index),
             confidence=None if choice is None else choice.confidence,
-            measures=self._measures(answer.said if answerable else "", answer.expected),
+            measures=self._measures(answer.said if answerable else None, answer.expected),
         )
         return dataclasses.replace(row, correct=self._verdict(row))
 
@@ -252,7 +252,7 @@ class _Judge:
             correct=False,
             right_norm=chosen,
             label=self._label(index),
-            measures=self._measures("", plain_line_ends(expected).strip()),
+            measures=self._measures(None, plain_line_ends(expected).strip()),
         )
 
     def _choice(self, index: int, scored: Scored) -> _Choice | None:
@@ -276,7 +276,10 @@ class _Judge:
         answer = int(self.part.answer[index])
         return answer if answer >= 0 else len(self.prepared.choice_sets[0].texts)
 
-    def _measures(self, said: str, expected: str) -> dict[str, tuple[float, ...]]:
+    def _measures(self, said: str | None, expected: str) -> dict[str, tuple[float, ...]]:
+        """What the metrics keep of the row; None was said where no answer can be right."""
+        if said is None:
+            return {metric.name: metric.without_answer(expected) for metric in self.asked}
         return {metric.name: metric.compare(said, expected) for metric in self.asked}
 
     def _verdict(self, row: RowResult) -> bool:

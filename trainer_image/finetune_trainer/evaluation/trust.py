@@ -99,8 +99,9 @@ def _label_in_prompt(e: Evidence) -> str | None:
     if len(e.choices) < 2 or not len(rows):
         return None
     named = [_occurrences(row.prompt, e.choices) for row in rows]
-    # What every prompt says, such as the list of choices, tells nothing.
-    always = np.array(named).min(axis=0)
+    # What every prompt says, such as the list of choices, tells nothing; of a shortened one it may be cut away.
+    whole = [counts for row, counts in zip(rows, named, strict=True) if not row.shortened]
+    always = np.array(whole or named).min(axis=0)
     pairs = zip(named, e.answers[: len(rows)].tolist(), strict=True)
     telling = sum(_tells(np.array(counts) > always, answer, e.choices) for counts, answer in pairs)
     if telling < LEAKING * len(rows):
@@ -125,12 +126,13 @@ def _one_label(e: Evidence) -> str | None:
     known = e.answers[e.answers >= 0] if len(e.answers) else e.answers
     if not len(known):
         return None
-    counts = np.bincount(known)
-    share = int(counts.max()) / len(known)
+    # Rows whose label no train row has are rows of other labels.
+    counts, total = np.bincount(known), len(e.answers)
+    share = int(counts.max()) / total
     if share <= ONE_LABEL:
         return None
     label = _quoted(e.choices[int(counts.argmax())])
-    return f"{int(counts.max())} of {len(known)} test rows have one label, {label}: to say always that is {share:.4f}"
+    return f"{int(counts.max())} of {total} test rows have one label, {label}: to say always that is {share:.4f}"
 
 
 def _quoted(text: str) -> str:

@@ -76,7 +76,7 @@ the exported weights, after they were stored and loaded again. `predictions.json
 {_warnings(results)}
 ## Data
 
-{_code(_source(stage_input))}{_commit(data.revision)}, template {template}.
+{", ".join(map(_code, _sources(stage_input)))}{_commit(data.revision)}, template {template}.
 Fingerprint of the encoded rows: `{data.fingerprint}`.
 
 {facts}
@@ -103,13 +103,14 @@ def _front_matter(stage_input: StageInput, report: StageReport, results: Results
     """The Hub's metadata; nothing in it that isn't known, such as a licence."""
     spec, resolved = stage_input.spec, report.resolved
     merged = "model" in {artifact.name for artifact in report.artifacts or []}
-    base, dataset = hub_id(spec.model.uri, "hf://"), hub_id(_source(stage_input), "hf://datasets/")
+    base = hub_id(spec.model.uri, "hf://")
+    datasets = [name for uri in _sources(stage_input) if (name := hub_id(uri, "hf://datasets/")) is not None]
     front: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "pipeline_tag": "text-generation"}
     if base is not None:
         front["base_model"] = base
         front["base_model_relation"] = "finetune" if merged else "adapter"
-    if dataset is not None:
-        front["datasets"] = [dataset]
+    if datasets:
+        front["datasets"] = list(dict.fromkeys(datasets))
     lora = resolved is not None and resolved.method != "Full"
     front["tags"] = ["finetune-operator", *(["lora"] if lora else [])]
     front["model-index"] = [
@@ -118,7 +119,11 @@ def _front_matter(stage_input: StageInput, report: StageReport, results: Results
             "results": [
                 {
                     "task": {"type": "text-generation", "name": _template_name(spec.dataset.template)},
-                    "dataset": {"type": dataset or "private", "name": "sealed test rows", "split": "test"},
+                    "dataset": {
+                        "type": datasets[0] if datasets else "private",
+                        "name": "sealed test rows",
+                        "split": "test",
+                    },
                     "metrics": _hub_metrics(results),
                 }
             ],
@@ -146,10 +151,12 @@ def _template_name(template: Template) -> str:
     return template.name or "inline"
 
 
-def _source(stage_input: StageInput) -> str:
+def _sources(stage_input: StageInput) -> list[str]:
+    """Where the rows to learn from came from."""
     dataset = stage_input.spec.dataset
-    first = dataset.sources[0].uri if dataset.sources else ""
-    return dataset.uri or (dataset.files.train if dataset.files else first) or ""
+    if dataset.sources:
+        return [source.uri for source in dataset.sources]
+    return [dataset.uri or (dataset.files.train if dataset.files else "") or ""]
 
 
 def _commit(revision: str | None) -> str:

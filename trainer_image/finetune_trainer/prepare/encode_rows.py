@@ -114,6 +114,8 @@ class RowEncoder:
         self.wordings: Counter[str] = Counter()
         self.hard: dict[Part, str] = {}
         self.folded = 0
+        self.left_out: Counter[tuple[int, Part]] = Counter()
+        self._last_bad: dict[bool, Record] = {}
         self._folds = unique_folds(choices or ())
         self._numbers: dict[bytes, int] = {}  # of choice sets, by a digest: there may be one a row
         if choices is not None:
@@ -173,7 +175,7 @@ class RowEncoder:
     def _store(self, rendered: Sequence[tuple[Part, Record, Example]], results: Sequence[_Tokenised]) -> None:
         for (part, record, example), result in zip(rendered, results, strict=True):
             if isinstance(result, str):
-                self.bad.add(record.where, result, part)
+                self._leave_out(record, result, part, stored=True)
                 continue
             if isinstance(result, NoRoom):
                 encoded, choice_set, kind, why = _NOTHING, -1, NO_ROOM, result.why
@@ -182,7 +184,7 @@ class RowEncoder:
                 why = self._no_choice(example)
                 kind = UNKNOWN_ANSWER if why else 0
             if why and part == "train":
-                self.bad.add(record.where, why, part)
+                self._leave_out(record, why, part, stored=True)
                 continue
             if why:
                 self.hard.setdefault(part, f"{record.where}: {why}")
@@ -191,6 +193,13 @@ class RowEncoder:
             if example.wording is not None:
                 self.wordings[self.template.wordings[example.wording][0]] += 1
             self.sink.add(part, encoded, text, choice_set=choice_set, answer=answer, unanswerable=kind)
+
+    def _leave_out(self, record: Record, why: str, part: Part, *, stored: bool) -> None:
+        """Count a bad row; one that is taken more than once, by its source's weight, is one bad row."""
+        self.left_out[record.source, part] += 1
+        if self._last_bad.get(stored) is not record:  # rendering is a chunk ahead of storing
+            self._last_bad[stored] = record
+            self.bad.add(record.where, why, part)
 
     def _render(self, rows: Sequence[tuple[Part, TemplateRow]]) -> Iterator[tuple[Part, Record, Example]]:
         if self.renderer is None:
@@ -208,7 +217,8 @@ class RowEncoder:
         for (part, row), result, wording in zip(rows, results, wordings, strict=True):
             record = row.record
             if isinstance(result, Unrendered):
-                self.bad.add(record.where, why_unrendered(self.template, record, result, self.columns), part)
+                why = why_unrendered(self.template, record, result, self.columns)
+                self._leave_out(record, why, part, stored=False)
                 continue
             if isinstance(result, Skipped):
                 continue  # left out already where the keys were made

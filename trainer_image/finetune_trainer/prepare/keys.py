@@ -29,7 +29,7 @@ from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
 from finetune_trainer.text.template.conversation import TOOLS, Message, as_text_of_turn
 from finetune_trainer.text.template.fields import project
-from finetune_trainer.text.template.labels import Answers, find, unique_folds
+from finetune_trainer.text.template.labels import Answers, find, unique_folds, whole_number
 from finetune_trainer.text.template.render import Rendered, Renderer, Skipped, Unrendered
 from finetune_trainer.text.template.survey import AnswerSurvey
 
@@ -388,6 +388,9 @@ def hash_of_answer(text: str) -> int:
 
 def _as_text(record: Record, column: str | None) -> str | None:
     value = None if column is None else record.values.get(column)
-    if value is None or isinstance(value, str):
-        return value.strip() or None if value else None
-    return json.dumps(value, sort_keys=True)
+    if value is None:
+        return None
+    text = value.strip() if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    # A column of numbers with a gap becomes one of 7.0 in many a tool: the same customer as 7.
+    number = whole_number(text)
+    return (text or None) if number is None else str(number)

@@ -119,9 +119,14 @@ def prepare(
                 table, template, spec.dataset, renderer, bad, survey=survey, near=near_rows, progress=progress
             )
             split = split_rows(keyed.keys, spec.dataset.split, percents)
-            split, near = _without_near(split, near_rows, drop=spec.dataset.near_duplicates == "Drop")
-        copies = copies_of_rows(split.sides, keyed.sources, spec.dataset)
-        split = replace(split, sides=np.where(copies > 0, split.sides, np.int8(-1)))
+            drop = spec.dataset.near_duplicates == "Drop"
+            near = None
+            if drop:
+                split, near = _near(split, near_rows, drop=True)
+            copies = copies_of_rows(split.sides, keyed.sources, spec.dataset)
+            split = replace(split, sides=np.where(copies > 0, split.sides, np.int8(-1)))
+            if not drop:  # of the rows that are learned, after the weights
+                split, near = _near(split, near_rows, drop=False)
         fell = {part: split.count(part) for part in PARTS}
         check_parts(fell, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
@@ -160,7 +165,7 @@ def prepare(
             duplicates=split.duplicates,
             conflicts=split.conflicts,
             leaked=split.leaked,
-            sources=_by_source(table.read, keyed, split, copies, rows),
+            sources=_by_source(table.read, keyed, split, copies, rows, encoder_of_rows.left_out),
             near_duplicates=near,
             truncated=writer.truncated,
             truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
@@ -192,8 +197,14 @@ def prepare(
     return load_prepared(folder)
 
 
-def _without_near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[SplitResult, NearDuplicates | None]:
-    """Count the rows that are nearly alike in train and beyond; with ``drop`` those of train are left out."""
+def _near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[SplitResult, NearDuplicates | None]:
+    """Count the rows that are nearly alike in train and beyond; with ``drop`` those of train are left out.
+
+    Raises
+    ------
+    StageError
+        DatasetInvalid: that would leave none.
+    """
     near = rows.near(split.sides)
     found = int(near.train.sum())
     if not found:
@@ -207,6 +218,13 @@ def _without_near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[Sp
         told.test,
         " and are left out" if drop else "; dataset.nearDuplicates: Drop in a new job leaves them out",
     )
+    if drop and found == split.count("train"):
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"all {found} train rows nearly repeat a validation or test row, and dataset.nearDuplicates Drop "
+            "leaves none of them; give rows that differ in more than a few words, or set nearDuplicates to Report",
+            tells_mend=True,
+        )
     if drop:
         split = replace(split, sides=np.where(near.train, np.int8(-1), split.sides))
     return split, told
@@ -228,8 +246,9 @@ def _by_source(
     split: SplitResult,
     copies: NDArray[np.int32],
     files: Sequence[RowFile],
+    left_out: Mapping[tuple[int, Part], int],
 ) -> list[SourceRows] | None:
-    """What the split made of each source; None where there is none."""
+    """What became of each source: rows in it, and those that were encoded; None where there is none."""
     commits = {file.source: file.origin[1] for file in files if file.origin is not None}
     return [
         SourceRows(
@@ -237,6 +256,7 @@ def _by_source(
             revision=commits.get(number),
             **{
                 part: int(copies[(keyed.sources == number) & (split.sides == side)].sum())
+                - left_out.get((number, part), 0)
                 for side, part in enumerate(PARTS)
             },
         )

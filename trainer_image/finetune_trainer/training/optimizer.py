@@ -170,7 +170,7 @@ class MasterOptimizer(ABC):
 class MasterAdamW(MasterOptimizer):
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101): a first and a second moment of every number."""
 
-    KINDS = ("exp_avg", "exp_avg_sq")
+    KINDS: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
 
     @override
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:

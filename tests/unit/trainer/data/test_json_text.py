@@ -82,9 +82,25 @@ def test_one_object_alone_in_json_lines_is_a_row(tmp_path: Path) -> None:
     ]
 
 
-def test_each_row_of_a_pretty_array_is_named_by_the_line_where_it_begins(tmp_path: Path) -> None:
-    path = written(tmp_path, "rows.json", '[\n  {\n    "a": 1\n  },\n  {\n    "a": 2\n  }\n]\n')
-    assert list(read_rows(look_at(path))) == [Row(2, {"a": 1}), Row(5, {"a": 2})]
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[\n  {\n    "a": 1\n  },\n  {\n    "a": 2\n  }\n]\n',
+        '[{"a": 1}, {"a": 2}]',
+        '{"rows": [{"a": 1}, {"a": 2}]}',
+        '{"a": 1} {"a": 2}',
+    ],
+)
+def test_each_element_has_a_number_of_its_own_however_many_stand_on_a_line(tmp_path: Path, text: str) -> None:
+    source = look_at(written(tmp_path, "rows.json", text))
+    assert list(read_rows(source)) == [Row(1, {"a": 1}), Row(2, {"a": 2})]
+    assert source.unit == "row"
+
+
+def test_rows_of_one_object_a_line_are_named_by_their_lines(tmp_path: Path) -> None:
+    source = look_at(written(tmp_path, "rows.json", '{"a": 1}\n\n{"a": 2}\n'))
+    assert [row.number for row in read_rows(source)] == [1, 3]
+    assert source.unit == "line"
 
 
 @pytest.mark.parametrize(

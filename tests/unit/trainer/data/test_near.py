@@ -134,5 +134,6 @@ def test_thousands_of_rows_that_are_alike_take_bounded_pairs(tmp_path: Path) -> 
     assert sealed  # some of them stand for all
 
 
-def test_text_of_a_value_is_all_its_strings() -> None:
-    assert list(text_of({"a": "x", "b": [1, "y", {"c": "z"}], "d": None})) == ["x", "y", "z"]
+def test_text_of_a_value_is_all_that_is_said_in_it() -> None:
+    value = {"a": "x", "b": [1, "y", {"c": "z"}, 2.5], "d": None, "e": True}
+    assert list(text_of(value)) == ["x", "1", "y", "z", "2.5", "True"]

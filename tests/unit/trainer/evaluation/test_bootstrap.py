@@ -100,3 +100,8 @@ def test_wilsons_interval_is_scipys(correct: int, total: int) -> None:
 def test_mcnemars_test_is_scipys_binomial_test(gained: int, lost: int) -> None:
     theirs = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert mcnemar(gained=gained, lost=lost).value == pytest.approx(theirs)
+
+
+def test_draws_that_are_all_alike_say_nothing_of_how_others_would_be() -> None:
+    kept = np.array([[0.0, 1.0], [1.0, 0.0]] * 20)
+    assert percentile_interval(kept, lambda _, weights: np.full(len(weights), 0.25)) is None

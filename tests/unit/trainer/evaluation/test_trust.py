@@ -240,3 +240,14 @@ def test_words_of_a_label_that_has_to_be_escaped_fit() -> None:
     found = warnings_of(evidence(choices=choices, alike=2, answers=np.zeros(3, dtype=np.int64)))
     assert [warning.type for warning in found] == ["OneLabel", "ChoicesOverlap"]
     assert all("\\u200b" in (warning.message or "") for warning in found)
+
+
+def test_a_list_of_all_choices_that_one_prompt_has_lost_hides_no_leak() -> None:
+    rows = [text(f"One of sports, arts, science. {LABELS[i]}: something.") for i in MIXED]
+    short = TextRow(row=1, prompt="something long.", completion="", shortened=True)
+    assert kinds(rows=[*rows, short], answers=np.array([*MIXED, 0])) == ["LabelInPrompt"]
+
+
+def test_rows_of_labels_that_train_does_not_know_are_not_of_the_one_label() -> None:
+    assert kinds(answers=np.array([1] * 60 + [-1] * 60)) == []
+    assert kinds(answers=np.array([1] * 60 + [-1] * 5)) == ["OneLabel"]

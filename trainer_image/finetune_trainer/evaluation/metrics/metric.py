@@ -84,6 +84,9 @@ class TextMetric(Metric):
     ----------
     compare
         What is kept of a row: (said, expected) -> numbers.
+    unanswered
+        What is kept of a row that no answer can be right for: expected -> numbers; as of an empty answer, unless an
+        empty one can be right.
     scorable
         Why no answer at all can score against an expected text; empty where one can.
     """
@@ -91,10 +94,15 @@ class TextMetric(Metric):
     kind: Kind = "predict"
     keeps: Callable[[Rows], Array | None] = field(init=False)
     compare: Callable[[str, str], tuple[float, ...]]
+    unanswered: Callable[[str], tuple[float, ...]] | None = None
     scorable: Callable[[str], str] = lambda _: ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keeps", lambda rows: rows.measure(self.name))
+
+    def without_answer(self, expected: str) -> tuple[float, ...]:
+        """Return what is kept of a row that no answer can be right for."""
+        return self.compare("", expected) if self.unanswered is None else self.unanswered(expected)
 
 
 def mean(kept: Array, weights: Array) -> Array:

@@ -22,7 +22,10 @@ _NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _GROUP: Final = "\u00a0\u202f'’"
 """What may stand between groups of three digits, besides points and commas."""
 _NUMBER: Final = re.compile(
-    rf"(?<![\w.])[-+−]?[$€£¥]?(?:\d+(?:[.,]\d+|[{_GROUP}]\d{{3}}(?!\d))*|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?",
+    r"(?<![\w.])[-+−]?[$€£¥]?(?:"
+    r"\d+ \d+/\d+"  # a whole and a fraction
+    rf"|(?:\d{{1,3}}(?: \d{{3}}(?![\d.,]*\d/|\d))+|\d+)(?:[.,]\d+|[{_GROUP}]\d{{3}}(?!\d))*"
+    r"|\.\d+)(?:[eE][-+]?\d+)?(?:/\d+)?",
     re.ASCII,
 )
 _LONGEST: Final = 200
@@ -75,6 +78,7 @@ TOKEN_F1: Final = TextMetric(
     name="TokenF1",
     meaning="the mean over rows of the F1 of words, case, punctuation and English articles left out",
     compare=_token_f1,
+    unanswered=lambda _: (0.0,),
     value=mean,
     beside=("ExactMatch", "ROUGEL", "ChrF"),
 )
@@ -86,8 +90,9 @@ a, an, the (SQuAD: Rajpurkar et al. 2016, arXiv:1606.05250; of two texts without
 def final_number(text: str) -> Fraction | None:
     """Return the first number after the last ``####``, or without such a mark the last number; None without one.
 
-    Thousands may be grouped (1,234 or 1.234.567 or 1'234), decimals may follow a comma (3,14), and fractions (3/4),
-    exponents and currency signs are understood. A number that goes on from a letter (H2O) is none.
+    Thousands may be grouped (1,234 or 1.234.567 or 1'234 or 1 234, in India 1,23,456), decimals may follow a comma
+    (3,14), and fractions (3/4, 1 1/2), exponents and currency signs are understood. A number that goes on from a letter
+    (H2O) is none.
     """
     _, mark, after = text.rpartition(MARKER)
     found = [match.group() for match in _NUMBER.finditer(after if mark else text)]
@@ -98,7 +103,13 @@ def _parsed(number: str) -> Fraction | None:
     if len(number) > _LONGEST or re.search(rf"[eE][-+]?\d{{{_MOST_EXPONENT + 1}}}", number):
         return None
     number = re.sub(rf"[$€£¥+{_GROUP}]", "", number.replace("e+", "e").replace("E+", "e")).replace("−", "-")
-    whole, _, below = number.partition("/")
+    if mixed := re.fullmatch(r"(-?)(\d+) (\d+)/(\d+)", number):
+        sign, units, above, beneath = mixed.groups()
+        if int(above) < int(beneath) and len(above) <= len(beneath):
+            return (-1 if sign else 1) * (int(units) + Fraction(int(above), int(beneath)))
+        if len(above) != 3:  # no thousands: two numbers
+            number = f"{above}/{beneath}"
+    whole, _, below = number.replace(" ", "").partition("/")
     if whole.lstrip("-").startswith("."):
         whole = whole.replace(".", "0.")
     separators = re.sub(r"[^.,]", "", whole)
@@ -110,7 +121,7 @@ def _parsed(number: str) -> Fraction | None:
     elif len(separators) > 1 or separators == ",":
         mark = separators[0]
         groups = re.sub(r"[eE].*|-", "", whole).split(mark)
-        if all(len(group) == 3 for group in groups[1:]) and len(groups[0]) <= 3:
+        if _are_thousands(groups) or (mark == "," and _are_lakhs(groups)):
             whole = whole.replace(mark, "")
         elif len(separators) == 1:
             whole = whole.replace(",", ".")
@@ -120,6 +131,17 @@ def _parsed(number: str) -> Fraction | None:
         return Fraction(whole) / (Fraction(below) if below else 1)
     except (ValueError, ZeroDivisionError):
         return None
+
+
+def _are_thousands(groups: list[str]) -> bool:
+    """Tell 1,234 from 0,125: no thousands begin with a zero."""
+    return len(groups[0]) <= 3 and not groups[0].startswith("0") and all(len(group) == 3 for group in groups[1:])
+
+
+def _are_lakhs(groups: list[str]) -> bool:
+    """Tell 1,23,456, the Indian way, by groups of two before the last one."""
+    first, *between, last = groups
+    return bool(between) and 0 < len(first) <= 2 and len(last) == 3 and all(len(group) == 2 for group in between)
 
 
 def _numeric(said: str, expected: str) -> tuple[float, ...]:

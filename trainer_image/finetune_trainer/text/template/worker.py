@@ -83,11 +83,23 @@ _BAR: Final = "|||"
 
 
 class _Choices(list[str]):
-    """The answers of a prompt; a label of -1, which stands for an unknown one, is not the last of them."""
+    """The answers of a prompt; a label of -1, which stands for an unknown one, is not the last of them.
+
+    Unless the prompt itself counts from the end.
+    """
+
+    from_the_end = False
 
     def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, int) and place < 0:
-            raise IndexError(place)
+        if isinstance(place, slice):
+            return super().__getitem__(place)
+        if not isinstance(place, int):
+            raise _NotPrintedError(
+                f"answer_choices[…] is asked for {place!r}, and its answers go by whole numbers; write the column that "
+                "numbers them as numbers, not as text"
+            )
+        if not (-len(self) if self.from_the_end else 0) <= place < len(self):
+            raise _NotPrintedError(f"answer_choices[…] is asked for {place}, and its answers are 0 to {len(self) - 1}")
         return super().__getitem__(place)
 
 
@@ -122,7 +134,9 @@ class _Joined:
         if self._choices is not None:
             rendered, _ = _render(self._choices, copy.deepcopy(row))
             choices = [choice.strip() for choice in rendered.split(self._bar)]
-            context["answer_choices"] = list(choices) if self._from_the_end else _Choices(choices)
+            answers = _Choices(choices)
+            answers.from_the_end = self._from_the_end
+            context["answer_choices"] = answers
         text, _ = _render(self._template, context)
         if not text.strip():
             return {"skip": True}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
+from finetune_trainer.evaluation.metrics.metric import TextMetric
 from finetune_trainer.evaluation.metrics.over_ngrams import words
 from finetune_trainer.evaluation.metrics.over_text import final_number
+from finetune_trainer.evaluation.metrics.registry import METRICS
 from tests.unit.trainer.evaluation.metrics.kit import of_texts, text_metric
 
 
@@ -132,3 +135,38 @@ def test_a_metric_says_which_expected_answers_it_can_not_score() -> None:
     assert text_metric("JSONValidity").scorable("7") == "is no JSON object or array"
     assert text_metric("JSONFieldAccuracy").scorable("[]") == ""
     assert text_metric("ROUGE1").scorable("") == ""
+
+
+def test_no_metric_gives_anything_for_a_row_that_no_answer_can_be_right_for() -> None:
+    for metric in METRICS.values():
+        if isinstance(metric, TextMetric):
+            for expected in ("a", "the", "...", "word", "42", '{"a": 1}'):
+                assert metric.of_all(np.array([metric.without_answer(expected)])) == 0, metric.name
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("0,125", "1/8"),
+        ("-0,125", "-1/8"),
+        ("1,234", "1234"),
+        ("50 000", "50000"),
+        ("#### 1 000", "1000"),
+        ("1 234,5", "2469/2"),
+        ("1,23,456", "123456"),
+        ("12,34,56,789", "123456789"),
+        ("1 1/2", "3/2"),
+        ("-1 1/2", "-3/2"),
+        ("1 000/4", "250"),
+        ("3 10/2", "5"),
+        ("12 apples and 500 pears", "500"),
+        ("in 2020 300", "300"),
+    ],
+)
+def test_a_final_number_is_read_as_people_write_it(said: str, meant: str) -> None:
+    assert final_number(said) == Fraction(meant)
+
+
+@pytest.mark.parametrize("said", ["1,2,3", "1.2.3", "1,23,45", "x 1 0/0"])
+def test_a_list_is_no_number(said: str) -> None:
+    assert final_number(said) is None
