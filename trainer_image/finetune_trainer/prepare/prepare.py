@@ -165,7 +165,7 @@ def prepare(
             duplicates=split.duplicates,
             conflicts=split.conflicts,
             leaked=split.leaked,
-            sources=_by_source(table.read, keyed, split, copies, rows, encoder_of_rows.left_out),
+            sources=_by_source(table.read, keyed, split, copies, files=rows, left_out=encoder_of_rows.left_out),
             near_duplicates=near,
             truncated=writer.truncated,
             truncated_fields=[TruncatedField(name=n, rows=k) for n, k in writer.shortened.most_common(4)] or None,
@@ -245,6 +245,7 @@ def _by_source(
     keyed: KeyedTable,
     split: SplitResult,
     copies: NDArray[np.int32],
+    *,
     files: Sequence[RowFile],
     left_out: Mapping[tuple[int, Part], int],
 ) -> list[SourceRows] | None:
