@@ -9,7 +9,7 @@ from typing import Any, Final
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-__all__ = ["FAMILIES", "FRAME", "make_family"]
+__all__ = ["FAMILIES", "FRAME", "MORE_FAMILIES", "make_family"]
 
 SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<|im_start|>", "<|im_end|>")
 FRAME: Final = (
@@ -88,9 +88,68 @@ FAMILIES: Final[Mapping[str, Callable[[], Tokenizer]]] = {
 }
 
 
+def _split_by_rule() -> Tokenizer:
+    """GPT-4's kind: a pattern parts words, digits by threes and white space before byte-level merges."""
+    stored = json.loads(_byte_level().to_str())
+    pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    stored["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
+        ],
+    }
+    return Tokenizer.from_str(json.dumps(stored))
+
+
+def _single_digits() -> Tokenizer:
+    """SmolLM's kind: every digit is a token of its own."""
+    stored = json.loads(_byte_level().to_str())
+    stored["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        ],
+    }
+    return Tokenizer.from_str(json.dumps(stored))
+
+
+def _blank_as_letter() -> Tokenizer:
+    """Gemma's kind: no blank is put before a text, each one is a letter, single bytes where the vocabulary ends."""
+    stored = json.loads(_prepend().to_str())
+    stored["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    stored["decoder"] = {
+        "type": "Sequence",
+        "decoders": [
+            {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+            {"type": "ByteFallback"},
+            {"type": "Fuse"},
+        ],
+    }
+    return Tokenizer.from_str(json.dumps(stored))
+
+
+def _composed() -> Tokenizer:
+    """Qwen's kind: characters are composed (NFC) before byte-level merges."""
+    made = _byte_level()
+    made.normalizer = normalizers.NFC()
+    return made
+
+
+MORE_FAMILIES: Final[Mapping[str, Callable[[], Tokenizer]]] = {
+    **FAMILIES,
+    "split by rule": _split_by_rule,
+    "single digits": _single_digits,
+    "blank as letter": _blank_as_letter,
+    "composed": _composed,
+}
+"""What decoder models use, for what has to hold whatever the tokenizer."""
+
+
 def make_family(name: str) -> PreTrainedTokenizerFast:
     """Make a tokenizer with a chat template, tags that are not special, and a special one that takes blanks."""
-    backend = FAMILIES[name]()
+    backend = MORE_FAMILIES[name]()
     backend.add_tokens(
         [
             AddedToken("<think>", special=False, normalized=False),
