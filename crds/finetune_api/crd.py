@@ -250,6 +250,9 @@ def job_crd() -> Schema:
             _column(
                 "Gain", ".status.results.gain", "How much better the tuned model is; above 0 is better.", wide=True
             ),
+            _column(
+                "FewShot", ".status.results.fewShot.score", "Score of the untouched model with examples.", wide=True
+            ),
             _column("Model", ".spec.model.uri", "The model to start from.", wide=True),
         ],
     }

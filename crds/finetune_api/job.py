@@ -130,7 +130,14 @@ class Evaluation(SpecModel):
             check=lambda e: e.fail_on is None or len(set(e.fail_on)) == len(e.fail_on),
             field="failOn",
         ),
-        not_yet("!has(self.fewShot)", "evaluation.fewShot", lambda e: e.few_shot is None, field="fewShot"),
+        Rule(
+            cel="has(self.fewShot) || !has(self.failOn) || !self.failOn.exists(a, a in ['NotAboveFewShot', "
+            "'NoFewShot'])",
+            message="evaluation.failOn names a warning about the few-shot baseline, which is not measured; set "
+            "evaluation.fewShot too",
+            check=lambda e: e.few_shot is not None or not {"NotAboveFewShot", "NoFewShot"} & set(e.fail_on or ()),
+            field="failOn",
+        ),
         Rule(
             cel="!has(self.stop) || size(self.stop) > 0",
             message="evaluation.stop is empty; remove it or give a text",
@@ -161,7 +168,10 @@ class Evaluation(SpecModel):
         description="Warnings of status.results that end the job as NotAccepted, with its results.",
     )
     few_shot: int | None = Field(
-        None, ge=1, le=64, description="Examples in a second baseline. Refused by this version."
+        None,
+        ge=1,
+        le=64,
+        description="Score the untouched model a second time with so many examples of train in each prompt.",
     )
     max_new_tokens: int | None = Field(
         None,
@@ -260,6 +270,14 @@ class FineTuneJobSpec(SpecModel):
                 ("selectBy", "self.training.selectBy == 'Auto'", lambda t: t.select_by == "Auto"),
                 ("validation", "!has(self.training.validation)", lambda t: t.validation is None),
             )
+        ),
+        Rule(
+            cel="!has(self.evaluation.fewShot) || !has(self.dataset.template.name) || self.dataset.template.name != "
+            "'messages'",
+            message="evaluation.fewShot is not for template messages, whose rows are conversations already; leave "
+            "it out",
+            check=lambda s: s.evaluation.few_shot is None or s.dataset.template.name != "messages",
+            field="evaluation.fewShot",
         ),
         Rule(
             cel=f"!(self.evaluation.metric in {list(CHOICE_METRICS)}) || !has(self.dataset.template.name) || "

@@ -9,7 +9,7 @@ asked for again with :data:`SHORT_REPORT_BYTES`, which fits into the share of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
@@ -134,6 +134,11 @@ def _ever_shorter(report: StageReport) -> Iterator[StageReport]:
         shorter = report.failure.message[: len(report.failure.message) * 3 // 4]
         report = report.model_copy(update={"failure": report.failure.model_copy(update={"message": shorter})})
         yield report
+    if report.results and report.results.few_shot:
+        bare_shot = report.results.few_shot.model_copy(update=dict.fromkeys(("context_tokens", "gain", "p_value")))
+        for shot in (bare_shot, None):  # the second is for numbers of nineteen digits
+            report = report.model_copy(update={"results": report.results.model_copy(update={"few_shot": shot})})
+            yield report
 
 
 def _first_secondaries(results: Results | None) -> Results | None:
@@ -144,7 +149,7 @@ def _first_secondaries(results: Results | None) -> Results | None:
     def fewer(score: Score) -> Score:
         return score.model_copy(update={"secondary": score.secondary and score.secondary[:KEPT_SECONDARIES]})
 
-    return results.model_copy(update={"baseline": fewer(results.baseline), "test": fewer(results.test)})
+    return _each_score(results, fewer)
 
 
 def _scores(results: Results | None, *, without: tuple[str, ...]) -> Results | None:
@@ -154,7 +159,14 @@ def _scores(results: Results | None, *, without: tuple[str, ...]) -> Results | N
     def bare(score: Score) -> Score:
         return score.model_copy(update=dict.fromkeys(without))
 
-    return results.model_copy(update={"baseline": bare(results.baseline), "test": bare(results.test)})
+    return _each_score(results, bare)
+
+
+def _each_score(results: Results, change: Callable[[Score], Score]) -> Results:
+    few_shot = results.few_shot and change(results.few_shot)
+    return results.model_copy(
+        update={"baseline": change(results.baseline), "few_shot": few_shot, "test": change(results.test)}
+    )
 
 
 def parse_report(text: str) -> StageReport | None:

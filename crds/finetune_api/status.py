@@ -24,6 +24,7 @@ __all__ = [
     "DroppedRows",
     "FailedAttempt",
     "Failure",
+    "FewShotScore",
     "FineTuneJobStatus",
     "MetricName",
     "NearDuplicates",
@@ -251,6 +252,22 @@ class Score(ApiModel):
     )
 
 
+class FewShotScore(Score):
+    """What the untouched model reached with examples of train in its prompt, and how the tuned one compares."""
+
+    examples: int = Field(ge=1, description="Examples before a row.")
+    fewer: int = Field(0, ge=0, description="Rows that got fewer: no more fit into training.maxLength beside them.")
+    context_tokens: int | None = Field(
+        None, ge=0, description="Tokens that they add to the prompt of a row, on average."
+    )
+    gain: DecimalString | None = Field(
+        None, description="How much better the tuned model is; absent where there was no room, see results.json."
+    )
+    p_value: DecimalString | None = Field(
+        None, description="Two-sided p-value, by pairedTest, that these two differ by chance."
+    )
+
+
 class ReferenceScore(ApiModel):
     """What is reached without a language model, learnt from the train rows."""
 
@@ -266,6 +283,9 @@ class Results(ApiModel):
 
     metric: MetricName = Field(description="What the scores are.")
     baseline: Score = Field(description="The untouched model.")
+    few_shot: FewShotScore | None = Field(
+        None, description="The untouched model with examples in its prompt, where evaluation.fewShot asks for it."
+    )
     test: Score = Field(description="The tuned model, as exported.")
     gain: DecimalString = Field(
         description="How much better the tuned model is, with its sign: test minus baseline; for Perplexity, where "

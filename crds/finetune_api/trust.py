@@ -24,6 +24,8 @@ WarningType = Literal[
     "TruncatedPrompts",
     "ChoicesOverlap",
     "FormatOnly",
+    "NotAboveFewShot",
+    "NoFewShot",
 ]
 WARNING_TYPES: Final[tuple[WarningType, ...]] = get_args(WarningType)
 

@@ -14,7 +14,7 @@ from tests.support.casekit import MINIMAL, edited
 
 SPEC_SCHEMA = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
-NEVER_SET = {"queueName", "evaluation.fewShot"}
+NEVER_SET = {"queueName"}
 """Optional fields that this version refuses, so that no stored object has them."""
 
 CHANGES: Mapping[str, tuple[Any, Any]] = {
@@ -63,6 +63,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "evaluation.maxNewTokens": (8, 9),
     "evaluation.stop": (["###"], ["---"]),
     "evaluation.limit": (100, 200),
+    "evaluation.fewShot": (4, 8),
     "evaluation.minScore": ("0.8", "0.9"),
     "evaluation.minGain": ("0", "0.1"),
     "evaluation.failOn": (["NoGain"], ["FewTestRows"]),

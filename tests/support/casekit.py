@@ -130,13 +130,19 @@ class Kind:
             yield self.no(field, f"{field}={text[:60]!r}", {path: wrap(text), **more}, "match")
 
     def choice(
-        self, path: str, *good: str, also: Iterable[str] = (), at: str = "", wrap: Callable[[str], Any] = lambda t: t
+        self,
+        path: str,
+        *good: str,
+        also: Iterable[str] = (),
+        at: str = "",
+        wrap: Callable[[str], Any] = lambda t: t,
+        with_: Edits | None = None,
     ) -> Iterator[Case]:
         """Values of an enum; ``also`` are values that a rule forbids although the enum has them."""
         field = at or path
         for value in good:
-            yield self.ok(f"{field}={value}", {path: wrap(value)})
-        yield self.no(field, f"{field}=nonsense", {path: wrap("nonsense")}, *good, *also)
+            yield self.ok(f"{field}={value}", {**(with_ or {}), path: wrap(value)})
+        yield self.no(field, f"{field}=nonsense", {**(with_ or {}), path: wrap("nonsense")}, *good, *also)
 
     def flag(self, path: str, *, ok: Iterable[bool] = (True, False)) -> Iterator[Case]:
         """A boolean."""

@@ -605,8 +605,19 @@ def _evaluation() -> Iterator[Case]:
     yield JOB.no(
         "evaluation.minScore", "90 of MacroF1", {"evaluation.metric": "MacroF1", "evaluation.minScore": "90"}, score
     )
-    yield JOB.ok("all warnings refused", {"evaluation.failOn": list(WARNING_TYPES)})
-    yield from JOB.choice("evaluation.failOn", *WARNING_TYPES, at="evaluation.failOn[0]", wrap=lambda text: [text])
+    shown = {"evaluation.fewShot": 4}
+    yield JOB.ok("all warnings refused", shown | {"evaluation.failOn": list(WARNING_TYPES)})
+    yield from JOB.choice(
+        "evaluation.failOn", *WARNING_TYPES, at="evaluation.failOn[0]", wrap=lambda text: [text], with_=shown
+    )
+    for warning in ("NotAboveFewShot", "NoFewShot"):
+        yield JOB.no(
+            "evaluation.failOn",
+            f"{warning} without a few-shot baseline",
+            {"evaluation.failOn": ["NoGain", warning]},
+            "evaluation.failOn names a warning about the few-shot baseline, which is not measured; set "
+            "evaluation.fewShot too",
+        )
     yield JOB.no("evaluation.failOn", "no warning in the list", {"evaluation.failOn": []}, "at least 1")
     yield JOB.no(
         "evaluation.failOn",
@@ -620,8 +631,13 @@ def _evaluation() -> Iterator[Case]:
         {"evaluation.failOn": ["NoGain", "OneLabel", "NoGain"]},
         "evaluation.failOn must not repeat a warning; remove the duplicate",
     )
-    yield JOB.no("evaluation.fewShot", "fewShot", {"evaluation.fewShot": 4}, not_yet("evaluation.fewShot"))
-    yield from JOB.integer("evaluation.fewShot", 1, 64, ok=[])
+    yield from JOB.integer("evaluation.fewShot", 1, 64)
+    yield JOB.no(
+        "evaluation.fewShot",
+        "fewShot over conversations",
+        {"evaluation.fewShot": 4, "dataset.template": {"name": "messages"}},
+        "evaluation.fewShot is not for template messages",
+    )
     yield from JOB.integer("evaluation.maxNewTokens", 1, 8192)
     yield from JOB.integer("evaluation.limit", 1, 10000000)
     yield from JOB.text(

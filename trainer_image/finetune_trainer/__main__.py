@@ -102,14 +102,16 @@ def _told(report: StageReport) -> dict[str, Any]:
 def _summarise(console: Console, report: StageReport, output_uri: str) -> None:
     if report.results is None:
         return
-    from finetune_trainer.evaluation.words import TESTS, gain_of, rows_of  # noqa: PLC0415 - brings numpy
+    from finetune_trainer.evaluation.words import TESTS, gain_of, rows_of, scores_of  # noqa: PLC0415 - brings numpy
 
     results, data = report.results, report.dataset
     rows = [
         (name, f"{score.score}  ({rows_of(score)}{', 95 % ' if score.ci95 else ''}{' to '.join(score.ci95 or [])})")
-        for name, score in (("before", results.baseline), ("after", results.test))
+        for name, score in scores_of(results)
     ]
     rows.append(("gain", f"{gain_of(results)}  (p {results.p_value}, {TESTS.get(results.paired_test or '', '')})"))
+    if (shown := results.few_shot) is not None:
+        rows.append(("over few-shot", f"{shown.gain}  (p {shown.p_value}; {shown.context_tokens} tokens a row)"))
     rows += [("warning", f"{warning.type}: {warning.message}") for warning in results.warnings or []]
     rows.insert(0, ("metric", results.metric))
     if data is not None:

@@ -131,6 +131,8 @@ COVERED: list[dict[str, Any]] = [
     {"evaluation.metric": "ExactMatch"},
     {"evaluation.maxNewTokens": 4},
     {"evaluation.limit": 100},
+    {"evaluation.fewShot": 4},
+    {"evaluation.fewShot": 5},
     {"output.export": "Both"},
 ]
 NOT_COVERED: list[dict[str, Any]] = [

@@ -24,6 +24,7 @@ from finetune_api.status import (
     Compute,
     DatasetSummary,
     DroppedRows,
+    FewShotScore,
     NearDuplicates,
     ReferenceScore,
     Resolved,
@@ -63,11 +64,26 @@ SCORE = _made(
     loss=st.none() | DECIMAL,
     secondary=st.none() | SECONDARY,
 )
+FEW_SHOT = _made(
+    FewShotScore,
+    score=DECIMAL,
+    correct=st.none() | COUNT,
+    total=COUNT,
+    ci95=st.none() | st.lists(DECIMAL, min_size=2, max_size=2),
+    loss=st.none() | DECIMAL,
+    secondary=st.none() | SECONDARY,
+    examples=st.integers(1, 64),
+    fewer=COUNT,
+    context_tokens=COUNT,
+    gain=DECIMAL,
+    p_value=st.none() | DECIMAL,
+)
 WARNING = _made(ResultWarning, type=st.sampled_from(WARNING_TYPES), message=st.none() | _text(160))
 RESULTS = _made(
     Results,
     metric=st.just("ChoiceAccuracyNorm"),
     baseline=SCORE,
+    few_shot=st.none() | FEW_SHOT,
     test=SCORE,
     gain=DECIMAL,
     p_value=st.none() | DECIMAL,
@@ -148,6 +164,14 @@ def _largest() -> StageReport:
         results=Results(
             metric="ChoiceAccuracyNorm",
             baseline=score,
+            few_shot=FewShotScore(
+                **{name: getattr(score, name) for name in Score.model_fields},
+                examples=64,
+                fewer=BIG,
+                context_tokens=BIG,
+                gain="1" * 24,
+                p_value="1" * 24,
+            ),
             test=score,
             gain="1" * 24,
             p_value="1" * 24,
@@ -255,6 +279,31 @@ def test_an_ordinary_report_loses_only_what_is_told_elsewhere() -> None:
     resolved = report.resolved.model_copy(update={"image": None})
     artifacts = [artifact.model_copy(update={"digest": None}) for artifact in report.artifacts or []]
     assert read == report.model_copy(update={"resolved": resolved, "artifacts": artifacts})
+
+
+@pytest.mark.parametrize("limit", [MAX_REPORT_BYTES, SHORT_REPORT_BYTES])
+def test_a_few_shot_score_of_ordinary_numbers_stays_in_the_short_form_too(limit: int) -> None:
+    results = _largest().results
+    assert results is not None
+    score = Score(score="0.8778", correct=790_000, total=900_000, ci95=["0.7945", "0.9303"], loss="0.4231")
+    shown = FewShotScore(
+        **{name: getattr(score, name) for name in Score.model_fields},
+        examples=64,
+        fewer=90_000,
+        context_tokens=9_000,
+        gain="+0.1111",
+        p_value="1e-18",
+    )
+    told = results.model_copy(
+        update={"baseline": score, "few_shot": shown, "test": score, "gain": "+0.7334", "p_value": "1e-18"}
+    )
+    read = parse_report(encode_report(_largest().model_copy(update={"results": told}), limit).decode())
+    assert read is not None
+    assert read.results is not None
+    kept = read.results.few_shot
+    assert kept is not None
+    wanted = ("score", "correct", "total", "examples", "fewer", "context_tokens", "gain", "p_value")
+    assert [getattr(kept, name) for name in wanted] == [getattr(shown, name) for name in wanted]
 
 
 @settings(max_examples=50, deadline=None)

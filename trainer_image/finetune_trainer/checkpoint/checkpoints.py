@@ -18,7 +18,7 @@ from finetune_trainer.checkpoint import background
 from finetune_trainer.checkpoint.background import BackgroundCheckpointer, Schedule
 from finetune_trainer.checkpoint.catalog import Catalog, clear_checkpoints
 from finetune_trainer.checkpoint.format import Identity, Restored
-from finetune_trainer.checkpoint.kept_baseline import Baseline, load_baseline, store_baseline
+from finetune_trainer.checkpoint.kept_baseline import FEW_SHOT, Baseline, load_baseline, store_baseline
 from finetune_trainer.checkpoint.terms import Terms, terms_of
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.device import Precision
@@ -100,10 +100,22 @@ class Checkpoints(Checkpointer):
 
     def baseline(self, *, precision: Precision, indices: list[int]) -> Evaluation | None:
         """Return the untouched model's scores in this precision on just these rows, if an earlier attempt kept them."""
-        kept = self._kept
-        if kept and kept.precision == precision and kept.evaluation.indices == indices:
-            return kept.evaluation
-        return None
+        return _fitting(self._kept, precision, indices)
+
+    def few_shot(self, *, precision: Precision, indices: list[int]) -> Evaluation | None:
+        """Return the same of its scores with examples in the prompt.
+
+        Raises
+        ------
+        StageError
+            AccessDenied, CredentialsNotFound, StorageUnavailable.
+        """
+        return _fitting(load_baseline(self._store, self._identity, FEW_SHOT), precision, indices)
+
+    def keep_few_shot(self, evaluation: Evaluation, settled: Settled) -> None:
+        """Keep them as :meth:`keep_baseline` does."""
+        kept = Baseline(evaluation=evaluation, precision=settled.precision, branching=settled.branching)
+        store_baseline(self._store, self._identity, kept, FEW_SHOT)
 
     def keep_baseline(self, evaluation: Evaluation, settled: Settled) -> None:
         """Keep the untouched model's scores for a later attempt; where that fails it measures them again."""
@@ -195,3 +207,10 @@ class Checkpoints(Checkpointer):
                 level="warning",
                 fields=differ,
             )
+
+
+def _fitting(kept: Baseline | None, precision: Precision, indices: list[int]) -> Evaluation | None:
+    """Take kept scores where they are of this precision and of just these rows."""
+    if kept and kept.precision == precision and kept.evaluation.indices == indices:
+        return kept.evaluation
+    return None

@@ -18,9 +18,10 @@ from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.device import Precision
 from finetune_trainer.storage.store import Store
 
-__all__ = ["Baseline", "load_baseline", "store_baseline"]
+__all__ = ["BASELINE", "FEW_SHOT", "Baseline", "load_baseline", "store_baseline"]
 
 BASELINE: Final = CHECKPOINTS + "baseline.json"
+FEW_SHOT: Final = CHECKPOINTS + "few_shot.json"
 _PRECISION: Final = TypeAdapter[Precision](Precision)
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Baseline:
     branching: bool | None
 
 
-def store_baseline(store: Store, identity: Identity, baseline: Baseline) -> None:
+def store_baseline(store: Store, identity: Identity, baseline: Baseline, key: str = BASELINE) -> None:
     """Store the scores; where that fails the next attempt measures them again, so it is only a warning."""
     content = {
         "identity": identity.model_dump(),
@@ -44,12 +45,12 @@ def store_baseline(store: Store, identity: Identity, baseline: Baseline) -> None
         "evaluation": baseline.evaluation.to_wire(),
     }
     try:
-        store.put_bytes(BASELINE, seal(content))
+        store.put_bytes(key, seal(content))
     except StageError as error:
         log.warning("the baseline could not be kept for a later attempt: %s", error)
 
 
-def load_baseline(store: Store, identity: Identity) -> Baseline | None:
+def load_baseline(store: Store, identity: Identity, key: str = BASELINE) -> Baseline | None:
     """Return what an earlier attempt stored; None where there is nothing, or nothing that fits.
 
     Raises
@@ -57,12 +58,12 @@ def load_baseline(store: Store, identity: Identity) -> Baseline | None:
     StageError
         AccessDenied, CredentialsNotFound, StorageUnavailable.
     """
-    if store.size(BASELINE) is None:
+    if store.size(key) is None:
         return None
     try:
-        content = unseal(store.get_bytes(BASELINE))
+        content = unseal(store.get_bytes(key))
         if difference := identity.difference(Identity.model_validate(content["identity"])):
-            log.info("%s%s belongs to another training (%s differs); ignored", store.uri, BASELINE, difference)
+            log.info("%s%s belongs to another training (%s differs); ignored", store.uri, key, difference)
             return None
         return Baseline(
             evaluation=Evaluation.from_wire(content["evaluation"]),
@@ -70,5 +71,5 @@ def load_baseline(store: Store, identity: Identity) -> Baseline | None:
             branching=content["branching"],
         )
     except (ValueError, KeyError) as error:
-        log.warning("the baseline %s%s can't be used: %s", store.uri, BASELINE, " ".join(str(error).split())[:300])
+        log.warning("the baseline %s%s can't be used: %s", store.uri, key, " ".join(str(error).split())[:300])
         return None

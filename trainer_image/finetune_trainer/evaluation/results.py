@@ -10,14 +10,14 @@ from typing import Any, Self, cast
 
 from finetune_api.metrics import METRICS as NAMES
 from finetune_api.metrics import MetricName, SecondaryName
-from finetune_api.status import Results, Score, SecondaryScore
+from finetune_api.status import FewShotScore, Results, Score, SecondaryScore
 from finetune_trainer.evaluation.bootstrap import percentile_interval, same_rows_differ
 from finetune_trainer.evaluation.metrics.metric import Array, Metric
 from finetune_trainer.evaluation.metrics.registry import METRICS
 from finetune_trainer.evaluation.rows import RowResult, Rows
 from finetune_trainer.evaluation.stats import decimal, mcnemar, signed, wilson
 
-__all__ = ["Evaluation", "RowResult", "results"]
+__all__ = ["Evaluation", "RowResult", "compared", "few_shot_score", "results"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,19 +163,49 @@ def results(baseline: Evaluation, test: Evaluation) -> Results:
     ValueError
         When the two did not score the same rows by the same metric.
     """
-    if baseline.metric != test.metric or baseline.indices != test.indices:
-        raise ValueError("baseline and test must score the same rows by the same metric")
-    metric = test.measure
-    if metric.counted:
-        pairs = list(zip(baseline.verdicts, test.verdicts, strict=True))
-        p = mcnemar(gained=pairs.count((False, True)), lost=pairs.count((True, False)))
-    else:
-        p = same_rows_differ(baseline._kept, test._kept, metric.value)
+    gain, p_value = compared(baseline, test)
     return Results(
         metric=test.metric,
         baseline=baseline.score(),
         test=test.score(),
-        gain=signed(test.goodness - baseline.goodness),
-        p_value=str(p),
-        paired_test="McNemarExact" if metric.counted else "PairedBootstrap",
+        gain=gain,
+        p_value=p_value,
+        paired_test="McNemarExact" if test.measure.counted else "PairedBootstrap",
     )
+
+
+def few_shot_score(few_shot: Evaluation, test: Evaluation, *, examples: int, fewer: int, context: int) -> FewShotScore:
+    """Return the few-shot baseline in the form of the status, with what the tuned model gains over it.
+
+    Parameters
+    ----------
+    examples, fewer, context
+        Examples before a row, rows that got fewer, and the mean of the tokens that they take.
+
+    Raises
+    ------
+    ValueError
+        When the two did not score the same rows by the same metric.
+    """
+    gain, p_value = compared(few_shot, test)
+    score = few_shot.score()
+    told = {name: getattr(score, name) for name in type(score).model_fields}
+    return FewShotScore(**told, examples=examples, fewer=fewer, context_tokens=context, gain=gain, p_value=p_value)
+
+
+def compared(before: Evaluation, after: Evaluation) -> tuple[str, str]:
+    """Return how much better the later one is, and the two-sided p-value that the two differ by chance.
+
+    Raises
+    ------
+    ValueError
+        When the two did not score the same rows by the same metric.
+    """
+    if before.metric != after.metric or before.indices != after.indices:
+        raise ValueError("two models can be compared on the same rows by the same metric only")
+    if after.measure.counted:
+        pairs = list(zip(before.verdicts, after.verdicts, strict=True))
+        p = mcnemar(gained=pairs.count((False, True)), lost=pairs.count((True, False)))
+    else:
+        p = same_rows_differ(before._kept, after._kept, after.measure.value)
+    return signed(after.goodness - before.goodness), str(p)

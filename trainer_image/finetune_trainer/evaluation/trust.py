@@ -60,6 +60,8 @@ class Evidence:
         Score and number of rows of the validation whose weights were kept; None without validation rows.
     train
         Score of the stored model on some train rows; None where it wasn't asked.
+    few_shot
+        Why there is no few-shot baseline though it was asked for; empty otherwise.
     """
 
     results: Results
@@ -71,6 +73,7 @@ class Evidence:
     alike: int
     validation: tuple[float, int] | None
     train: Score | None
+    few_shot: str = ""
 
 
 def warnings_of(evidence: Evidence) -> list[ResultWarning]:
@@ -200,6 +203,21 @@ def _format_only(e: Evidence) -> str | None:
     )
 
 
+def _not_above_few_shot(e: Evidence) -> str | None:
+    few_shot = e.results.few_shot
+    if few_shot is None or few_shot.gain is None:
+        return None
+    told = f"the untouched model with {few_shot.examples} examples in its prompt reaches {few_shot.score}"
+    if float(few_shot.gain) <= 0:
+        return f"{told}, and the tuned model is not better: {e.results.test.score}"
+    p = few_shot.p_value
+    return f"{told}; the gain of {few_shot.gain} over it may be chance (p {p})" if p and float(p) >= CHANCE else None
+
+
+def _no_few_shot(e: Evidence) -> str | None:
+    return e.few_shot or None
+
+
 _CHECKS: Final[Mapping[WarningType, Callable[[Evidence], str | None]]] = {
     "NoGain": _no_gain,
     "FewTestRows": _few_test_rows,
@@ -211,4 +229,6 @@ _CHECKS: Final[Mapping[WarningType, Callable[[Evidence], str | None]]] = {
     "TruncatedPrompts": _truncated_prompts,
     "ChoicesOverlap": _choices_overlap,
     "FormatOnly": _format_only,
+    "NotAboveFewShot": _not_above_few_shot,
+    "NoFewShot": _no_few_shot,
 }

@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Final
 
 from finetune_api.metrics import LOWER_IS_BETTER, MetricName, SecondaryName
-from finetune_api.status import Results, Score
+from finetune_api.status import FewShotScore, Results, Score
 from finetune_trainer.evaluation.metrics.registry import METRICS
 from finetune_trainer.evaluation.references import unbeaten_by
 
-__all__ = ["TESTS", "gain_of", "meaning_of", "reference_facts", "rows_of", "validation_name"]
+__all__ = [
+    "TESTS",
+    "few_shot_facts",
+    "few_shot_name",
+    "gain_of",
+    "meaning_of",
+    "reference_facts",
+    "rows_of",
+    "scores_of",
+    "validation_name",
+]
 
 TESTS: Final = {"McNemarExact": "exact McNemar test", "PairedBootstrap": "paired bootstrap over rows"}
 """The tests behind a p-value."""
@@ -42,6 +52,32 @@ def reference_facts(results: Results) -> list[str]:
     if unbeaten:
         facts.append(f"The tuned model, at {results.test.score}, does not beat {' nor '.join(unbeaten)}.")
     return facts
+
+
+def scores_of(results: Results) -> list[tuple[str, Score]]:
+    """Return the scores in the order in which they are shown, each with its name."""
+    few_shot = [(few_shot_name(results.few_shot), results.few_shot)] if results.few_shot else []
+    return [("before", results.baseline), *few_shot, ("after", results.test)]
+
+
+def few_shot_name(score: FewShotScore) -> str:
+    """Name the untouched model with examples in its prompt."""
+    return f"before, {score.examples}-shot"
+
+
+def few_shot_facts(results: Results) -> list[str]:
+    """Say what the examples cost and whether the tuned model is better, in two sentences; nothing without a score."""
+    shown = results.few_shot
+    if shown is None:
+        return []
+    fewer = f" ({shown.fewer} rows had room for fewer)" if shown.fewer else ""
+    examples = "1 example" if shown.examples == 1 else f"{shown.examples} examples"
+    chance = f" (two-sided p-value {shown.p_value})" if shown.p_value else ""
+    return [
+        f"With {examples} of the train rows in its prompt{fewer} the untouched model reaches {shown.score}; they take "
+        f"{shown.context_tokens} tokens a row.",
+        f"Over that the tuned model gains {shown.gain}{chance}.",
+    ]
 
 
 def validation_name(metric: MetricName) -> str:

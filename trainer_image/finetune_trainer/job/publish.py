@@ -130,7 +130,15 @@ def _write_beside(
 ) -> None:
     page = folder / "report/index.html"
     page.parent.mkdir(parents=True)
-    write_predictions(folder / "predictions.jsonl", prepared, tuned.before, after)
+    shown = tuned.few_shot
+    write_predictions(
+        folder / "predictions.jsonl",
+        prepared,
+        tuned.before,
+        after,
+        few_shot=shown.evaluation if shown else None,
+        examples=shown.examples if shown else (),
+    )
     write_results(folder / "results.json", report, tuned.layers, wordings=prepared.wordings)
     card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared)
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -102,15 +102,16 @@ def checkpoints_of(work: Work, inputs: Inputs, host: Host) -> Checkpoints:
 
 def report_of(work: Work, inputs: Inputs, tuned: Tuned, after: Evaluation, train: Score | None) -> StageReport:
     """Return the report as far as it doesn't depend on files."""
+    found = results(tuned.before, after)
+    if tuned.few_shot is not None:
+        found = found.model_copy(update={"few_shot": tuned.few_shot.score(after)})
     return StageReport(
         stage="train",
         spec_digest=work.spec_digest,
         dataset=inputs.prepared.summary,
         resolved=tuned.resolved,
         validation=list(tuned.validation[-NEWEST_POINTS:]) or None,
-        results=_with_references(
-            inputs.prepared, after, _with_warnings(work, inputs.prepared, tuned, results(tuned.before, after), train)
-        ),
+        results=_with_references(inputs.prepared, after, _with_warnings(work, inputs.prepared, tuned, found, train)),
         compute=tuned.cost,
     )
 
@@ -137,6 +138,7 @@ def _with_warnings(work: Work, prepared: Prepared, tuned: Tuned, found: Results,
         alike=shared_beginning(prepared.choice_sets[0].ids) if one_list else 0,
         validation=(float(tuned.kept.score), min(limit, rows)) if tuned.kept else None,
         train=train,
+        few_shot=tuned.few_shot.missing if tuned.few_shot else "",
     )
     warnings = warnings_of(evidence)
     for warning in warnings:

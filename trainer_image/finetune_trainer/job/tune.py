@@ -16,7 +16,7 @@ from finetune_trainer.job.base_model import Host, Inputs, load
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.dataset import resolved_of
 from finetune_trainer.job.resumable import train_resumably
-from finetune_trainer.job.score import score_before
+from finetune_trainer.job.score import FewShot, score_before, score_few_shot
 from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.model.flops import Shape, compute
 from finetune_trainer.model.load import LoadedModel
@@ -39,6 +39,8 @@ class Tuned:
     ----------
     before
         The untouched model on the test rows.
+    few_shot
+        The same with examples in its prompt; None where that wasn't asked for.
     kept
         The validation whose weights were exported; None without validation rows.
     layers
@@ -47,6 +49,7 @@ class Tuned:
 
     exported: Exported
     before: Evaluation
+    few_shot: FewShot | None
     resolved: Resolved
     validation: tuple[ValidationPoint, ...]
     kept: ValidationPoint | None
@@ -62,6 +65,18 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
         check_adapters(inputs.model_folder, lora)  # before hours of scoring
     model = load(inputs.model_folder, host, wish=wish, settled=checkpoints.settled, console=console)
     before = score_before(model, prepared, limit=limit, checkpoints=checkpoints, watcher=watcher, console=console)
+    few_shot = None
+    if spec.evaluation.few_shot is not None:
+        few_shot = score_few_shot(
+            model,
+            prepared,
+            limit=limit,
+            max_length=spec.training.max_length,
+            folder=work.folder,
+            checkpoints=checkpoints,
+            watcher=watcher,
+            console=console,
+        )
     plan = resolve(
         spec.training,
         rows=len(prepared.parts["train"]),
@@ -88,6 +103,7 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
     return Tuned(
         exported=exported,
         before=before,
+        few_shot=few_shot,
         resolved=_echoed(resolved, plan, exported, inputs.prepared, layers),
         validation=outcome.validation,
         kept=outcome.kept,

@@ -12,7 +12,15 @@ from finetune_api.metrics import SecondaryName
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Results, Score
-from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, reference_facts, rows_of
+from finetune_trainer.evaluation.words import (
+    TESTS,
+    few_shot_facts,
+    gain_of,
+    meaning_of,
+    reference_facts,
+    rows_of,
+    scores_of,
+)
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts, wording_facts
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
@@ -67,9 +75,8 @@ Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision
 
 | model | score | 95 % interval | rows | loss |
 | --- | --- | --- | --- | --- |
-{_score_row("before", results.baseline)}
-{_score_row("after", results.test)}
-{_secondary(results)}{_references(results)}
+{_score_rows(results)}
+{_secondary(results)}{_few_shot(results)}{_references(results)}
 Gain {gain_of(results)}; the two-sided p-value that the difference is chance is {results.p_value}
 ({TESTS[results.paired_test or "McNemarExact"]}). The score after training was measured on
 the exported weights, after they were stored and loaded again. `predictions.jsonl` has both answers to every test row.
@@ -134,7 +141,10 @@ def _front_matter(stage_input: StageInput, report: StageReport, results: Results
 
 def _hub_metrics(results: Results) -> list[dict[str, Any]]:
     metrics = []
-    for when, score in (("", results.test), (" before fine-tuning", results.baseline)):
+    told = [("", results.test), (" before fine-tuning", results.baseline)]
+    if results.few_shot is not None:
+        told.append((f" before fine-tuning, {results.few_shot.examples}-shot", results.few_shot))
+    for when, score in told:
         scores: list[tuple[SecondaryName, str]] = [(results.metric, score.score)]
         scores += [(other.name, other.score) for other in score.secondary or []]
         metrics += [
@@ -163,6 +173,10 @@ def _commit(revision: str | None) -> str:
     return f" (revision {_code(revision)})" if revision else ""
 
 
+def _score_rows(results: Results) -> str:
+    return "\n".join(_score_row(name, score) for name, score in scores_of(results))
+
+
 def _score_row(name: str, score: Score) -> str:
     interval = " to ".join(score.ci95 or [])
     return f"| {name} | {score.score} | {interval} | {rows_of(score)} | {score.loss or ''} |"
@@ -178,6 +192,12 @@ def _secondary(results: Results) -> str:
         if name in before
     ]
     return "\n" + "\n\n".join(lines) + "\n" if lines else ""
+
+
+def _few_shot(results: Results) -> str:
+    """What the untouched model reaches with examples in its prompt."""
+    facts = few_shot_facts(results)
+    return f"\n{' '.join(facts)}\n" if facts else ""
 
 
 def _references(results: Results) -> str:

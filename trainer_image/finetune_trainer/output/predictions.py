@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,32 @@ from finetune_trainer.text.template.conversation import as_dicts, turn_of
 __all__ = ["write_predictions", "write_results"]
 
 
-def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test: Evaluation) -> None:
+def write_predictions(
+    path: Path,
+    prepared: Prepared,
+    baseline: Evaluation,
+    test: Evaluation,
+    *,
+    few_shot: Evaluation | None = None,
+    examples: Sequence[int] = (),
+) -> None:
     """Write one line a test row.
 
     What was asked, as it was encoded, and expected, both answers as the stop rule leaves them, their verdicts, and why
     none can be right. Where rows have choices of their own, these stand there too; where they are neither right nor
     wrong under the metric, each one's own score stands in place of the verdicts.
+
+    Parameters
+    ----------
+    few_shot, examples
+        What the untouched model answered with examples in its prompt, and how many each row got.
     """
     texts, sets = prepared.texts["test"], prepared.parts["test"].choice_set
     graded = test.measure.verdict is None
     values = zip(baseline.row_values, test.row_values, strict=True) if graded else None
     own = len(prepared.choice_sets) > 1
     with path.open("w", encoding="utf-8") as file:
-        for before, after in zip(baseline.rows, test.rows, strict=True):
+        for at, (before, after) in enumerate(zip(baseline.rows, test.rows, strict=True)):
             text = texts[after.index]
             turns, tools = as_dicts([turn_of(turn) for turn in text.turns])
             line: dict[str, Any] = {
@@ -50,6 +63,8 @@ def write_predictions(path: Path, prepared: Prepared, baseline: Evaluation, test
                 "baselineExactMatchTokens": before.exact_match_tokens,
                 "tunedExactMatchTokens": after.exact_match_tokens,
             }
+            if few_shot is not None:
+                line |= _shown(few_shot, at, examples[at], graded=graded)
             if text.unanswerable:
                 line["unanswerable"] = text.unanswerable
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -59,6 +74,12 @@ def _judged(before: RowResult, after: RowResult, values: tuple[float, float] | N
     if values is None:
         return {"baselineCorrect": before.correct, "tunedCorrect": after.correct}
     return {"baselineScore": round(values[0], 6), "tunedScore": round(values[1], 6)}
+
+
+def _shown(few_shot: Evaluation, at: int, examples: int, *, graded: bool) -> dict[str, Any]:
+    row = few_shot.rows[at]
+    verdict = {"fewShotScore": round(few_shot.row_values[at], 6)} if graded else {"fewShotCorrect": row.correct}
+    return {"fewShot": row.predicted, **verdict, "fewShotExactMatch": row.exact_match, "fewShotExamples": examples}
 
 
 def write_results(

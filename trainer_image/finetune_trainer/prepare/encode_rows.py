@@ -159,6 +159,23 @@ class RowEncoder:
                 self._store(rendered, tokenised.result())
                 yield size
 
+    def default_examples(self, rows: Sequence[TemplateRow]) -> Iterator[Example | None]:
+        """Render rows once more as the sealed ones are, in the default wording; None for one that can't be.
+
+        Nothing is counted and nothing goes to the bad ones: that was done where the rows were encoded.
+        """
+        assert self.renderer is not None  # noqa: S101  # conversations have no wording, and no few-shot baseline
+        contexts = ((r.record.where, context_of(self.template, r, self._choices_of(r))) for r in rows)
+        for row, result in zip(rows, self.renderer.render(contexts), strict=True):
+            if isinstance(result, Unrendered | Skipped):
+                yield None
+                continue
+            choices = result.choices or self._choices_of(row)
+            completion = result.completion
+            if row.projected is None:
+                completion = self._choice_in(completion, choices) or completion
+            yield Example(row.record.where, result.prompt, completion, choices, result.spans)
+
     def _tokenise(self, examples: Sequence[Example]) -> list[_Tokenised]:
         """Encode rows, with the number of each one's choice set; in one thread, as tokenizers serve one at a time."""
         results: list[_Tokenised] = []
@@ -236,12 +253,15 @@ class RowEncoder:
 
     def _as_choice(self, completion: str, choices: tuple[str, ...]) -> str:
         """The choice that an inline template's completion spells; itself where it spells none."""
-        choice = find(completion, choices, self._folds if choices == self.choices else None)
+        choice = self._choice_in(completion, choices)
         if choice is None:
             return completion
         # Outer white space may be the template's own, so it is no spelling of the row.
         self.folded += choice.strip() != completion.strip()
         return choice
+
+    def _choice_in(self, completion: str, choices: tuple[str, ...]) -> str | None:
+        return find(completion, choices, self._folds if choices == self.choices else None)
 
     def _choices_of(self, row: TemplateRow) -> tuple[str, ...]:
         if self.choices is not None:

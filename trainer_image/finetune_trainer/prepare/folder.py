@@ -23,7 +23,7 @@ from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.arrayfile import ArrayColumn, Column, Kind, map_arrays, write_arrays
 from finetune_trainer.prepare.linefile import LineFile
-from finetune_trainer.prepare.prepared import EncodedPart, Prepared, TextRow
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared, Shot, TextRow
 from finetune_trainer.storage.store import sha256_file
 from finetune_trainer.text.choices import ChoiceSet
 
@@ -85,6 +85,7 @@ class Rest(BaseModel):
     metric: MetricName
     separator: str = " "
     wordings: dict[str, int] = {}
+    few_shot: tuple[Shot, ...] = ()
     percents: Percents | None = None
     template_digest: str
     tokenizer_digest: str
@@ -155,6 +156,7 @@ def load_prepared(folder: Path) -> Prepared:
             metric=rest.metric,
             separator=rest.separator,
             wordings=rest.wordings,
+            few_shot=rest.few_shot,
             percents=rest.percents,
             template_digest=rest.template_digest,
             tokenizer_digest=rest.tokenizer_digest,

@@ -30,6 +30,7 @@ from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.checks import check_answerable, check_parts
 from finetune_trainer.prepare.encode_rows import RowEncoder
+from finetune_trainer.prepare.few_shot import candidates, choose
 from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
 from finetune_trainer.prepare.folder_writer import PreparedWriter
 from finetune_trainer.prepare.keys import KeyedTable, hash_of_answer, key_rows
@@ -120,13 +121,15 @@ def prepare(
             )
             split = split_rows(keyed.keys, spec.dataset.split, percents)
             drop = spec.dataset.near_duplicates == "Drop"
-            near = None
             if drop:
-                split, near = _near(split, near_rows, drop=True)
+                split, near, repeating = _near(split, near_rows, drop=True)
             copies = copies_of_rows(split.sides, keyed.sources, spec.dataset)
             split = replace(split, sides=np.where(copies > 0, split.sides, np.int8(-1)))
             if not drop:  # of the rows that are learned, after the weights
-                split, near = _near(split, near_rows, drop=False)
+                split, near, repeating = _near(split, near_rows, drop=False)
+        shots, seed = spec.evaluation.few_shot or 0, spec.dataset.split.seed
+        drawn = candidates(keyed, split, copies, repeating, seed=seed) if shots else []
+        noted: dict[int, TemplateRow | None] = dict.fromkeys(drawn)
         fell = {part: split.count(part) for part in PARTS}
         check_parts(fell, spec, percents, table.given, bad, largest=split.largest)
         bad.check_parts(fell)
@@ -139,12 +142,12 @@ def prepare(
             bad=bad,
             columns=table.columns,
             choices=label_set(keyed, split),
-            seed=spec.dataset.split.seed,
+            seed=seed,
             all_answers=spec.dataset.template.learns_all,
         )
         done, total = 0, int(copies.sum())
         with step("encode_rows", "render and tokenise the rows") as progress:
-            for encoded in encoder_of_rows.encode(_chunks(placed_rows(keyed, split, copies))):
+            for encoded in encoder_of_rows.encode(_chunks(placed_rows(keyed, split, copies, noted))):
                 done += encoded
                 progress(done, total)
         bad.check(table.rows)
@@ -187,6 +190,7 @@ def prepare(
                 max_new_tokens=spec.evaluation.max_new_tokens or writer.longest + max(8, writer.longest // 4),
                 metric=metric,
                 separator=template.separator,
+                few_shot=choose(drawn, noted, encoder_of_rows, count=shots, seed=seed) if shots else (),
                 wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
                 percents=percents,
                 template_digest=template.digest,
@@ -197,8 +201,12 @@ def prepare(
     return load_prepared(folder)
 
 
-def _near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[SplitResult, NearDuplicates | None]:
-    """Count the rows that are nearly alike in train and beyond; with ``drop`` those of train are left out.
+def _near(
+    split: SplitResult, rows: NearRows, *, drop: bool
+) -> tuple[SplitResult, NearDuplicates | None, NDArray[np.bool_]]:
+    """Count the rows that are nearly alike in train and beyond, and mark those of train.
+
+    With ``drop`` these are left out.
 
     Raises
     ------
@@ -208,7 +216,7 @@ def _near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[SplitResul
     near = rows.near(split.sides)
     found = int(near.train.sum())
     if not found:
-        return split, None
+        return split, None, near.train
     counts = {part: int((near.sealed & (split.sides == PARTS.index(part))).sum()) for part in ("validation", "test")}
     told = NearDuplicates(train=found, dropped=found if drop else 0, **counts)
     _log.warning(
@@ -227,15 +235,23 @@ def _near(split: SplitResult, rows: NearRows, *, drop: bool) -> tuple[SplitResul
         )
     if drop:
         split = replace(split, sides=np.where(near.train, np.int8(-1), split.sides))
-    return split, told
+    return split, told, near.train
 
 
 def placed_rows(
-    keyed: KeyedTable, split: SplitResult, copies: NDArray[np.int32] | None = None
+    keyed: KeyedTable,
+    split: SplitResult,
+    copies: NDArray[np.int32] | None = None,
+    noted: dict[int, TemplateRow | None] | None = None,
 ) -> Iterator[tuple[Part, TemplateRow]]:
-    """Read the rows that the split has kept, each with its part, as often as it is taken, in the order of the files."""
+    """Read the rows that the split has kept, each with its part, as often as it is taken, in the order of the files.
+
+    Those whose numbers are in ``noted`` are put down there.
+    """
     often = (split.sides >= 0).astype(np.int32) if copies is None else copies
-    for side, times, row in zip(split.sides.tolist(), often.tolist(), keyed.rows(), strict=True):
+    for number, (side, times, row) in enumerate(zip(split.sides.tolist(), often.tolist(), keyed.rows(), strict=True)):
+        if noted is not None and number in noted:
+            noted[number] = row
         for _ in range(times):
             yield PARTS[side], row
 

@@ -19,7 +19,7 @@ from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.data.parts import Part
 from finetune_trainer.text.choices import ChoiceSet
 
-__all__ = ["NO_ROOM", "UNKNOWN_ANSWER", "EncodedPart", "Prepared", "TextRow"]
+__all__ = ["NO_ROOM", "UNKNOWN_ANSWER", "EncodedPart", "Prepared", "Shot", "TextRow"]
 
 UNKNOWN_ANSWER: Final = 1
 """Of ``EncodedPart.unanswerable``: the expected answer is none of the choices. Its tokens are there."""
@@ -53,6 +53,21 @@ class TextRow:
     turns: tuple[tuple[str, ...], ...] = ()
     shortened: bool = False
     file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shot:
+    """A train row as an example of the few-shot baseline: whole, in the wording of the sealed rows.
+
+    Attributes
+    ----------
+    where
+        Where it stands, in words ("line 7").
+    """
+
+    prompt: str
+    completion: str
+    where: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +170,8 @@ class Prepared:
         Between prompt and completion for a model without chat template.
     wordings
         Train rows by the wording of their prompt; empty where there is one for all.
+    few_shot
+        Examples of the few-shot baseline, in their order; empty where none was asked for, or no train row is fit.
     """
 
     parts: dict[Part, EncodedPart]
@@ -168,6 +185,7 @@ class Prepared:
     metric: MetricName
     separator: str = " "
     wordings: Mapping[str, int] = field(default_factory=dict)
+    few_shot: tuple[Shot, ...] = ()
     template_digest: str
     tokenizer_digest: str
     percents: Percents | None = None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.status import DatasetSummary, NearDuplicates, Results, Score, SecondaryScore
+from finetune_api.status import DatasetSummary, FewShotScore, NearDuplicates, Results, Score, SecondaryScore
 from finetune_api.trust import WARNING_TYPES, WarningType
 from finetune_trainer.evaluation.stats import decimal, wilson
 from finetune_trainer.evaluation.trust import Evidence, warnings_of
@@ -36,6 +36,7 @@ def evidence(**changes: Any) -> Evidence:
         gain=changes.pop("gain", "+0.4000"),
         p_value=changes.pop("p", "1e-10"),
         paired_test="McNemarExact",
+        few_shot=changes.pop("shown", None),
     )
     rows = changes.pop("rows", [text("a goal was shot"), text("a picture was painted"), text("a star was seen")])
     values: dict[str, Any] = {
@@ -251,3 +252,32 @@ def test_a_list_of_all_choices_that_one_prompt_has_lost_hides_no_leak() -> None:
 def test_rows_of_labels_that_train_does_not_know_are_not_of_the_one_label() -> None:
     assert kinds(answers=np.array([1] * 60 + [-1] * 60)) == []
     assert kinds(answers=np.array([1] * 60 + [-1] * 5)) == ["OneLabel"]
+
+
+def shown(gain: str, p: str) -> FewShotScore:
+    return FewShotScore(score="0.8800", correct=176, total=200, examples=4, context_tokens=90, gain=gain, p_value=p)
+
+
+@pytest.mark.parametrize(
+    ("gain", "p", "warned"),
+    [
+        ("+0.0200", "0.0499", False),
+        ("+0.0200", "0.0500", True),
+        ("+0.0000", "1.0", True),
+        ("-0.1000", "0.0001", True),
+    ],
+)
+def test_a_model_that_does_not_beat_its_base_with_examples_is_told_so(gain: str, p: str, warned: bool) -> None:
+    assert ("NotAboveFewShot" in kinds(shown=shown(gain, p))) is warned
+
+
+def test_it_says_what_the_examples_reach() -> None:
+    (warning,) = warnings_of(evidence(shown=shown("-0.0100", "0.3")))
+    assert warning.message == (
+        "the untouched model with 4 examples in its prompt reaches 0.8800, and the tuned model is not better: 0.9000"
+    )
+
+
+def test_why_there_is_no_few_shot_score_is_a_warning_of_its_own() -> None:
+    (warning,) = warnings_of(evidence(few_shot="no example fits"))
+    assert (warning.type, warning.message) == ("NoFewShot", "no example fits")

@@ -20,7 +20,16 @@ from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
 from finetune_trainer.evaluation.results import Evaluation
-from finetune_trainer.evaluation.words import TESTS, gain_of, meaning_of, reference_facts, rows_of, validation_name
+from finetune_trainer.evaluation.words import (
+    TESTS,
+    few_shot_facts,
+    gain_of,
+    meaning_of,
+    reference_facts,
+    rows_of,
+    scores_of,
+    validation_name,
+)
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
@@ -74,7 +83,7 @@ def html_page(
     if results is None or resolved is None:
         raise ValueError("the page needs results and resolved")
     curve = curves(metrics, score=validation_name(results.metric))
-    scores = [("before", results.baseline), ("after", results.test)]
+    scores = scores_of(results)
     return _template().render(
         name=stage_input.job.name,
         namespace=stage_input.job.namespace,
@@ -87,6 +96,7 @@ def html_page(
         graded=test.measure.verdict is None,
         gain=gain_of(results),
         rows_of=rows_of,
+        few_shot=few_shot_facts(results),
         references=reference_facts(results),
         paired_test=TESTS[results.paired_test or "McNemarExact"],
         on=scored_rows(results, report.dataset),
