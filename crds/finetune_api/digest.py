@@ -63,6 +63,8 @@ def spec_content(spec: FineTuneJobSpec, *, template: str | None = None) -> dict[
         for name in _LATER_LORA:
             if lora.get(name) == plain.get(name):
                 lora.pop(name, None)
+    if "adapter" in wire["model"]:
+        wire["model"]["adapter"].pop("credentialsRef", None)
     return {
         "model": {k: v for k, v in wire["model"].items() if k != "credentialsRef"},
         "dataset": {k: v for k, v in wire["dataset"].items() if k != "credentialsRef"},

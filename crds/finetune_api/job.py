@@ -34,6 +34,7 @@ from finetune_api.uris import CLUSTER_URI, S3_URI
 
 __all__ = [
     "MUTABLE_FIELDS",
+    "Adapter",
     "BadRows",
     "Checkpoint",
     "Dataset",
@@ -74,6 +75,26 @@ class RuntimeRef(SpecModel):
     name: LocalName = Field("default", description="Name of a cluster-scoped FineTuneRuntime.")
 
 
+class Adapter(SpecModel):
+    """A LoRA adapter on the model, as peft stores it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        uri_rule("uri", CLUSTER_URI, "model.adapter.uri", example="s3://bucket/folder/adapter/"),
+        Rule(
+            cel="!has(self.revision) || self.uri.startsWith('hf://')",
+            message="model.adapter.revision belongs to hf:// adapters only; remove it, or version the path itself",
+            check=lambda a: a.revision is None or a.uri.startswith("hf://"),
+            field="revision",
+        ),
+    )
+
+    uri: Uri = Field(description="Where the adapter lies, as model.uri; an earlier job's is <its output.uri>adapter/.")
+    revision: str | None = Field(
+        None, max_length=128, pattern=r"^[A-Za-z0-9._/-]+$", description="Branch, tag or commit of an hf:// adapter."
+    )
+    credentials_ref: SecretRef | None = Field(None, description="As model.credentialsRef.")
+
+
 class Model(SpecModel):
     """The model to start from."""
 
@@ -101,6 +122,11 @@ class Model(SpecModel):
     )
     credentials_ref: SecretRef | None = Field(
         None, description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or HF_TOKEN for an hf:// model."
+    )
+    adapter: Adapter | None = Field(
+        None,
+        description="A LoRA adapter that is part of the model from the start: LoRA goes on training it, Full merges "
+        "it. The baseline has it.",
     )
 
 

@@ -32,8 +32,8 @@ __all__ = [
 ]
 
 StageName = Literal["prepare", "train"]
-Role = Literal["model", "dataset", "output"]
-ROLES: Final[tuple[Role, ...]] = ("model", "dataset", "output")
+Role = Literal["model", "adapter", "dataset", "output"]
+ROLES: Final[tuple[Role, ...]] = ("model", "adapter", "dataset", "output")
 
 JOB_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$"
 """DNS-1035, at most 40 characters, so that ``<name>-<uid8>-prepare-<5 of the pod>`` ends at 63."""

@@ -332,6 +332,7 @@ class ResolvedStorage(ApiModel):
     """The storage entries that this job's URIs need, one a role; absent: AWS or the hub."""
 
     model: Storage | None = Field(None, description="For model.uri.")
+    adapter: Storage | None = Field(None, description="For model.adapter.uri.")
     dataset: Storage | None = Field(None, description="For dataset.uri and files.")
     output: Storage | None = Field(None, description="For the results.")
 

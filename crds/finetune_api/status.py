@@ -213,6 +213,9 @@ class Resolved(ApiModel):
     template_digest: Digest | None = Field(None, description="Digest of the template's text.")
     image: str | None = Field(None, max_length=512, description="The trainer's image.")
     model_revision: str | None = Field(None, max_length=128, description="Commit of an hf:// model, digest of another.")
+    adapter_revision: str | None = Field(
+        None, max_length=128, description="The same of model.adapter; the baseline is the model with it."
+    )
 
 
 class ValidationPoint(ApiModel):

@@ -22,6 +22,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "model.uri": ("hf://org/name", "hf://org/other"),
     "model.revision": ("main", "v2"),
     "model.credentialsRef": ({"name": "hub"}, {"name": "other"}),
+    "model.adapter": ({"uri": "s3://bucket/a/"}, {"uri": "s3://bucket/b/"}),
     "dataset.uri": ("s3://bucket/rows.jsonl", "s3://bucket/other.jsonl"),
     "dataset.digest": ("sha256:" + "a" * 64, "sha256:" + "b" * 64),
     "dataset.format": ("Jsonl", "Csv"),

@@ -114,6 +114,23 @@ def _model() -> Iterator[Case]:
         "model.uri names a dataset; a model of the hub is hf://org/name",
     )
     yield from JOB.name("model.credentialsRef.name")
+    yield JOB.no("model.adapter.uri", "no model.adapter.uri", {"model.adapter": {}}, "equired")
+    yield from _uri("model.adapter.uri", "s3://bucket/folder/adapter/", hub=True)
+    with_adapter = {"model.adapter.uri": "hf://org/adapter"}
+    yield from JOB.text("model.adapter.revision", 128, lambda n: "r" * n, with_=with_adapter)
+    yield JOB.no(
+        "model.adapter.revision",
+        "revision of an s3 adapter",
+        {"model.adapter": {"uri": "s3://bucket/a/", "revision": "main"}},
+        "model.adapter.revision belongs to hf:// adapters only; remove it, or version the path itself",
+    )
+    yield JOB.ok("an adapter with credentials", {**with_adapter, "model.adapter.credentialsRef": {"name": "s"}})
+    yield JOB.no(
+        "model.adapter.credentialsRef.name",
+        "model.adapter.credentialsRef without name",
+        {**with_adapter, "model.adapter.credentialsRef": {}},
+        "equired",
+    )
     yield JOB.no(
         "model.credentialsRef.name", "model.credentialsRef without name", {"model.credentialsRef": {}}, "equired"
     )

@@ -125,6 +125,7 @@ def resolve_runtime(
             termination_grace_period_seconds=runtime.termination_grace_period_seconds,
             storage=ResolvedStorage(
                 model=_storage(runtime, spec.model.uri),
+                adapter=_storage(runtime, spec.model.adapter.uri) if spec.model.adapter else None,
                 dataset=_dataset_storage(runtime, spec),
                 output=_storage(runtime, output),
             ),
@@ -190,6 +191,7 @@ def _uris(spec: FineTuneJobSpec) -> dict[str, str]:
     """Every URI that the user wrote, by field."""
     return {
         "model.uri": spec.model.uri,
+        **({"model.adapter.uri": spec.model.adapter.uri} if spec.model.adapter else {}),
         **dataset_uris(spec),
         **({"output.uri": spec.output.uri} if spec.output.uri is not None else {}),
     }

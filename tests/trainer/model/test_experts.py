@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -22,11 +24,14 @@ from transformers import (
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.adapter import attach, merge_into
+from finetune_trainer.model.continued import check_base
 from finetune_trainer.model.device import Precision
 from finetune_trainer.model.load import LoadedModel, load_model
 from finetune_trainer.model.lora import add_lora, check_adapters
 from finetune_trainer.model.shape import adapted_layers, shape_of
 from finetune_trainer.output.export import export, reload_and_compare
+from finetune_trainer.storage.adapterfiles import TENSORS, FetchedAdapter
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.plan import Hyperparameters
 from tests.support.tiny_model import make_prepared
@@ -175,3 +180,28 @@ def test_experts_that_no_adapter_reaches_are_refused(tmp_path: Path, monkeypatch
     ) as error:
         add_lora(make(tmp_path, "mixtral"), LoRA(rank=4), seed=1)
     assert error.value.reason is Reason.MODEL_INVALID
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_an_adapter_on_experts_is_gone_on_with_and_merged_where_it_was(tmp_path: Path, name: str) -> None:
+    loaded = add_lora(make(tmp_path / "base", name), LoRA(rank=4), seed=1)
+    prepared = make_prepared(loaded.tokenizer)
+    how = Hyperparameters(method="LoRA", epochs=1, batch_size=16, learning_rate="1e-2", seed=7)
+    outcome = train(loaded, prepared, how)
+    exported = export(loaded, outcome.weights, prepared, tmp_path / "out", kind="Adapter", base_name="base")
+    folder = tmp_path / "out/adapter"
+    given = FetchedAdapter(
+        uri="s3://bucket/a/",
+        folder=folder,
+        revision="r",
+        config=json.loads((folder / "adapter_config.json").read_text()),
+        shapes={name: tuple(tensor.shape) for name, tensor in load_file(folder / TENSORS).items()},
+    )
+    check_base(given, loaded.model.config, {}, base="base")
+    again = attach(load_model(tmp_path / "base", device=CPU, precision="Float32"), given, LoRA(rank=4, alpha=32))
+    assert again.trained_parameters == loaded.trained_parameters > 0
+    asked = exported.sample.ask(again)
+    assert [row.loss for row in asked.rows] == [row.loss for row in exported.reference.rows]
+    merged = merge_into(load_model(tmp_path / "base", device=CPU, precision="Float32"), given)
+    assert exported.sample.ask(merged).loss == pytest.approx(exported.reference.loss, rel=1e-4)
+    assert adapted_layers(merged)[0] == {}

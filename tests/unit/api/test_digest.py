@@ -102,6 +102,8 @@ COVERED: list[dict[str, Any]] = [
     ),
     {"dataset.badRows.policy": "Fail"},
     {"dataset.badRows.maxPercent": 6},
+    {"model.adapter.uri": "s3://bucket/adapter/"},
+    {"model.adapter": {"uri": "hf://org/adapter", "revision": "v1"}},
     {"training.method": "Full"},
     {"training.selectBy": "Loss"},
     {"evaluation.stop": ["###"]},
@@ -183,3 +185,10 @@ def test_the_text_of_a_runtimes_template_is_asked_for_and_its_absence_changes_no
     digests = {spec_digest(spec, template=text) for text in (None, "name: urgency", "name: urgency # edited")}
     assert len(digests) == 3
     assert spec_digest(FineTuneJobSpec.model_validate(JOB), template=None) == GOLDEN
+
+
+def test_the_credentials_of_an_adapter_do_not_change_the_digest() -> None:
+    adapter = {"uri": "s3://bucket/adapter/"}
+    assert _digest(**{"model.adapter": {**adapter, "credentialsRef": {"name": "s"}}}) == _digest(
+        **{"model.adapter": adapter}
+    )

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from finetune_api import reasons
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.job import Adapter, FineTuneJobSpec
 from finetune_api.names import JOB_NAME_PATTERN, ROLES, StageName, child_labels, child_name
 from finetune_api.reasons import BY_EXIT_CODE, EXIT_RESUMABLE, REASONS, Reason, final_exit_codes
 
@@ -85,6 +85,6 @@ def test_children_of_the_two_stages_have_different_names() -> None:
 
 def test_every_role_has_a_field_for_its_credentials() -> None:
     for role in ROLES:
-        block = FineTuneJobSpec.model_fields[role].annotation
+        block = Adapter if role == "adapter" else FineTuneJobSpec.model_fields[role].annotation
         assert block is not None
         assert "credentials_ref" in block.model_fields

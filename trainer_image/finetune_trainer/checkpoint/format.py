@@ -48,6 +48,7 @@ class Identity(BaseModel):
     model_revision: str
     method: str
     device: str
+    adapter_revision: str | None = None
 
     def difference(self, other: Identity) -> str:
         """Name the first field that differs, empty when none does."""

@@ -11,11 +11,13 @@ import torch
 from finetune_trainer.checkpoint.checkpoints import Settled
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.job.context import Work
+from finetune_trainer.job.dataset import bring_adapter
 from finetune_trainer.job.handover import StoredPrepared, prepare_once, receive_prepared
 from finetune_trainer.model.device import configure_threads, pick_device, resolve_precision
 from finetune_trainer.model.load import Abilities, LoadedModel, load_model
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Console
+from finetune_trainer.storage.adapterfiles import FetchedAdapter
 from finetune_trainer.storage.fetch import fetch_model
 from finetune_trainer.storage.modelcache import ModelCache
 
@@ -24,12 +26,13 @@ __all__ = ["Host", "Inputs", "bring_inputs", "host_of", "load"]
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The rows, and the model that they are for."""
+    """The rows, the model that they are for, and the adapter that is on it from the start."""
 
     prepared: Prepared
     stored: StoredPrepared
     model_folder: Path
     model_revision: str
+    adapter: FetchedAdapter | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,14 @@ def bring_inputs(work: Work) -> Inputs:
             pinned_revision=rows.model_revision,
             cache=_cache(work),
         )
-    return Inputs(prepared=rows.prepared, stored=rows.stored, model_folder=model.folder, model_revision=model.revision)
+    adapter = bring_adapter(work, pinned_revision=rows.adapter_revision)
+    return Inputs(
+        prepared=rows.prepared,
+        stored=rows.stored,
+        model_folder=model.folder,
+        model_revision=model.revision,
+        adapter=adapter,
+    )
 
 
 def _cache(work: Work) -> ModelCache | None:

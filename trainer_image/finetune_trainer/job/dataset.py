@@ -14,6 +14,7 @@ from finetune_api.status import Resolved, ResolvedSplit
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.scorable import check_scorable
+from finetune_trainer.model.continued import base_warning, check_base, continued
 from finetune_trainer.model.limits import (
     check_dropout,
     check_layers,
@@ -25,16 +26,18 @@ from finetune_trainer.model.limits import (
     tokenizer_warning,
 )
 from finetune_trainer.output.appended import check_can_stop
+from finetune_trainer.output.snippet import base_name
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.prepare.prepare import prepare
 from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.storage.adapterfiles import FetchedAdapter, fetch_adapter
 from finetune_trainer.storage.fetch import FetchedModel, fetch_model
 from finetune_trainer.storage.modelfiles import check_no_code
 from finetune_trainer.storage.rowfiles import check_unchanged
 from finetune_trainer.storage.rows import fetch_dataset
 from finetune_trainer.storage.templatefile import fetch_template
 
-__all__ = ["fetch_tokenizer", "load_tokenizer", "prepare_rows", "resolved_of"]
+__all__ = ["bring_adapter", "check_adapter", "fetch_tokenizer", "load_tokenizer", "prepare_rows", "resolved_of"]
 
 
 def fetch_tokenizer(work: Work) -> FetchedModel:
@@ -43,6 +46,40 @@ def fetch_tokenizer(work: Work) -> FetchedModel:
         return fetch_model(
             work.spec.model, access=work.access, folder=work.folder / "model", progress=progress, weights=False
         )
+
+
+def bring_adapter(work: Work, *, pinned_revision: str | None = None) -> FetchedAdapter | None:
+    """Bring the adapter of the job here; None where it has none."""
+    adapter = work.spec.model.adapter
+    if adapter is None:
+        return None
+    with work.console.step("fetch_adapter", "fetch the adapter") as progress:
+        return fetch_adapter(
+            adapter,
+            access=work.access,
+            folder=work.folder / "given_adapter",
+            progress=progress,
+            pinned_revision=pinned_revision,
+        )
+
+
+def check_adapter(work: Work, model: FetchedModel, adapter: FetchedAdapter | None) -> None:
+    """Hold the adapter of the job against its spec and its base, before any row is read.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec, ModelInvalid.
+    """
+    if adapter is None:
+        return
+    uri = work.spec.model.uri
+    lora = continued(work.spec.training, adapter).lora
+    config = read_config(model.folder)
+    check_base(adapter, config, model.shapes, base=uri)
+    check_dropout(config, lora)
+    if (warning := base_warning(adapter, base_name(uri), uri)) is not None:
+        work.console.event("adapter_base", warning, level="warning")
 
 
 def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
@@ -105,7 +142,9 @@ def load_tokenizer(folder: Path, place: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def resolved_of(work: Work, prepared: Prepared, *, model_revision: str) -> Resolved:
+def resolved_of(
+    work: Work, prepared: Prepared, *, model_revision: str, adapter_revision: str | None = None
+) -> Resolved:
     """Return what prepare chose where the spec left a choice."""
     choices = prepared.choice_sets[0].texts if len(prepared.choice_sets) == 1 else None
     percents = prepared.percents or work.spec.dataset.percents
@@ -120,4 +159,5 @@ def resolved_of(work: Work, prepared: Prepared, *, model_revision: str) -> Resol
         template_digest=prepared.template_digest,
         image=work.stage_input.image,
         model_revision=model_revision,
+        adapter_revision=adapter_revision,
     )

@@ -22,7 +22,7 @@ from finetune_api.status import Artifact
 from finetune_trainer.data.parts import PARTS
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
-from finetune_trainer.job.dataset import fetch_tokenizer, prepare_rows, resolved_of
+from finetune_trainer.job.dataset import bring_adapter, check_adapter, fetch_tokenizer, prepare_rows, resolved_of
 from finetune_trainer.output.folder import artifact_of, clear
 from finetune_trainer.output.ownership import check_owner, predecessors
 from finetune_trainer.prepare.folder import PREPARED
@@ -52,6 +52,7 @@ class Handover:
     model_revision: str
     stored: StoredPrepared
     report: StageReport
+    adapter_revision: str | None = None
 
 
 def prepare_once(work: Work) -> Handover:
@@ -68,14 +69,17 @@ def prepare_once(work: Work) -> Handover:
     if stored is not None and not work.fresh:
         work.console.event("already_prepared", "the rows were prepared and stored before")
         return stored
-    model = fetch_tokenizer(work)
+    model, adapter = fetch_tokenizer(work), bring_adapter(work)
+    check_adapter(work, model, adapter)
     prepared = prepare_rows(work, model)
     files = files_of(work.folder / PREPARED, PREPARED)
     report = StageReport(
         stage="prepare",
         spec_digest=work.spec_digest,
         dataset=prepared.summary,
-        resolved=resolved_of(work, prepared, model_revision=model.revision),
+        resolved=resolved_of(
+            work, prepared, model_revision=model.revision, adapter_revision=adapter.revision if adapter else None
+        ),
     )
     document = {
         "version": 1,
@@ -83,6 +87,7 @@ def prepare_once(work: Work) -> Handover:
         "specDigest": work.spec_digest,
         "fingerprint": prepared.summary.fingerprint,
         "modelRevision": model.revision,
+        **({"adapterRevision": adapter.revision} if adapter else {}),
         "report": report.to_wire(),
         "files": [entry.to_wire() for entry in entries_of(files)],
     }
@@ -181,6 +186,7 @@ def _handover(prepared: Prepared, document: dict[str, Any], data: bytes, entries
     return Handover(
         prepared=prepared,
         model_revision=document["modelRevision"],
+        adapter_revision=document.get("adapterRevision"),
         stored=stored,
         report=report.model_copy(update={"artifacts": [stored.artifact]}),
     )

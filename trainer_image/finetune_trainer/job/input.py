@@ -144,7 +144,7 @@ def _local_storage(variables: Mapping[str, str]) -> ResolvedStorage:
         storage = Storage(prefix="s3://", endpoint=endpoint.rstrip("/") if endpoint else None, region=region)
     except ValidationError as error:
         raise StageError(Reason.INVALID_SPEC, f"environment: {_explain(error)}") from None
-    return ResolvedStorage(model=storage, dataset=storage, output=storage)
+    return ResolvedStorage(model=storage, adapter=storage, dataset=storage, output=storage)
 
 
 def _explain(error: ValidationError, *, prefix: str = "") -> str:

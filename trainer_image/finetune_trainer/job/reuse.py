@@ -21,7 +21,7 @@ from finetune_api.reasons import Reason
 from finetune_api.report import StageReport
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
-from finetune_trainer.job.dataset import fetch_tokenizer, prepare_rows
+from finetune_trainer.job.dataset import bring_adapter, fetch_tokenizer, prepare_rows
 from finetune_trainer.output.folder import MANIFEST, damage
 from finetune_trainer.output.manifest import read_manifest
 from finetune_trainer.output.ownership import EarlierResult, claim, describe_job
@@ -73,6 +73,9 @@ def _reuse(work: Work, earlier: EarlierResult) -> StageReport:
     model = fetch_tokenizer(work)
     if model.revision != manifest.model_revision:
         raise _unlike(work, earlier, "of another model: what lies at model.uri has changed since")
+    adapter = bring_adapter(work)
+    if (adapter.revision if adapter else None) != manifest.adapter_revision:
+        raise _unlike(work, earlier, "of another adapter: what lies at model.adapter.uri has changed since")
     fingerprint = prepare_rows(work, model).summary.fingerprint
     if fingerprint is None or fingerprint != manifest.fingerprint:
         raise _unlike(work, earlier, "of other rows: the rows of dataset have changed since")

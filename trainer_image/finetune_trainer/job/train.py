@@ -84,6 +84,7 @@ def checkpoints_of(work: Work, inputs: Inputs, host: Host) -> Checkpoints:
         spec_digest=work.spec_digest,
         fingerprint=inputs.prepared.summary.fingerprint,
         model_revision=inputs.model_revision,
+        adapter_revision=inputs.adapter.revision if inputs.adapter else None,
         method=work.spec.training.method,
         device=host.device.type,
     )

@@ -12,12 +12,15 @@ from finetune_api.job import FineTuneJobSpec
 from finetune_api.status import Compute, Resolved, ValidationPoint
 from finetune_trainer.checkpoint.checkpoints import Checkpoints
 from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.job.adapter import merged_first
 from finetune_trainer.job.base_model import Host, Inputs, load
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.dataset import resolved_of
 from finetune_trainer.job.resumable import train_resumably
 from finetune_trainer.job.score import FewShot, score_before, score_few_shot
 from finetune_trainer.job.watcher import TrainingWatcher
+from finetune_trainer.model.adapter import attach
+from finetune_trainer.model.continued import continued
 from finetune_trainer.model.flops import Shape, compute
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.model.lora import add_lora, check_adapters
@@ -61,9 +64,15 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
     """Load, score, train and write."""
     spec, console, prepared = work.spec, work.console, inputs.prepared
     wish, limit = spec.training.precision, spec.evaluation.limit
-    if (lora := adapters_of(spec.training)) is not None:
+    given = inputs.adapter
+    training = continued(spec.training, given) if given else spec.training
+    if training.method == "Full":
+        inputs = merged_first(inputs, work.folder / "merged", console)
+    elif given is None and (lora := adapters_of(training)) is not None:
         check_adapters(inputs.model_folder, lora)  # before hours of scoring
     model = load(inputs.model_folder, host, wish=wish, settled=checkpoints.settled, console=console)
+    if given is not None and training.lora is not None:
+        model = attach(model, given, training.lora)
     before = score_before(model, prepared, limit=limit, checkpoints=checkpoints, watcher=watcher, console=console)
     few_shot = None
     if spec.evaluation.few_shot is not None:
@@ -78,12 +87,12 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
             console=console,
         )
     plan = resolve(
-        spec.training,
+        training,
         rows=len(prepared.parts["train"]),
         parameters=model.parameters,
         validation_rows=len(prepared.parts["validation"]),
     )
-    if plan.lora is not None:
+    if plan.lora is not None and given is None:
         model = add_lora(model, plan.lora, seed=plan.seed)
     shape = shape_of(model)
     layers = adapted_layers(model) if plan.lora is not None else None
@@ -99,7 +108,12 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
     )
     with console.step("export", "write the model"):
         exported = _write(model, outcome, inputs, spec, work.folder / "export")
-    resolved = resolved_of(work, prepared, model_revision=inputs.model_revision)
+    resolved = resolved_of(
+        work,
+        prepared,
+        model_revision=inputs.model_revision,
+        adapter_revision=given.revision if given else None,
+    )
     return Tuned(
         exported=exported,
         before=before,

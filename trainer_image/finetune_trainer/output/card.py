@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import yaml
 
-from finetune_api.job import Template
+from finetune_api.job import Adapter, Template
 from finetune_api.metrics import SecondaryName
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
-from finetune_api.status import Results, Score
+from finetune_api.status import Resolved, Results, Score
 from finetune_trainer.evaluation.words import (
     TESTS,
     few_shot_facts,
@@ -60,13 +60,14 @@ def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving
     front = yaml.safe_dump(_front_matter(stage_input, report, results), sort_keys=False, allow_unicode=True)
     template = _template_name(spec.dataset.template)
     told = [*data_facts(data, resolved), *wording_facts(prepared.wordings)]
+    more = _adapter(spec.model.adapter, resolved)
     facts = "\n".join(f"- {fact}" for fact in told)
     return f"""---
 {front}---
 
 # {stage_input.job.name}
 
-Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision or "")}) with {resolved.method}.
+Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision or "")}) with {resolved.method}.{more}
 
 ## Accuracy
 
@@ -99,6 +100,17 @@ and digests.
 {snippet(stage_input, report, serving=serving, prepared=prepared)}
 {_settings(serving, prepared)}
 """
+
+
+def _adapter(adapter: Adapter | None, resolved: Resolved) -> str:
+    """Say what the model had on it from the start."""
+    if adapter is None:
+        return ""
+    went = "was merged into it first" if resolved.method == "Full" else "was trained on and is part of the result"
+    return (
+        f" The adapter {_code(adapter.uri)} (revision {_code(resolved.adapter_revision or '')}) {went}: every score "
+        "before fine-tuning is that of the model with it."
+    )
 
 
 def _warnings(results: Results) -> str:

@@ -53,6 +53,7 @@ def build_manifest(
     threads
         Arithmetic threads; sums of floats depend on them.
     """
+    adapter = report.resolved.adapter_revision if report.resolved else None
     document = {
         "version": 1,
         "job": stage_input.job.to_wire(),
@@ -65,6 +66,7 @@ def build_manifest(
         "machine": {"architecture": platform.machine(), "threads": threads},
         "modelRevision": report.resolved.model_revision if report.resolved else None,
         **({"datasetRevision": revision} if (revision := prepared.summary.revision) else {}),
+        **({"adapterRevision": adapter} if adapter else {}),
         "seed": stage_input.spec.training.seed,
         "templateDigest": prepared.template_digest,
         "tokenizerDigest": prepared.tokenizer_digest,
@@ -99,6 +101,7 @@ class Manifest:
     model_revision: str
     fingerprint: str
     report: StageReport
+    adapter_revision: str | None
     files: tuple[FileEntry, ...]
 
 
@@ -118,6 +121,7 @@ def read_manifest(data: bytes) -> Manifest | None:
             model_revision=str(document["modelRevision"]),
             fingerprint=str(document["fingerprint"]),
             report=report,
+            adapter_revision=document.get("adapterRevision"),
             files=tuple(parse_entries(document["files"], place="manifest.json")),
         )
     except (ValueError, KeyError, TypeError, ValidationError, StageError):

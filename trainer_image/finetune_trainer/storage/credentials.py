@@ -78,12 +78,18 @@ def _required(folder: Path, key: str, role: Role) -> str:
     value = _value(folder, key)
     if value is None:
         raise StageError(
-            Reason.CREDENTIALS_NOT_FOUND, f"the Secret of {role}.credentialsRef has no value under the key {key}"
+            Reason.CREDENTIALS_NOT_FOUND,
+            f"the Secret of {_block(role)}.credentialsRef has no value under the key {key}",
         )
     if not (value.isascii() and value.isprintable() and " " not in value):
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND,
-            f"the Secret of {role}.credentialsRef has a value under the key {key} with spaces, line ends or letters "
-            "that no key has",
+            f"the Secret of {_block(role)}.credentialsRef has a value under the key {key} with spaces, line ends or "
+            "letters that no key has",
         )
     return value
+
+
+def _block(role: Role) -> str:
+    """The block of the spec that holds the role's credentialsRef."""
+    return "model.adapter" if role == "adapter" else role

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from finetune_api.digest import digest_of
 from finetune_api.job import Model
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
@@ -23,7 +22,15 @@ from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.modelcache import ModelCache, StatedFile, cache_key
 from finetune_trainer.storage.modelfiles import WEIGHTS, check_shards, select_model_files
 from finetune_trainer.storage.mounted import MountedStore
-from finetune_trainer.storage.store import OnBytes, Store, StoredFile, checked_key, download, sha256_file
+from finetune_trainer.storage.store import (
+    OnBytes,
+    Store,
+    StoredFile,
+    checked_key,
+    download,
+    revision_of,
+    with_digests,
+)
 from finetune_trainer.storage.weights import check_weights
 
 __all__ = ["MAX_NAME_BYTES", "FetchedModel", "fetch_model", "literal_key"]
@@ -46,11 +53,14 @@ class FetchedModel:
         Commit of a hub model; else a digest over names, sizes and versions of the stored files.
     tensors
         Names of what is in the weights; empty where they can't be told without downloading them (one file of a hub).
+    shapes
+        Their shapes; empty for any model of a hub.
     """
 
     folder: Path
     revision: str
     tensors: frozenset[str] = frozenset()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def fetch_model(
@@ -154,22 +164,22 @@ def _fetch_stored_model(
             store.path_of(name)  # the libraries below open the folder by themselves
     if isinstance(store, LocalStore):
         check_shards(store.folder, listed, place=store.uri)
-        tensors = check_weights(store, _weights(listed, every))
-        return FetchedModel(store.folder, _revision(_with_digests(store.folder, every)), tensors)
+        shapes = check_weights(store, _weights(listed, every))
+        return FetchedModel(store.folder, revision_of(with_digests(store.folder, every)), frozenset(shapes), shapes)
     _check_names(names, store.uri)
     on_bytes = bytes_progress(progress, sum(listed[name].size for name in names))
     small = select_model_files(listed, place=store.uri, weights=False)
     download(store, [listed[name] for name in small], folder, on_bytes)
     check_shards(folder, listed, place=store.uri)  # before the large files
-    tensors = check_weights(store, _weights(listed, every))
+    shapes = check_weights(store, _weights(listed, every))
     large = [listed[name] for name in names if name not in small]
-    revision = _revision(listed[name] for name in every)
+    revision = revision_of(listed[name] for name in every)
     if cached is None or not all(file.version for file in large):  # of no version is nothing known
         download(store, large, folder, on_bytes)
     else:
         key = cached.key(store, revision)
         _through_cache(cached.cache, key, store=store, large=large, folder=folder, progress=progress)
-    return FetchedModel(folder, revision, tensors)
+    return FetchedModel(folder, revision, frozenset(shapes), shapes)
 
 
 def _through_cache(
@@ -230,12 +240,3 @@ def _check_names(names: Iterable[str], place: str) -> None:
             raise StageError(
                 Reason.MODEL_INVALID, f"model.uri: {place} has a file whose name is too long for a disk: {name[:60]!r}…"
             )
-
-
-def _revision(files: Iterable[StoredFile]) -> str:
-    return digest_of([[file.key, file.size, file.version] for file in files])
-
-
-def _with_digests(folder: Path, names: Iterable[str]) -> Iterable[StoredFile]:
-    """A local disk gives no versions, so the content is hashed."""
-    return (StoredFile(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from finetune_api.digest import digest_of
 from finetune_api.names import Role
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
@@ -27,8 +28,10 @@ __all__ = [
     "checked_key",
     "download",
     "in_parallel",
+    "revision_of",
     "sha256_file",
     "upload",
+    "with_digests",
 ]
 
 OnBytes = Callable[[int], None]
@@ -38,13 +41,19 @@ FILES_AT_ONCE: Final = 8
 
 NOT_FOUND: Final[dict[Role, Reason]] = {
     "model": Reason.MODEL_NOT_FOUND,
+    "adapter": Reason.MODEL_NOT_FOUND,
     "dataset": Reason.DATASET_NOT_FOUND,
     # What lies below output.uri was written by the job itself; when it is gone, what is read back differs.
     "output": Reason.VERIFICATION_FAILED,
 }
 """Reason of a missing file, by what the file is for."""
 
-FIELDS: Final[dict[Role, str]] = {"model": "model.uri", "dataset": "dataset", "output": "output.uri"}
+FIELDS: Final[dict[Role, str]] = {
+    "model": "model.uri",
+    "adapter": "model.adapter.uri",
+    "dataset": "dataset",
+    "output": "output.uri",
+}
 """The field of the spec that names a role's place, for messages."""
 
 OUTPUT_PREFIX: Final = "outputPrefix of the FineTuneRuntime"
@@ -185,3 +194,13 @@ def upload(store: Store, files: Mapping[str, Path], on_bytes: OnBytes | None = N
     in_parallel(
         [lambda key=key, path=path: store.put_file(key, path, on_bytes) for key, path in ordered]  # type: ignore[misc]
     )
+
+
+def revision_of(files: Iterable[StoredFile]) -> str:
+    """Digest over names, sizes and versions: what stands for a commit where a store has none."""
+    return digest_of([[file.key, file.size, file.version] for file in files])
+
+
+def with_digests(folder: Path, names: Iterable[str]) -> Iterable[StoredFile]:
+    """A local disk gives no versions, so the content is hashed."""
+    return (StoredFile(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)

@@ -24,8 +24,8 @@ _POINTER: Final = b"version "
 """What the pointer of Git's large file storage begins with, in place of a length."""
 
 
-def check_weights(store: Store, files: Iterable[StoredFile]) -> frozenset[str]:
-    """Make sure that each file of weights is as long as its header says; return the names of the tensors in them.
+def check_weights(store: Store, files: Iterable[StoredFile]) -> dict[str, tuple[int, ...]]:
+    """Make sure that each file of weights is as long as its header says; return the shapes of the tensors in them.
 
     Raises
     ------
@@ -33,10 +33,11 @@ def check_weights(store: Store, files: Iterable[StoredFile]) -> frozenset[str]:
         ModelInvalid, naming the first file that isn't; what the store raises.
     """
     with ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="heads") as pool:
-        return frozenset().union(*pool.map(lambda file: _tensors(store, file), files))
+        found = pool.map(lambda file: _tensors(store, file), files)
+        return {name: shape for shapes in found for name, shape in shapes.items()}
 
 
-def _tensors(store: Store, file: StoredFile) -> set[str]:
+def _tensors(store: Store, file: StoredFile) -> dict[str, tuple[int, ...]]:
     place = f"{store.uri}{file.key}"
     start = store.get_range(file.key, 0, 8)
     if start == _POINTER:
@@ -52,12 +53,13 @@ def _tensors(store: Store, file: StoredFile) -> set[str]:
     try:
         tensors: dict[str, Any] = json.loads(header)
         tensors.pop("__metadata__", None)
+        shapes = {name: tuple(map(int, tensor["shape"])) for name, tensor in tensors.items()}
         whole = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors.values()), default=0)
     except (ValueError, TypeError, KeyError, AttributeError, IndexError):
         raise _no_safetensors(place, "its header can't be read") from None
     if file.size < whole:
         raise _cut(place, file, at_least=whole)
-    return set(tensors)
+    return shapes
 
 
 def _invalid(what: str) -> StageError:

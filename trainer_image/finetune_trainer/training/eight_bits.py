@@ -31,19 +31,20 @@ _DECADES: Final = 7
 _GPU_PIECE: Final = 2**24
 """Numbers that a step on a GPU works on at once; only so many moments stand in 32 bits at a time."""
 _SCALE: Final = "_scale"
+_MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
 
 class MasterAdamW8bit(MasterAdamW):
     """As :class:`MasterAdamW`, with moments in 8 bits where a weight has :data:`SMALLEST` numbers or more."""
 
-    KINDS = ("exp_avg", "exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale")
+    KINDS = (*_MOMENTS, "exp_avg_scale", "exp_avg_sq_scale")
 
     @override
     def _begin(self, weight: Tensor) -> dict[str, Tensor]:
         if weight.numel() < SMALLEST:
-            return {kind: torch.zeros_like(weight, dtype=torch.float32) for kind in MasterAdamW.KINDS}
+            return {kind: torch.zeros_like(weight, dtype=torch.float32) for kind in _MOMENTS}
         moments = {}
-        for kind in MasterAdamW.KINDS:
+        for kind in _MOMENTS:
             nothing = torch.zeros(weight.numel(), device=weight.device)
             moments[kind], moments[kind + _SCALE] = quantized(nothing, signed=kind == "exp_avg")
         return moments
@@ -79,7 +80,7 @@ def _step(piece: Piece, scale: Tensor, *, learning_rate: float, decay: float) ->
                 master
             )
         )
-        for kind in MasterAdamW.KINDS
+        for kind in _MOMENTS
     )
     adamw(
         [master],
@@ -98,7 +99,7 @@ def _step(piece: Piece, scale: Tensor, *, learning_rate: float, decay: float) ->
         maximize=False,
     )
     piece.weight.store(master, piece.range)
-    for kind, wide in zip(MasterAdamW.KINDS, (first, second), strict=True):
+    for kind, wide in zip(_MOMENTS, (first, second), strict=True):
         codes, scales = quantized(wide.reshape(-1), signed=kind == "exp_avg")
         moments[kind][numbers] = codes
         moments[kind + _SCALE][blocks] = scales

@@ -300,6 +300,7 @@ def _secrets(spec: FineTuneJobSpec) -> dict[Role, str]:
     """Names of the Secrets by role; kubelet mounts them, the operator never reads them."""
     refs = {
         "model": spec.model.credentials_ref,
+        "adapter": spec.model.adapter.credentials_ref if spec.model.adapter else None,
         "dataset": spec.dataset.credentials_ref,
         "output": spec.output.credentials_ref,
     }

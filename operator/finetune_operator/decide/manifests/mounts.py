@@ -54,12 +54,13 @@ def model_claim(spec: FineTuneJobSpec) -> str | None:
 
 
 def mounts_of(spec: FineTuneJobSpec, stage: StageName, cache: ModelCache | None = None) -> tuple[Mount, ...]:
-    """Return what the pods of a stage mount: the model's volume in both, those of the rows where they are read.
+    """Return what the pods of a stage mount: the volumes of model and adapter in both, of rows where they are read.
 
     The volume of the model cache goes where weights are read: one that only GPU nodes have would draw prepare there.
     """
+    adapter = spec.model.adapter
     reads_rows = stage == "prepare" or spec.resources.gpus_per_node == 0
-    uris = [parse_uri(spec.model.uri)]
+    uris = [parse_uri(spec.model.uri), *([parse_uri(adapter.uri)] if adapter else [])]
     uris += _read_uris(spec) if reads_rows else []
     claims = dict.fromkeys(uri.host for uri in uris if uri.scheme == "pvc")
     maps = dict.fromkeys(uri.host for uri in uris if uri.scheme == "configmap")

@@ -435,3 +435,15 @@ def test_the_stage_reads_exactly_the_spec_that_the_user_wrote(spec: dict[str, An
 
 def test_the_container_is_named_as_the_failure_policy_names_it() -> None:
     assert container(build("train"))["name"] == CONTAINER
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train"])
+def test_an_adapter_has_its_own_secret_and_its_volume_in_both_stages(stage: StageName) -> None:
+    adapter = {"uri": "pvc://adapters/a/", "credentialsRef": {"name": "team-a-adapters"}}
+    manifest = build(stage, spec=b.job_spec(model={"adapter": adapter}))
+    secrets = {v["name"]: v["secret"]["secretName"] for v in pod(manifest)["volumes"] if "secret" in v}
+    assert secrets["credentials-adapter"] == "team-a-adapters"
+    assert secrets["credentials-model"] == "team-a-s3"
+    paths = {m["name"]: m["mountPath"] for m in container(manifest)["volumeMounts"]}
+    assert paths["credentials-adapter"] == f"{CREDENTIALS_DIR}/adapter"
+    assert paths["claim-0"] == f"{DATA_DIR}/pvc/adapters"

@@ -421,3 +421,20 @@ def test_the_size_of_the_cache_is_in_the_units_of_kubernetes(size: str, count: i
     cache = resolved(b.runtime_spec(modelCache={"claimName": "m", "maxSize": size})).model_cache
     assert cache is not None
     assert cache.max_bytes == count
+
+
+ADAPTER = {"adapter": {"uri": "s3://adapters/a/", "credentialsRef": {"name": "team-a-adapters"}}}
+
+
+def test_the_adapter_is_checked_against_the_allowed_prefixes() -> None:
+    allowed = ["s3://models/", "s3://team-a-data/", "s3://team-a-models/"]
+    reason, message = refused(b.runtime_spec(allowedUriPrefixes=allowed), b.job_spec(model=ADAPTER))
+    assert (reason, "model.adapter.uri s3://adapters/a/" in message) == ("NotPermitted", True)
+    assert resolved(b.runtime_spec(allowedUriPrefixes=[*allowed, "s3://adapters/"]), b.job_spec(model=ADAPTER))
+
+
+def test_the_adapter_gets_the_entry_of_its_own_uri() -> None:
+    entries = [{"prefix": "s3://adapters/", "region": "a"}, {"prefix": "s3://models/", "region": "m"}]
+    storage = resolved(b.runtime_spec(storage=entries), b.job_spec(model=ADAPTER)).storage
+    assert [entry and entry.region for entry in (storage.model, storage.adapter)] == ["m", "a"]
+    assert resolved(b.runtime_spec(storage=entries)).storage.adapter is None

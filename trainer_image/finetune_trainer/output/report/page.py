@@ -87,7 +87,7 @@ def html_page(
     return _template().render(
         name=stage_input.job.name,
         namespace=stage_input.job.namespace,
-        headline=headline(stage_input.spec.model.uri, results, report.dataset, resolved),
+        headline=headline(_model(stage_input), results, report.dataset, resolved),
         warnings=warning_facts(results),
         results=results,
         scores=[(label, score, interval(score)) for label, score in scores],
@@ -152,3 +152,9 @@ def _plain(wire: Mapping[str, Any]) -> list[tuple[str, str]]:
         (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         for name, value in wire.items()
     ]
+
+
+def _model(stage_input: StageInput) -> str:
+    """What the scores before are of."""
+    model = stage_input.spec.model
+    return f"{model.uri} with the adapter {model.adapter.uri}" if model.adapter else model.uri
