@@ -653,7 +653,7 @@ def _evaluation() -> Iterator[Case]:
         "evaluation.fewShot",
         "fewShot over conversations",
         {"evaluation.fewShot": 4, "dataset.template": {"name": "messages"}},
-        "evaluation.fewShot is not for template messages",
+        "evaluation.fewShot is not for template messages, whose rows are conversations already; leave it out",
     )
     yield from JOB.integer("evaluation.maxNewTokens", 1, 8192)
     yield from JOB.integer("evaluation.limit", 1, 10000000)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.reasons import Reason
@@ -168,6 +168,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.dictionaries(st.text(), JSON), min_size=1, max_size=8),
     indent=st.none() | st.integers(0, 3),
