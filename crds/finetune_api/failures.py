@@ -32,7 +32,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.TEMPLATE_INVALID: "dataset.template topic needs column 'utterance', which no row has; map it with "
     "template.columns: {text: YOUR_COLUMN}; columns: text, label.",
     Reason.MODEL_NOT_FOUND: "model.uri: there are no files at s3://models/smollm2/.",
-    Reason.MODEL_INVALID: "model.uri: t5 is an encoder-decoder model.",
+    Reason.MODEL_INVALID: "model.uri: bert is no causal language model.",
     Reason.OUTPUT_EXISTS: "output.uri: s3://team-a-models/support-intent/ holds a result of another job (team-a/first, "
     "0f3c9a1b-7d0c-4e0a-9b1c-2d3e4f5a6b7c) of another spec: training.seed; set output.ifExists: Overwrite to replace "
     "it.",

@@ -152,7 +152,7 @@ def test_rows_beyond_rotary_positions_are_told(tokenizer: PreTrainedTokenizerBas
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "t5"}, "t5 is an encoder-decoder model"),
+        ({"model_type": "led"}, "led is an encoder-decoder model that can't be tuned here"),
         ({"model_type": "clip"}, "clip is no causal language model"),
         ({"model_type": "of_tomorrow"}, "of_tomorrow"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),

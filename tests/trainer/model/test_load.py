@@ -18,6 +18,7 @@ from finetune_trainer.model.load import LoadedModel, load_model
 from finetune_trainer.model.lora import add_lora
 from finetune_trainer.model.shape import shape_of
 from tests.support.tiny_model import ARCHITECTURES, Architecture, make_model
+from tests.support.tiny_seq2seq import make_encoder_decoder
 
 CPU = torch.device("cpu")
 
@@ -134,9 +135,9 @@ def test_quantised_weights_are_invalid(folder: Path) -> None:
     refused(folder, Reason.MODEL_INVALID, "quantised")
 
 
-def test_an_encoder_decoder_model_is_invalid(folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
-    refused(folder, Reason.MODEL_INVALID, "encoder-decoder")
+def test_an_encoder_decoder_model_of_a_kind_that_was_never_tried_is_invalid(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "led", "is_encoder_decoder": True}))
+    refused(folder, Reason.MODEL_INVALID, "led is an encoder-decoder model that can't be tuned here; of these, bart")
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
@@ -257,3 +258,39 @@ def test_the_shape_of_a_model_is_counted_by_its_matrices(made: Path) -> None:
     assert shape.attention_width == 2 * 4 * 8
     assert shape.parameters == shape.trained == shape.body + shape.head + 5 * 32  # five norms
     assert shape.adapters == 0
+
+
+def test_an_encoder_decoder_model_is_loaded_with_what_its_decoder_starts_with(tmp_path: Path) -> None:
+    make_encoder_decoder(tmp_path / "t5")
+    make_encoder_decoder(tmp_path / "bart", "bart")
+    assert load(tmp_path / "t5").decoder_start == (0,)
+    assert load(tmp_path / "bart").decoder_start == (2, 0)
+    assert load(tmp_path / "bart").most_positions == 256
+    assert load(tmp_path / "t5").most_positions is None
+
+
+def test_an_encoder_decoder_model_that_does_not_say_what_its_decoder_starts_with_is_invalid(tmp_path: Path) -> None:
+    make_encoder_decoder(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    edit(tmp_path / "config.json", decoder_start_token_id=None)
+    refused(tmp_path, Reason.MODEL_INVALID, "decoder_start_token_id, the token that the decoder")
+
+
+def test_an_encoder_decoder_model_with_a_chat_template_is_invalid(tmp_path: Path) -> None:
+    make_encoder_decoder(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", chat_template="{{ messages }}")
+    refused(tmp_path, Reason.MODEL_INVALID, "remove chat_template")
+
+
+def test_a_decoder_of_more_layers_than_its_encoder_is_invalid(tmp_path: Path) -> None:
+    make_encoder_decoder(tmp_path)
+    edit(tmp_path / "config.json", num_decoder_layers=5)
+    refused(tmp_path, Reason.MODEL_INVALID, r"gives the decoder 5 layers \(num_decoder_layers\), more than the 2")
+
+
+def test_the_encoder_alone_of_a_model_is_no_language_model(tmp_path: Path) -> None:
+    make_encoder_decoder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder")}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    refused(tmp_path, Reason.MODEL_INVALID, "the weights lack")

@@ -25,8 +25,8 @@ def try_out(loaded: LoadedModel) -> LoadedModel:
     """Return the model with its abilities beside it; what is known already is not tried again."""
     if loaded.abilities is not None:
         return loaded
-    branching = _try_branches(loaded)
-    if not branching:
+    branching = not loaded.encoder_decoder and _try_branches(loaded)
+    if not branching and not loaded.encoder_decoder:
         log.warning("this architecture can't share a prompt among answers; each answer is scored by itself")
     return dataclasses.replace(loaded, abilities=Abilities(branching=branching))
 

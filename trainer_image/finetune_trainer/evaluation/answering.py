@@ -1,7 +1,8 @@
 """The model's side of an evaluation: two verbs, ``likelihoods`` and ``complete``, and two ways to do them.
 
 :class:`SharedPrompt` runs a prompt once for all of its answers and decodes on from its cache; :class:`Alone` runs each
-answer as a row of its own, which every architecture can do. Both keep within a budget.
+answer as a row of its own, which every architecture can do. :class:`~finetune_trainer.evaluation.apart.Apart` is for
+those with an encoder. All keep within a budget.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from finetune_trainer.evaluation.abilities import supports_branches
+from finetune_trainer.evaluation.apart import Apart
 from finetune_trainer.evaluation.batches import Budget, Rows, cut
 from finetune_trainer.evaluation.decode import Finished, decode_from_cache, generate_plain, room
 from finetune_trainer.evaluation.questions import Question, Questions, Sizes
@@ -49,6 +51,8 @@ def answerer_for(
     stops, limit
         Tokens that end an answer, and the most tokens of one.
     """
+    if loaded.encoder_decoder:
+        return Apart(loaded, budget, stops=stops, pad_id=pad_id, limit=limit)
     sizes = questions.sizes
     # Chains (open answers) need no mask to be scored, but decoding on from their cache does.
     if supports_branches(loaded, int((sizes.prompts + sizes.nodes).max()) + limit):

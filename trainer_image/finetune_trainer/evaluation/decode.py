@@ -24,7 +24,7 @@ from finetune_trainer.evaluation.score import Scores, additive
 from finetune_trainer.model.device import to_device
 from finetune_trainer.model.load import LoadedModel
 
-__all__ = ["Finished", "decode_from_cache", "generate_plain", "known"]
+__all__ = ["Finished", "Watch", "decode_from_cache", "generate_plain", "known"]
 
 Finished = Callable[[int, Sequence[int]], bool]
 """Whether an answer needs no more tokens: (which of the questions, its tokens so far, at least one)."""
@@ -144,7 +144,7 @@ def generate_plain(
     config = GenerationConfig(
         do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(stops), pad_token_id=pad_id
     )
-    watch = _Watch(width, finished, len(prompts))
+    watch = Watch(width, finished, len(prompts))
     model: Any = loaded.model  # generate is a mix-in that the base class does not declare
     output = model.generate(
         input_ids=to_device(ids, loaded.device),
@@ -155,7 +155,7 @@ def generate_plain(
     return [row[:length] for row, length in zip(output[:, width:].tolist(), watch.lengths, strict=True)]
 
 
-class _Watch(StoppingCriteria):
+class Watch(StoppingCriteria):
     """Ends each row's generation where it is finished, and notes how long it was by then."""
 
     def __init__(self, width: int, finished: Finished, rows: int) -> None:

@@ -13,7 +13,8 @@ from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.dataset import bring_adapter
 from finetune_trainer.job.handover import StoredPrepared, prepare_once, receive_prepared
-from finetune_trainer.model.device import configure_threads, pick_device, resolve_precision
+from finetune_trainer.model.device import Precision, configure_threads, pick_device, resolve_precision
+from finetune_trainer.model.limits import read_config
 from finetune_trainer.model.load import Abilities, LoadedModel, load_model
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Console
@@ -95,7 +96,7 @@ def load(
 ) -> LoadedModel:
     """Load the model and try out what it can do; what an earlier attempt settled stays, however fast it is here."""
     with console.step("load_model", "load the model"):
-        precision = settled.precision if settled else resolve_precision(wish, host.device)
+        precision = settled.precision if settled else _precision(folder, host, wish)
         loaded = load_model(folder, device=host.device, precision=precision)
     console.event(
         "model",
@@ -110,3 +111,13 @@ def load(
     if settled and settled.branching is not None:
         loaded = replace(loaded, abilities=Abilities(branching=settled.branching))
     return try_out(loaded)
+
+
+def _precision(folder: Path, host: Host, wish: Literal["Auto", "BFloat16", "Float32"]) -> Precision:
+    """Choose; on a CPU encoder-decoder models are computed in 32 bits unless asked otherwise.
+
+    T5 is known to lose answers in 16 bits, and what makes bfloat16 fast on a CPU isn't there for such models.
+    """
+    if wish == "Auto" and host.device.type == "cpu" and read_config(folder).is_encoder_decoder:
+        return "Float32"
+    return resolve_precision(wish, host.device)

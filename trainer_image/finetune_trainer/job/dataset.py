@@ -15,6 +15,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.scorable import check_scorable
 from finetune_trainer.model.continued import base_warning, check_base, continued
+from finetune_trainer.model.kinds import decoder_start
 from finetune_trainer.model.limits import (
     check_dropout,
     check_layers,
@@ -93,7 +94,9 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
     check_layers(config, model.tensors)
     check_dropout(config, work.spec.training.lora)
     tokenizer = load_tokenizer(model.folder, work.spec.model.uri)
-    check_can_stop(model.folder, tokenizer)
+    apart = bool(decoder_start(model.folder, config, tokenizer))
+    if not apart:
+        check_can_stop(model.folder, tokenizer)
     check_length(limits, work.spec.training.max_length)
     template = fetch_template(
         work.spec.dataset.template, own=work.stage_input.template, access=work.access, folder=work.folder
@@ -106,6 +109,7 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
         tokenizer=tokenizer,
         folder=work.folder / PREPARED,
         template_source=template,
+        encoder_decoder=apart,
         step=work.console.step,
     )
     check_unchanged(files)

@@ -164,6 +164,7 @@ def _cost(shape: Shape, outcome: TrainOutcome) -> Compute:
         tokens=outcome.tokens,
         supervised=outcome.supervised_tokens,
         attention_pairs=outcome.attention_pairs,
+        prompt_pairs=outcome.prompt_pairs,
         seconds=outcome.seconds,
         peak_memory_bytes=outcome.peak_memory_bytes,
     )

@@ -40,7 +40,9 @@ _UNKNOWN: Final = ("position_bias", "cache", "softcap", "s_aux")
 def attention_for_training(model: PreTrainedModel) -> Iterator[None]:
     """Let a model that would use ``sdpa`` on a CPU use :func:`attention` while the block runs."""
     config = model.config
-    if model.device.type != "cpu" or config._attn_implementation != "sdpa" or not model._supports_attention_backend:
+    here = model.device.type == "cpu" and config._attn_implementation == "sdpa" and model._supports_attention_backend
+    # Encoders look both ways, and T5 adds biases of positions.
+    if not here or config.is_encoder_decoder:
         yield
         return
     AttentionInterface.register(NAME, attention)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class CompletionHead:
-    """Runs a causal language model and returns logits at given positions.
+    """Runs a language model and returns logits at given positions.
 
     Attributes
     ----------
@@ -47,15 +47,15 @@ class CompletionHead:
         hidden: Tensor = args[0]
         return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._index).unsqueeze(0), *args[1:])
 
-    def __call__(self, input_ids: Tensor, index: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
+    def __call__(self, input_ids: Tensor | None, index: Tensor, **inputs: Any) -> tuple[Tensor, Any]:
         """Run the model.
 
         Parameters
         ----------
         input_ids
-            int64 (batch, length).
+            int64 (batch, length); None where ``inputs`` has what the encoder made of them.
         index
-            int64 (n,): positions in the flattened batch.
+            int64 (n,): positions in the flattened batch, for an encoder-decoder model in that of the decoder's ids.
         inputs
             Further arguments of the model's forward.
 
@@ -84,9 +84,10 @@ class CompletionHead:
             return
         ids = torch.arange(1, 27, device=device).mul_(7919).remainder_(vocabulary).reshape(2, 13)
         index = torch.tensor([2, 3, 11, 13, 18, 25], device=device)
-        restricted, _ = self(ids, index)
+        inputs = {"decoder_input_ids": ids.flip(0)} if self._model.config.is_encoder_decoder else {}
+        restricted, _ = self(ids, index, **inputs)
         self.restricted = False
-        full, _ = self(ids, index)
+        full, _ = self(ids, index, **inputs)
         # Only the shape of the last product differs between the two, so a few roundings of the type are all there is.
         bound = 16 * torch.finfo(full.dtype).eps * float(full.abs().max().clamp(min=1.0))
         self.restricted = restricted.shape == full.shape and bool((restricted - full).abs().max() <= bound)

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.kinds import check_encoder_decoder
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Limits:
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """Read the config.json of a causal language model; code that it names is neither fetched nor run.
+    """Read the config.json of a language model; code that it names is neither fetched nor run.
 
     Raises
     ------
@@ -95,11 +96,11 @@ def read_config(folder: Path) -> PreTrainedConfig:
             Reason.MODEL_INVALID,
             f"model.uri: transformers can't load the folder, config.json: {' '.join(str(error).split())[:300]}",
         ) from error
-    if config.is_encoder_decoder:
-        raise StageError(Reason.MODEL_INVALID, f"model.uri: {config.model_type} is an encoder-decoder model")
     if getattr(config, "quantization_config", None) is not None:
         raise StageError(Reason.MODEL_INVALID, "model.uri: the weights are quantised; use the original ones")
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if config.is_encoder_decoder:
+        check_encoder_decoder(config)
+    elif config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise StageError(Reason.MODEL_INVALID, f"model.uri: {config.model_type} is no causal language model")
     return config
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -25,6 +24,7 @@ from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.model.device import Precision, dtype_of, gpu_memory_errors
 from finetune_trainer.model.head import CompletionHead
+from finetune_trainer.model.kinds import decoder_start, network_class
 from finetune_trainer.model.limits import limits_of, read_config
 from finetune_trainer.storage.modelfiles import check_no_code, json_object
 
@@ -80,6 +80,8 @@ class LoadedModel:
         Positions that no row and no generated answer may go beyond; None without such a bound.
     eos_ids
         Tokens that end a text, as the folder's generation config has them.
+    decoder_start
+        Tokens that the decoder of an encoder-decoder model is given before an answer; none for other models.
     abilities
         What it was found to be able to do; None where nobody has tried yet.
     """
@@ -93,8 +95,14 @@ class LoadedModel:
     head: CompletionHead
     eos_ids: frozenset[int]
     most_positions: int | None = None
+    decoder_start: tuple[int, ...] = ()
     adapter: Any = None
     abilities: Abilities | None = None
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether prompts go to an encoder of their own."""
+        return bool(self.decoder_start)
 
     @property
     def parameters(self) -> int:
@@ -113,8 +121,8 @@ def check_folder(folder: Path) -> None:
     Raises
     ------
     StageError
-        UnsafeModel for code of its own or weights as pickles; ModelInvalid for a folder that is no causal language
-        model with weights.
+        UnsafeModel for code of its own or weights as pickles; ModelInvalid for a folder that is no language model with
+        weights.
     """
     if not (folder / "config.json").exists():
         raise StageError(Reason.MODEL_INVALID, "model.uri: there is no config.json in the folder")
@@ -134,7 +142,7 @@ def check_folder(folder: Path) -> None:
 
 
 def load_model(folder: Path, *, device: torch.device, precision: Precision) -> LoadedModel:
-    """Load a causal language model and its tokenizer from a local folder; nothing is fetched.
+    """Load a language model and its tokenizer from a local folder; nothing is fetched.
 
     Raises
     ------
@@ -145,7 +153,7 @@ def load_model(folder: Path, *, device: torch.device, precision: Precision) -> L
     config = read_config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        loading: Any = AutoModelForCausalLM.from_pretrained(
+        loading: Any = network_class(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype_of(precision),
@@ -180,6 +188,7 @@ def load_model(folder: Path, *, device: torch.device, precision: Precision) -> L
         stored_dtype=_stored_dtype(folder),
         head=head,
         most_positions=limits_of(config).most_positions,
+        decoder_start=decoder_start(folder, config, tokenizer),
         eos_ids=frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos]),
     )
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.job import LoRA
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.model.kinds import network_class
 from finetune_trainer.model.limits import read_config
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.model.shape import matrices
@@ -66,8 +67,9 @@ def check_adapters(folder: Path, lora: LoRA) -> None:
         As :func:`add_lora`, and ModelInvalid for a folder that :func:`~finetune_trainer.model.limits.read_config`
         refuses.
     """
+    config = read_config(folder)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(read_config(folder), trust_remote_code=False)
+        model: PreTrainedModel = network_class(config).from_config(config, trust_remote_code=False)
         _attach(model, lora, seed=0)
     _check_carried(model, chosen=lora.target_modules is not None)
 
@@ -103,7 +105,7 @@ def _attach(model: PreTrainedModel, lora: LoRA, *, seed: int) -> PeftModel:
         use_dora=lora.use_dora,
         init_lora_weights="gaussian" if lora.init_lora_weights == "Gaussian" else True,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
     try:
         adapter: PeftModel = get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune_trainer.model.flops import Shape
+from finetune_trainer.model.flops import EncoderShape, Shape
 from finetune_trainer.model.load import LoadedModel
 
 __all__ = ["AdaptedLayers", "Matrix", "adapted_layers", "matrices", "shape_of"]
@@ -35,6 +35,8 @@ _PER_TOKEN: Final = (
 AdaptedLayers = tuple[dict[str, int], dict[str, int]]
 """Number of layers by the pattern of their names: with adapters, and without."""
 _ONE_OF_A_LIST: Final = re.compile(r"(?:^|\.)experts\.\d+\.")
+_OF_PROMPTS: Final = re.compile(r"(?:^|\.)encoder\.|(?:EncDecAttention|encoder_attn)\.[kv](?:_proj)?$")
+"""Matrices of an encoder-decoder model that prompt tokens are multiplied with, those of the decoder included."""
 log = logging.getLogger(__name__)
 
 
@@ -123,6 +125,15 @@ def shape_of(loaded: LoadedModel) -> Shape:
     """Count what the compute estimate needs; adapters and trained parameters as they stand now."""
     config = loaded.model.config.get_text_config()
     found = list(matrices(loaded.model))
+    encoder = None
+    if loaded.encoder_decoder:
+        of_prompts = [matrix for matrix in found if _OF_PROMPTS.search(matrix.name)]
+        found = [matrix for matrix in found if matrix not in of_prompts]
+        encoder = EncoderShape(
+            body=sum(matrix.numel for matrix in of_prompts),
+            attention_width=_attention_width(config, "encoder"),
+            adapters=sum(matrix.adapters for matrix in of_prompts),
+        )
     per_token = _experts_per_token(config) if any(matrix.experts for matrix in found) else None
     body = adapters = 0
     for matrix in found:
@@ -130,16 +141,25 @@ def shape_of(loaded: LoadedModel) -> Shape:
         body += matrix.numel * share // of
         adapters += matrix.adapters * share // of
     head = loaded.model.get_output_embeddings()
-    heads = getattr(config, "num_attention_heads", 0)  # recurrent models have none
-    head_width = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     return Shape(
         parameters=loaded.parameters,
         trained=loaded.trained_parameters,
         body=body,
         head=head.weight.numel() if isinstance(head, torch.nn.Linear) else 0,
-        attention_width=config.num_hidden_layers * heads * head_width,
+        attention_width=_attention_width(config, "decoder"),
         adapters=adapters,
+        encoder=encoder,
     )
+
+
+def _attention_width(config: Any, side: str) -> int:
+    """Return layers x heads x head width; the two sides of an encoder-decoder model may differ."""
+    names = (f"{side}_layers", f"num_{side}_layers", "num_hidden_layers")
+    layers = next(value for name in names if (value := getattr(config, name, None)))
+    # Recurrent models have no heads.
+    heads = getattr(config, f"{side}_attention_heads", None) or getattr(config, "num_attention_heads", 0)
+    width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return int(layers * heads * (width or (config.hidden_size // heads if heads else 0)))
 
 
 def _experts_per_token(config: Any) -> int | None:

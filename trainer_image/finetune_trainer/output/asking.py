@@ -38,8 +38,8 @@ class Asking:
         Whether prompts go through the chat template.
     way
         How text is kept text.
-    bos
-        Tokens before a prompt without chat template.
+    bos, behind
+        Tokens before a prompt without chat template, and behind one that goes to an encoder.
     tags
         Control tokens that are not marked as special.
     before
@@ -51,6 +51,7 @@ class Asking:
     chat: bool
     way: Way
     bos: tuple[int, ...]
+    behind: tuple[int, ...]
     tags: tuple[str, ...]
     before: str | None
     anchors: tuple[str, ...]
@@ -58,6 +59,11 @@ class Asking:
     def imports(self) -> str:
         """Return the import lines that :meth:`code` needs, the standard library's."""
         return "import json\nimport re\n\n" if self.way == "Renamed" else ""
+
+    def _around(self, tokens: str) -> str:
+        """Put what stands around a prompt around the expression for its tokens."""
+        behind = [str(list(self.behind))] if self.behind else []
+        return " + ".join([str(list(self.bos)), tokens, *behind])
 
     def code(self, *, choices: bool, separator: str) -> str:
         """Return ``ids(prompt)``, and for a row's own choices ``tail(choice)``."""
@@ -67,7 +73,9 @@ class Asking:
         if choices and self.way != "Renamed":
             parts.append(_ENCODED.replace("SPLIT", split))
         if self.way == "Renamed":
-            parts.append(_RENAMED_CHAT if self.chat else _RENAMED_PLAIN.replace("BOS", json.dumps(list(self.bos))))
+            parts.append(
+                _RENAMED_CHAT if self.chat else _RENAMED_PLAIN.replace("ENCODED", self._around("encoded(prompt)"))
+            )
         elif self.chat:
             parts.append(_CHAT.replace("GUARD", ', "sanitize_control_tokens": True' if self.way == "Guarded" else ""))
         else:
@@ -80,7 +88,11 @@ class Asking:
 
 
 def asking_of(
-    tokenizer: PreTrainedTokenizerBase, scored: Sequence[tuple[Sequence[Message], Sequence[int]]], *, spelled: bool
+    tokenizer: PreTrainedTokenizerBase,
+    scored: Sequence[tuple[Sequence[Message], Sequence[int]]],
+    *,
+    spelled: bool,
+    encoder_decoder: bool = False,
 ) -> Asking:
     """Find out how the encoder's tokens are had without it.
 
@@ -92,8 +104,11 @@ def asking_of(
         Prompts without control tokens, with the tokens that were scored.
     spelled
         Whether some row's text spells control tokens.
+    encoder_decoder
+        Whether the model has an encoder for prompts.
     """
-    encoder, control = Encoder(tokenizer, max_length=1), ControlTokens(tokenizer)
+    encoder = Encoder(tokenizer, max_length=1, encoder_decoder=encoder_decoder)
+    control = ControlTokens(tokenizer)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     way: Way = "Plain"
     if spelled and control.can_rename:
@@ -104,8 +119,9 @@ def asking_of(
         chat=encoder.chat is not None,
         way=way,
         bos=encoder.bos,
+        behind=encoder.behind,
         tags=tuple(token for token in control.spellings if token not in special),
-        before=None if encoder.chat is None else encoder.chat.before,
+        before=encoder.chat.before if encoder.chat is not None else "" if encoder_decoder else None,
         anchors=encoder.anchors,
     )
 
@@ -200,7 +216,7 @@ def encoded(text):
 
 _RENAMED_PLAIN = """
 def ids(prompt):
-    return BOS + encoded(prompt)
+    return ENCODED
 """
 
 _RENAMED_CHAT = """

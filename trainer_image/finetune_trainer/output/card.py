@@ -57,7 +57,8 @@ def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving
     spec, results, data, resolved = stage_input.spec, report.results, report.dataset, report.resolved
     if results is None or data is None or resolved is None:
         raise ValueError("a model card needs results, dataset and resolved")
-    front = yaml.safe_dump(_front_matter(stage_input, report, results), sort_keys=False, allow_unicode=True)
+    kind = "text2text-generation" if serving.decoder_start else "text-generation"
+    front = yaml.safe_dump(_front_matter(stage_input, report, results, kind), sort_keys=False, allow_unicode=True)
     template = _template_name(spec.dataset.template)
     told = [*data_facts(data, resolved), *wording_facts(prepared.wordings)]
     more = _adapter(spec.model.adapter, resolved)
@@ -118,13 +119,13 @@ def _warnings(results: Results) -> str:
     return f"\nWhen not to trust these numbers:\n\n{told}\n" if told else ""
 
 
-def _front_matter(stage_input: StageInput, report: StageReport, results: Results) -> dict[str, Any]:
+def _front_matter(stage_input: StageInput, report: StageReport, results: Results, kind: str) -> dict[str, Any]:
     """The Hub's metadata; nothing in it that isn't known, such as a licence."""
     spec, resolved = stage_input.spec, report.resolved
     merged = "model" in {artifact.name for artifact in report.artifacts or []}
     base = hub_id(spec.model.uri, "hf://")
     datasets = [name for uri in _sources(stage_input) if (name := hub_id(uri, "hf://datasets/")) is not None]
-    front: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "pipeline_tag": "text-generation"}
+    front: dict[str, Any] = {"library_name": "transformers" if merged else "peft", "pipeline_tag": kind}
     if base is not None:
         front["base_model"] = base
         front["base_model_relation"] = "finetune" if merged else "adapter"
@@ -137,7 +138,7 @@ def _front_matter(stage_input: StageInput, report: StageReport, results: Results
             "name": stage_input.job.name,
             "results": [
                 {
-                    "task": {"type": "text-generation", "name": _template_name(spec.dataset.template)},
+                    "task": {"type": kind, "name": _template_name(spec.dataset.template)},
                     "dataset": {
                         "type": datasets[0] if datasets else "private",
                         "name": "sealed test rows",

@@ -101,7 +101,14 @@ def export(
             reference = _write_merged(loaded, adapter, folder / "model", sample)
         if kind == "Model":
             shutil.rmtree(adapter)
-    serving = serving_of(loaded.folder, loaded.tokenizer, prepared, loaded.eos_ids, loaded.most_positions)
+    serving = serving_of(
+        loaded.folder,
+        loaded.tokenizer,
+        prepared,
+        loaded.eos_ids,
+        loaded.most_positions,
+        decoder_start=loaded.decoder_start,
+    )
     for written in folder.iterdir():
         write_serving(written, loaded.folder, loaded.tokenizer, prepared, serving)
     return Exported(

@@ -100,6 +100,8 @@ class Serving:
         Tokens that the base's tokenizer put behind every prompt; the exported one doesn't.
     most_positions
         Positions that no prompt with its answer may go beyond; None without such a bound.
+    decoder_start
+        Tokens that the decoder of an encoder-decoder model is given before an answer; none for other models.
     """
 
     asking: Asking
@@ -107,6 +109,7 @@ class Serving:
     left_out: Mapping[str, Any]
     appended: tuple[str, ...] = ()
     most_positions: int | None = None
+    decoder_start: tuple[int, ...] = ()
 
     @property
     def chat(self) -> bool:
@@ -120,6 +123,8 @@ def serving_of(
     prepared: Prepared,
     eos_ids: frozenset[int],
     most_positions: int | None = None,
+    *,
+    decoder_start: tuple[int, ...] = (),
 ) -> Serving:
     """Find out how a model is asked, from its untouched folder.
 
@@ -127,25 +132,47 @@ def serving_of(
     ----------
     eos_ids
         Tokens that end a text, as the base's own settings have them.
-    most_positions
+    most_positions, decoder_start
         The model's.
     """
     settings = json_object(base / GENERATION) if (base / GENERATION).exists() else {}
+    begin = _beginning(decoder_start)
     return Serving(
         asking=asking_of(
             tokenizer,
             [(turns, ids) for _, turns, ids in _sampled(tokenizer, prepared)],
             spelled=prepared.summary.control_tokens > 0,
+            encoder_decoder=bool(decoder_start),
         ),
         end_ids=tuple(sorted({*eos_ids, prepared.end_ids[-1]})),
         left_out={
             name: value
             for name, value in settings.items()
-            if not name.startswith("_") and name not in _NO_CHANGE and _changes(name, value)
+            if not name.startswith("_")
+            and name not in _NO_CHANGE
+            and _changes(name, value)
+            and begin.get(name) != value
         },
-        appended=appended_tokens(tokenizer),
+        appended=() if decoder_start else appended_tokens(tokenizer),
         most_positions=most_positions,
+        decoder_start=decoder_start,
     )
+
+
+def _most_new(limit: int, serving: Serving) -> int:
+    """Bound an answer as it was in scoring, where a decoder's beginning was given; what the library forces is new."""
+    start, most = len(serving.decoder_start), serving.most_positions
+    if not start:
+        return limit
+    return (limit if most is None else max(1, min(limit, most - start + 1))) + start - 1
+
+
+def _beginning(decoder_start: tuple[int, ...]) -> dict[str, int]:
+    """Return the generation settings that make a decoder begin its answers as they were scored."""
+    if not decoder_start:
+        return {}
+    forced = {"forced_bos_token_id": decoder_start[1]} if len(decoder_start) > 1 else {}
+    return {"decoder_start_token_id": decoder_start[0], **forced}
 
 
 def _changes(name: str, value: Any) -> bool:
@@ -166,7 +193,8 @@ def write_serving(
         **({} if bos is None else {"bos_token_id": bos}),
         "do_sample": False,
         "eos_token_id": list(serving.end_ids),
-        "max_new_tokens": prepared.max_new_tokens,
+        "max_new_tokens": _most_new(prepared.max_new_tokens, serving),
+        **_beginning(serving.decoder_start),
         "pad_token_id": prepared.pad_id,
     }
     _write_json(folder / GENERATION, scored)

@@ -41,11 +41,13 @@ def snippet(stage_input: StageInput, report: StageReport, *, serving: Serving, p
     dtype = f"torch.{_DTYPES.get((report.resolved and report.resolved.precision) or '', 'float32')}"
     choosing = prepared.metric in CHOICE_METRICS
     own = choosing and len(prepared.choice_sets) > 1
-    body = _choosing(prepared) if choosing else _generating(serving, prepared)
+    body = _choosing(serving, prepared) if choosing else _generating(serving, prepared)
     uri = stage_input.spec.model.uri
     turns = ", or a list of turns as under `messages`" if serving.chat else ""
     others = ", `choices` the row's as under `choices`" if own else ""
     load = _load_model(folder, dtype) if merged else _load_adapter(folder, dtype, uri)
+    if serving.decoder_start:
+        load = load.replace("ForCausalLM", "ForSeq2SeqLM")
     if serving.asking.way == "Renamed":
         load = f"from tokenizers import Tokenizer\n{load}"
     return f"""```python
@@ -93,8 +95,10 @@ model = PeftModel.from_pretrained(base, "{folder}").eval()
 
 def _generating(serving: Serving, prepared: Prepared) -> str:
     """Greedy decoding; the text is cut as it was before it was compared."""
-    settings = "attention_mask=torch.ones_like(asked)"
-    if (most := serving.most_positions) is not None:
+    settings, said = "attention_mask=torch.ones_like(asked)", "output[0, asked.shape[1] :]"
+    if serving.decoder_start:
+        said = f"output[0, {len(serving.decoder_start)} :]"
+    elif (most := serving.most_positions) is not None:
         room = f"max(1, min({prepared.max_new_tokens}, {most + 1} - asked.shape[1]))"
         settings = f"{settings}, max_new_tokens={room}"
     cuts = ""
@@ -105,19 +109,26 @@ def _generating(serving: Serving, prepared: Prepared) -> str:
     return f"""def answer(prompt):
     asked = torch.tensor([ids(prompt)])
     output = model.generate(asked, {settings})
-    said = [token for token in output[0, asked.shape[1] :].tolist() if token not in [{ends}]]
+    said = [token for token in {said}.tolist() if token not in [{ends}]]
     text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")
 {cuts}    return text.strip()"""
 
 
-def _choosing(prepared: Prepared) -> str:
+def _choosing(serving: Serving, prepared: Prepared) -> str:
     """The most likely choice, by the tokens that were scored."""
     end = list(prepared.end_ids) if prepared.score_end_tokens else []
     by_length = " / len(choice)" if prepared.metric == "ChoiceAccuracyNorm" else ""
     score = """@torch.no_grad()
 def likelihood(asked, tail):
     logits = model(torch.tensor([asked + tail])).logits[0, len(asked) - 1 : -1].float()
+    return sum(logits.log_softmax(-1)[range(len(tail)), tail]).item()
+"""
+    if start := list(serving.decoder_start):
+        score = f"""@torch.no_grad()
+def likelihood(asked, tail):
+    answer = torch.tensor([{start} + tail[:-1]])
+    logits = model(torch.tensor([asked]), decoder_input_ids=answer).logits[0, {len(start) - 1} :].float()
     return sum(logits.log_softmax(-1)[range(len(tail)), tail]).item()
 """
     if len(prepared.choice_sets) > 1:

@@ -66,6 +66,7 @@ def prepare(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     template_source: str | None = None,
+    encoder_decoder: bool = False,
     step: Steps = no_steps,
 ) -> Prepared:
     """Turn dataset files into encoded rows, and write them as a prepared folder.
@@ -83,6 +84,8 @@ def prepare(
         Gets the files of ``PREPARED_FILES``; scratch files lie beside it meanwhile.
     template_source
         Text of the file that ``dataset.template`` names, if it names one.
+    encoder_decoder
+        Whether the model has an encoder for prompts.
     step
         Begins each pass over the rows: ``read_rows``, ``split_rows`` and ``encode_rows``, which count rows.
 
@@ -97,7 +100,12 @@ def prepare(
         DatasetInvalid, TemplateInvalid, ModelInvalid or InvalidSpec, with the row, column or field that is wrong.
     """
     template = resolve_template(spec.dataset.template, template_source)
-    encoder = Encoder(tokenizer, max_length=spec.training.max_length, separator=template.separator)
+    encoder = Encoder(
+        tokenizer,
+        max_length=spec.training.max_length,
+        separator=template.separator,
+        encoder_decoder=encoder_decoder,
+    )
     if template.name == MESSAGES and encoder.chat is None:
         raise StageError(
             Reason.TEMPLATE_INVALID,

@@ -66,13 +66,16 @@ class Encoder:
         turn; a prompt without fields its beginning. A completion is never cut.
     separator
         Between prompt and completion without a chat template.
+    encoder_decoder
+        Whether prompts go to an encoder of their own: they are then what a plain call makes of them, end token and all,
+        completions are texts by themselves, and ``max_length`` bounds each of the two.
 
     Attributes
     ----------
     chat
         The chat template's format; None without one.
-    bos
-        Tokens before a prompt without a chat template.
+    bos, behind
+        Tokens before a prompt without a chat template, and behind one that goes to an encoder.
     anchors
         Texts to stand before a completion while it is tokenised, each tried if it grows together with the one before.
     end_ids
@@ -86,15 +89,25 @@ class Encoder:
         ModelInvalid: the tokenizer has no token that ends an answer, or a chat template that can't be used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, separator: str = " ") -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        separator: str = " ",
+        encoder_decoder: bool = False,
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._apart = encoder_decoder
         self.chat = ChatFormat.find(tokenizer)
         self._control = ControlTokens(tokenizer)
-        self._before = self.chat.before if self.chat else separator
-        self._anchors = self._find_anchors()
+        self._before = self.chat.before if self.chat else "" if encoder_decoder else separator
+        self._anchors = [("", ())] if encoder_decoder else self._find_anchors()
         self.anchors = tuple(anchor for anchor, _ in self._anchors)
-        self.bos = () if self.chat else added_ids(tokenizer)[0]
+        before, behind = added_ids(tokenizer)
+        self.bos = () if self.chat else before
+        self.behind = behind if encoder_decoder else ()
         self.end_ids = self._find_end()
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_ids[-1])
         self._cache: dict[str, Ids | str] = {}
@@ -182,7 +195,7 @@ class Encoder:
             if text and may_spell(source, self._control):
                 whole = self._hidden_ids(source, text)
             if not isinstance(whole, str):
-                whole = self.bos + whole
+                whole = self.bos + whole + self.behind
                 if self.chat is not None and _twice(whole, self._tokenizer):
                     whole = "the model's chat template begins it with two BOS tokens"
             results.append(whole)
@@ -214,22 +227,23 @@ class Encoder:
         if self.end_ids[-1] in completion:
             return "its completion contains the token that ends an answer"
         ending = completion + self.end_ids
-        longest = max([len(completion), *(len(self._cache[c]) for c in example.choices)])
-        room = self._max_length - longest - len(self.end_ids)
+        longest = max([len(completion), *(len(self._cache[c]) for c in example.choices)]) + len(self.end_ids)
+        fits = not self._apart or len(self.bos) + longest <= self._max_length
+        room = self._max_length if self._apart else self._max_length - longest
         row = Encoded(
             prompt,
             ending,
             control_tokens=any(spells(s, self._control) for s in (example.prompt, example.turn or example.completion)),
         )
-        if len(prompt) <= room:
+        if fits and len(prompt) <= room:
             return row
-        shorter = self._shortened(example, len(prompt) - room, room)
+        shorter = self._shortened(example, len(prompt) - room, room) if fits else None
         if shorter is None:
-            what = "completion" if longest == len(completion) else "longest choice"
-            return NoRoom(
-                f"its {what} of {longest + len(self.end_ids)} tokens leaves no room for the prompt in "
-                f"training.maxLength {self._max_length}"
-            )
+            which = "completion" if longest == len(ending) else "longest choice"
+            why = f"its {which} of {longest} tokens leaves no room for the prompt in"
+            if self._apart:
+                why = "its prompt can't be shortened to" if fits else f"its {which} of {longest} tokens is more than"
+            return NoRoom(f"{why} training.maxLength {self._max_length}")
         return replace(row, prompt=shorter.ids, shortened=shorter.names, source=shorter.source)
 
     def _shortened(self, example: Example, excess: int, room: int) -> _Shorter | None:

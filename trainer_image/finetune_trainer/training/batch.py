@@ -3,8 +3,9 @@
 Padded rows are filled up on the right and stand without an attention mask: in a causal model no token sees what follows
 it, so padding cannot reach a real token, and attention takes its fast path. The padding repeats a row's last token,
 because libraries take the pad token for a forgotten mask. Packed rows stand one behind the other, and their positions
-tell them apart. Positions to score and their targets are computed on the host; nothing in the model carries ignored
-labels, and nothing on the device is selected by a boolean mask (which would make the host wait for the device).
+tell them apart. An encoder looks both ways, so what it is padded with is masked. Positions to score and their targets
+are computed on the host; nothing in the model carries ignored labels, and nothing on the device is selected by a
+boolean mask (which would make the host wait for the device).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune_trainer.model.device import to_device
+from finetune_trainer.model.kinds import pad_prompts
 from finetune_trainer.prepare.prepared import EncodedPart
 
 __all__ = [
     "Batch",
     "collate",
+    "collate_apart",
     "common_beginning",
     "input_lengths",
     "pack",
@@ -38,9 +41,10 @@ class Batch:
     Attributes
     ----------
     input_ids
-        int64 (rows, longest row - 1 - skip): the last token of a row is only predicted, never an input.
+        int64 (rows, longest row - 1 - skip): the last token of a row is only predicted, never an input. For an encoder
+        (rows, longest prompt).
     index
-        int64 (n,): positions in the flattened ``input_ids`` that predict a completion token.
+        int64 (n,): positions in the flattened ``input_ids``, or ``decoder_input_ids``, that predict a completion token.
     targets
         int64 (n,): those tokens.
     inputs
@@ -127,6 +131,42 @@ def pack(part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device) ->
         to_device(np.concatenate(index), device),
         to_device(np.concatenate(targets).astype(np.int64), device),
         packed_inputs((lengths - 1).tolist(), device),
+    )
+
+
+def collate_apart(
+    part: EncodedPart, rows: NDArray[np.int64], *, device: torch.device, start: Sequence[int], pad_id: int
+) -> Batch:
+    """Build a padded micro-batch for an encoder-decoder model.
+
+    Parameters
+    ----------
+    start
+        Tokens that the decoder is given before every completion.
+
+    Raises
+    ------
+    ValueError
+        As :func:`collate` does.
+    """
+    starts, lengths = part.offsets[rows], part.lengths[rows]
+    prompts = part.prompt_lengths[rows].astype(np.int64)
+    _check(part, rows, prompts, lengths)
+    asked = [part.tokens[at : at + prompt] for at, prompt in zip(starts, prompts, strict=True)]
+    answers = [part.tokens[at + p : at + n] for at, p, n in zip(starts, prompts, lengths, strict=True)]
+    width = len(start) + int((lengths - prompts).max()) - 1
+    decoder_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    index = []
+    for i, answer in enumerate(answers):
+        decoder_ids[i, : len(start)] = start
+        decoder_ids[i, len(start) : len(start) + len(answer) - 1] = answer[:-1]
+        index.append(len(start) - 1 + np.arange(len(answer), dtype=np.int64) + i * width)
+    ids, mask = pad_prompts(asked, pad_id=pad_id)
+    return Batch(
+        to_device(ids, device),
+        to_device(np.concatenate(index), device),
+        to_device(np.concatenate(answers).astype(np.int64), device),
+        {"attention_mask": to_device(mask, device), "decoder_input_ids": to_device(decoder_ids, device)},
     )
 
 

@@ -35,7 +35,7 @@ from finetune_trainer.model.attention import attention_for_training
 from finetune_trainer.model.device import gpu_memory_errors, peak_memory_bytes, to_device
 from finetune_trainer.model.load import Abilities, LoadedModel
 from finetune_trainer.prepare.prepared import Prepared
-from finetune_trainer.training.batch import collate, input_lengths, pack
+from finetune_trainer.training.batch import Batch, collate, collate_apart, input_lengths, pack
 from finetune_trainer.training.beginning import shared_beginning
 from finetune_trainer.training.eight_bits import MasterAdamW8bit
 from finetune_trainer.training.kept import Kept
@@ -170,10 +170,11 @@ class _Loop:
         self.loaded, self.prepared, self.parameters = loaded, prepared, parameters
         self.observer, self.limits, self.checkpointer = observer, limits, checkpointer
         self.part = prepared.parts["train"]
-        self.shared = shared_beginning(loaded, prepared.parts["train"])
+        self.shared = 0 if loaded.encoder_decoder else shared_beginning(loaded, self.part)
         if self.shared:
             self.limits = dataclasses.replace(limits, overhead=limits.overhead + self.shared)
-        self.packed = not self.shared and supports_packing(loaded)
+        self.packed = not (self.shared or loaded.encoder_decoder) and supports_packing(loaded)
+        # Of an encoder-decoder model these are the tokens of both sides, less the decoder's beginning.
         self.lengths, self.labels = input_lengths(self.part) - self.shared, self.part.completion_lengths
         self.optimizer = _optimizer(loaded, parameters)
         self.per_epoch, self.total = parameters.steps_per_epoch(len(self.part)), parameters.total_steps(len(self.part))
@@ -237,6 +238,7 @@ class _Loop:
             tokens=self._seen(lengths),
             supervised_tokens=self._seen(self.labels),
             attention_pairs=self._seen(lengths**2),
+            prompt_pairs=self._seen(self.part.prompt_lengths.astype(np.int64) ** 2),
             seconds=self.seconds,
             peak_memory_bytes=self._peak_memory(),
         )
@@ -296,10 +298,7 @@ class _Loop:
         for micro in micro_batches(rows, self.lengths, self.labels, self.limits, packed=self.packed):
             if self.checkpointer.stopping:
                 raise _StopNow  # the step doesn't count, and its gradients go with this process
-            if self.packed:
-                batch = pack(self.part, micro, device=self.loaded.device)
-            else:
-                batch = collate(self.part, micro, device=self.loaded.device, skip=self.shared)
+            batch = self._batch(micro)
             cache = self._beginning(len(micro))
             logits, _ = self.loaded.head(
                 batch.input_ids, batch.index, use_cache=cache is not None, past_key_values=cache, **batch.inputs
@@ -310,6 +309,15 @@ class _Loop:
             sums += torch.stack([loss.detach(), right.to(loss.dtype)])
         norm = self.optimizer.step(self._learning_rate(step), max_norm=float(self.parameters.max_grad_norm))
         return torch.cat([sums, norm.detach().reshape(1).to(sums.dtype)])
+
+    def _batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Lay rows out as the model takes them."""
+        device = self.loaded.device
+        if start := self.loaded.decoder_start:
+            return collate_apart(self.part, rows, device=device, start=start, pad_id=self.prepared.pad_id)
+        if self.packed:
+            return pack(self.part, rows, device=device)
+        return collate(self.part, rows, device=device, skip=self.shared)
 
     def _beginning(self, rows: int) -> DynamicCache | None:
         """Run the shared beginning and return its cache for so many rows, connected to the weights."""

@@ -33,8 +33,8 @@ class TrainOutcome:
         Whether early stopping ended it.
     tokens, supervised_tokens
         Prompt and completion tokens seen over all steps, and the completion tokens among them; padding not counted.
-    attention_pairs
-        Sum of squared row lengths over all steps, for the compute estimate.
+    attention_pairs, prompt_pairs
+        Sums of squared lengths of rows and of prompts over all steps, for the compute estimate.
     seconds
         Time in optimizer steps, without the evaluations between them.
     """
@@ -48,6 +48,7 @@ class TrainOutcome:
     tokens: int
     supervised_tokens: int
     attention_pairs: int
+    prompt_pairs: int
     seconds: float
     peak_memory_bytes: int = field(default=0)
 
