@@ -117,12 +117,23 @@ def _config(kind: Kind, vocab_size: int) -> PreTrainedConfig:
 
 
 def make_encoder_decoder(
-    folder: Path, kind: Kind = "t5", *, seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0
+    folder: Path,
+    kind: Kind = "t5",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.0,
+    calm: bool = False,
 ) -> None:
-    """Write a model folder with tokenizer that ``from_pretrained`` loads; the same bytes for the same arguments."""
+    """Write a model folder with tokenizer that ``from_pretrained`` loads; the same bytes for the same arguments.
+
+    A ``calm`` one has weights of the usual size, and learns faster.
+    """
     tokenizer = make_seq2seq_tokenizer(folder, kind)
     config: Any = _config(kind, len(tokenizer) + 4)
     setattr(config, "dropout_rate" if "t5" in kind else "dropout", dropout)
+    if calm and "t5" in kind:
+        config.initializer_factor = 1.0
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
