@@ -138,4 +138,4 @@ def make_encoder_decoder(
     torch.manual_seed(seed)
     model = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
     torch.random.set_rng_state(state)
-    model.to(dtype).save_pretrained(folder)
+    model.save_pretrained(folder)

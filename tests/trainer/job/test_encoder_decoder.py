@@ -28,7 +28,9 @@ def job(folder: Path, kind: Kind = "t5", *, dropout: float = 0.0, count: int = 2
     make_encoder_decoder(folder / "model", kind, dropout=dropout, calm=True)
     rows = write_rows(folder / "rows.jsonl", topic_rows(count))
     model, output = f"file://{folder}/model/", f"file://{folder}/out/"
-    return job_spec(model=model, rows=f"file://{rows}", output=output, **{"precision": "Auto", **training})
+    return job_spec(
+        model=model, rows=f"file://{rows}", output=output, **{"precision": "Auto", "maxLength": 200, **training}
+    )
 
 
 def whole(spec: dict[str, Any]) -> StageInput:
@@ -50,7 +52,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 @pytest.fixture(scope="module")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("lora")
-    training = {"method": "LoRA", "lora": {"rank": 16, "alpha": 32}, "learningRate": "2e-2", "batchSize": 8}
+    training = {"method": "LoRA", "lora": {"rank": 16, "alpha": 32}, "learningRate": "5e-3", "batchSize": 8}
     spec = job(folder, **training, epochs=12)
     spec["output"]["export"] = "Both"
     return finished(spec, folder)
@@ -99,7 +101,7 @@ def test_the_cards_python_gives_the_answers_that_were_scored(
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102  # the card's own
     for line in predictions(out)[:24]:
-        assert names["answer"](line["prompt"]) == line["after"]["predicted"]
+        assert names["answer"](line["prompt"]) == line["tuned"]
 
 
 def test_the_card_says_what_kind_of_model_it_is(full: Finished) -> None:
@@ -120,7 +122,7 @@ def test_plain_generate_of_what_was_exported_writes_what_was_scored(tmp_path: Pa
     for line in predictions(done.output):
         output = network.generate(**tokenizer(line["prompt"], return_tensors="pt"))
         said.append(tokenizer.decode(output[0], skip_special_tokens=True).split("\n")[0].strip())
-    assert said == [line["after"]["predicted"] for line in predictions(done.output)]
+    assert said == [line["tuned"] for line in predictions(done.output)]
     settings = json.loads((done.output / "model/generation_config.json").read_text())
     assert settings["decoder_start_token_id"] == (2 if kind == "bart" else 0)
     assert settings.get("forced_bos_token_id") == (0 if kind == "bart" else None)
