@@ -118,6 +118,8 @@ def _model() -> Iterator[Case]:
     yield from _uri("model.adapter.uri", "s3://bucket/folder/adapter/", hub=True)
     with_adapter = {"model.adapter.uri": "hf://org/adapter"}
     yield from JOB.text("model.adapter.revision", 128, lambda n: "r" * n, with_=with_adapter)
+    yield from JOB.pattern("model.adapter.revision", ["main", "refs/pr/1"], ["", "a b", "main\n"], with_=with_adapter)
+    yield from JOB.name("model.adapter.credentialsRef.name", with_=with_adapter)
     yield JOB.no(
         "model.adapter.revision",
         "revision of an s3 adapter",
