@@ -92,7 +92,7 @@ def test_a_prompt_that_renders_nothing_at_all_is_refused(tickets: Dataset) -> No
 def test_labels_of_minus_1_are_bad_rows_rather_than_the_last_choice(tickets: Dataset) -> None:
     error = tickets.refused([{**row, "label": -1} for row in ROWS], spec("by_number"))
     assert error.reason is Reason.DATASET_INVALID
-    assert "has no element -1" in error.message
+    assert "is asked for -1" in error.message
 
 
 def test_a_column_that_no_row_has_is_told_with_those_there_are(tickets: Dataset) -> None:
@@ -144,7 +144,7 @@ def test_a_file_that_can_not_be_had_names_the_field(tmp_path: Path, content: byt
     access = Access(storage=ResolvedStorage(), credentials_dir=tmp_path / "none", scratch=tmp_path)
     asked = local(tmp_path, f"file://{tmp_path}/t.yaml")
     with pytest.raises(StageError) as caught:
-        fetch_template(asked.dataset.template, access=access, folder=tmp_path / "work")
+        fetch_template(asked.dataset.template, own=None, access=access, folder=tmp_path / "work")
     assert caught.value.reason is Reason.TEMPLATE_INVALID
     assert caught.value.message.startswith("dataset.template.promptsource.uri: ")
     assert message in caught.value.message
@@ -154,4 +154,4 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "t.yaml").write_text("\ufeff" + FILE, encoding="utf-8")
     access = Access(storage=ResolvedStorage(), credentials_dir=tmp_path / "none", scratch=tmp_path)
     asked = local(tmp_path, f"file://{tmp_path}/t.yaml")
-    assert fetch_template(asked.dataset.template, access=access, folder=tmp_path / "work") == FILE
+    assert fetch_template(asked.dataset.template, own=None, access=access, folder=tmp_path / "work") == FILE

@@ -69,6 +69,8 @@ def shape_of(text: Callable[[], AbstractContextManager[BinaryIO]], *, one_a_line
 def _of_first_object(file: BinaryIO, *, one_a_line: bool, name: str) -> Shape:
     """Find out by an object that is not alone on its line, or alone in its file."""
     values = Values(file, name)
+    values.next_char()
+    first = values.line
     try:
         only = values.skip_value()
     except StageError:
@@ -77,7 +79,9 @@ def _of_first_object(file: BinaryIO, *, one_a_line: bool, name: str) -> Shape:
         if values.over_the_bound:
             return Shape.WRAPPED
         raise
-    alone = not values.next_char()
+    ends, alone = values.line, not values.next_char()
+    if one_a_line and alone and ends == first:
+        return Shape.LINES
     return Shape.WRAPPED if alone and not one_a_line and any(map(_is_rows, only.values())) else Shape.OBJECTS
 
 
