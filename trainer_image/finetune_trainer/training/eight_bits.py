@@ -15,11 +15,10 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 from typing_extensions import override
 
 from finetune_trainer.training.masters import PIECE, Piece, Weight
-from finetune_trainer.training.optimizer import MasterAdamW
+from finetune_trainer.training.optimizer import MasterAdamW, adamw_step
 
 __all__ = ["BLOCK", "SMALLEST", "MasterAdamW8bit", "dequantized", "quantized"]
 
@@ -82,21 +81,13 @@ def _step(piece: Piece, scale: Tensor, *, learning_rate: float, decay: float) ->
         )
         for kind in _MOMENTS
     )
-    adamw(
+    adamw_step(
         [master],
         [piece.gradient(scale)],
-        [first],
-        [second],
-        [],
-        [piece.weight.steps.clone()],
-        fused=True,
-        amsgrad=False,
-        beta1=0.9,
-        beta2=0.999,
-        lr=learning_rate,
-        weight_decay=decay,
-        eps=1e-8,
-        maximize=False,
+        ([first], [second]),
+        steps=[piece.weight.steps],
+        learning_rate=learning_rate,
+        decay=decay,
     )
     piece.weight.store(master, piece.range)
     for kind, wide in zip(_MOMENTS, (first, second), strict=True):

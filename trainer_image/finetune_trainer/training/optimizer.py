@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from finetune_trainer.training.masters import Piece, Weight, gradient_norm, groups, weight_of
 
-__all__ = ["MasterAdafactor", "MasterAdamW", "MasterOptimizer", "OptimizerState", "decaying"]
+__all__ = ["MasterAdafactor", "MasterAdamW", "MasterOptimizer", "OptimizerState", "adamw_step", "decaying"]
 
 SMALLEST_SCALE: Final = 1e-3
 """Adafactor's second epsilon: a weight that is zero, as new adapters are, moves as one of this size would."""
@@ -181,24 +181,45 @@ class MasterAdamW(MasterOptimizer):
     def _update(self, weights: Sequence[Weight], scale: Tensor, *, learning_rate: float, decay: float) -> None:
         for group in groups(weights):
             masters = [piece.weight.master(piece.range) for piece in group]
-            adamw(
+            adamw_step(
                 masters,
                 [piece.gradient(scale) for piece in group],
-                [piece.moments("exp_avg") for piece in group],
-                [piece.moments("exp_avg_sq") for piece in group],
-                [],
-                [piece.weight.steps.clone() for piece in group],  # which this counts up
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=learning_rate,
-                weight_decay=decay,
-                eps=1e-8,
-                maximize=False,
+                ([piece.moments("exp_avg") for piece in group], [piece.moments("exp_avg_sq") for piece in group]),
+                steps=[piece.weight.steps for piece in group],
+                learning_rate=learning_rate,
+                decay=decay,
             )
             for piece, master in zip(group, masters, strict=True):
                 piece.weight.store(master, piece.range)
+
+
+def adamw_step(
+    masters: list[Tensor],
+    gradients: list[Tensor],
+    moments: tuple[list[Tensor], list[Tensor]],
+    *,
+    steps: list[Tensor],
+    learning_rate: float,
+    decay: float,
+) -> None:
+    """Take a step with torch's fused AdamW and its default betas; changes masters and moments in place."""
+    first, second = moments
+    adamw(
+        masters,
+        gradients,
+        first,
+        second,
+        [],
+        [step.clone() for step in steps],  # which this counts up
+        fused=True,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=learning_rate,
+        weight_decay=decay,
+        eps=1e-8,
+        maximize=False,
+    )
 
 
 class MasterAdafactor(MasterOptimizer):
