@@ -10,12 +10,10 @@ shortened as ``shorten.py`` says.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from finetune_api.digest import digest_of
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.text.added import added_ids
@@ -28,6 +26,7 @@ from finetune_trainer.text.source import fewer_turns, hidden, hidden_turn, longe
 from finetune_trainer.text.template.catalog import Side
 from finetune_trainer.text.template.conversation import Message
 from finetune_trainer.text.template.render import Span
+from finetune_trainer.text.tokens import TextTokens, tokenizer_digest
 from finetune_trainer.text.turns import join_answers, split_answers
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ CONVERSATION: Final = "messages"
 
 _CACHED_TOKENS: Final = 2**18
 """Tokens of completions that are remembered, some 10 MB: any label set, but not a data set of summaries."""
-_ANCHORS: Final = ("\n", "a", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +101,8 @@ class Encoder:
         self.chat = ChatFormat.find(tokenizer)
         self._control = ControlTokens(tokenizer)
         self._before = self.chat.before if self.chat else "" if encoder_decoder else separator
-        self._anchors = [("", ())] if encoder_decoder else self._find_anchors()
-        self.anchors = tuple(anchor for anchor, _ in self._anchors)
+        self._text = TextTokens(tokenizer, self._control, alone=encoder_decoder)
+        self.anchors = self._text.anchors
         before, behind = added_ids(tokenizer)
         self.bos = () if self.chat else before
         self.behind = behind if encoder_decoder else ()
@@ -112,7 +110,7 @@ class Encoder:
         self.pad_id = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_ids[-1])
         self._cache: dict[str, Ids | str] = {}
         self._cached_tokens = 0
-        if self.chat is not None and _twice(self._ids([self.chat.prompt([Message("user", "a")])])[0], tokenizer):
+        if self.chat is not None and _twice(self._text.ids([self.chat.prompt([Message("user", "a")])])[0], tokenizer):
             raise StageError(Reason.MODEL_INVALID, "the model's chat template begins with two BOS tokens")
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
@@ -190,7 +188,7 @@ class Encoder:
     def _tokens(self, sources: Sequence[Source], texts: Sequence[str]) -> list[Ids | str]:
         """Tokens of framed prompts, or why they can't be written as tokens."""
         results: list[Ids | str] = []
-        for source, text, ids in zip(sources, texts, self._ids(texts), strict=True):
+        for source, text, ids in zip(sources, texts, self._text.ids(texts), strict=True):
             whole: Ids | str = ids
             if text and may_spell(source, self._control):
                 whole = self._hidden_ids(source, text)
@@ -317,77 +315,27 @@ class Encoder:
         """Tokens of completions, without end tokens; kept, since labels come again and again."""
         wanted = list(texts)
         new = list(dict.fromkeys(t for t in wanted if t not in self._cache))
-        for text, ids in zip(new, self._continued([self._before + t for t in new]), strict=True):
+        for text, ids in zip(new, self._text.following([self._before + t for t in new]), strict=True):
             result = self._written_out(text) if self._control.near(text) else ids
             self._cache[text] = result
             self._cached_tokens += len(result)
         return [self._cache[t] for t in wanted]
 
-    def _continued(self, texts: Sequence[str]) -> list[Ids]:
-        """Tokens of texts that follow other text."""
-        results: list[Ids] = [()] * len(texts)
-        open_ = list(range(len(texts)))
-        for anchor, start in self._anchors:
-            ids = self._ids([anchor + texts[i] for i in open_])
-            for i, whole in zip(open_, ids, strict=True):
-                results[i] = whole[len(start) :]
-            # A text that grows together with one anchor is tried with the next.
-            open_ = [i for i, whole in zip(open_, ids, strict=True) if whole[: len(start)] != start]
-            if not open_:
-                break
-        return results
-
     def _written_out(self, text: str) -> Ids | str:
         """Tokens of a completion that spells control tokens."""
-        return self._after_anchor(self._before + self._control.hide(text), self._before + text)
-
-    def _after_anchor(self, marked: str, text: str) -> Ids | str:
-        result: Ids | str = ()
-        for anchor, start in self._anchors:
-            result = self._control.encode(anchor + marked, anchor + text)
-            if isinstance(result, str):
-                return result
-            if result[: len(start)] == start:
-                return result[len(start) :]
-        return result
+        return self._text.following_marked(self._before + self._control.hide(text), self._before + text)
 
     def _turn_ids(self, example: Example, turn: Message, text: str) -> Ids | str:
         """Tokens of an answer that the chat template writes, its control tokens and the row's text told apart."""
         if not may_spell(turn, self._control):
-            return self._continued([text])[0]
+            return self._text.following([text])[0]
         assert self.chat is not None and not isinstance(example.prompt, str)  # noqa: S101, PT018  # it was written so
         prompt = self.chat.prompt(example.prompt)
         try:
             marked = self.chat.answer(example.prompt, prompt, hidden_turn(turn, self._control))
         except ChatRefusedError:
             return "its text spells control tokens that the model's chat template acts on"
-        return self._after_anchor(marked, text)
-
-    # Tokens.
-
-    def _ids(self, texts: Sequence[str]) -> list[Ids]:
-        if not texts:
-            return []
-        batch = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            padding=False,
-            truncation=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        return [tuple(ids) for ids in batch["input_ids"]]
-
-    def _find_anchors(self) -> list[tuple[str, Ids]]:
-        """Return what must stand before a text so that it is tokenised as a continuation, with its tokens.
-
-        SentencePiece vocabularies put a blank before the first word of every text, so that a completion tokenised alone
-        would begin with one too many. A line end before it, cut off again, takes that blank.
-        """
-        alone, end, both = self._ids(["a", "\n", "\na"])
-        if both == end + alone:
-            return [("", ())]
-        return list(zip(_ANCHORS, self._ids(_ANCHORS), strict=True))
+        return self._text.following_marked(marked, text)
 
     def _find_end(self) -> Ids:
         """Tokens up to the first special one after an answer in the chat template, else EOS."""
@@ -395,7 +343,7 @@ class Encoder:
         if self.chat is not None:
             special = {i for i, token in self._tokenizer.added_tokens_decoder.items() if token.special}
             special.update(self._tokenizer.all_special_ids)
-            (tail,) = self._continued([self.chat.after])
+            (tail,) = self._text.following([self.chat.after])
             for i, token in enumerate(tail):
                 if token in special:
                     return tail[: i + 1]
@@ -410,16 +358,3 @@ def _twice(ids: Ids, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether a prompt begins with two BOS tokens."""
     bos = tokenizer.bos_token_id
     return bos is not None and ids[:2] == (bos, bos)
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Digest of everything that decides which tokens a text gets, the chat template included."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        pipeline = json.loads(backend.to_str())
-        # Set by whoever used the tokenizer last; the encoder uses neither.
-        pipeline["truncation"] = pipeline["padding"] = None
-    else:
-        pipeline = {"vocabulary": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return digest_of({"pipeline": pipeline, "special": special, "chat": tokenizer.chat_template})
