@@ -43,7 +43,7 @@ EXAMPLES: Final[dict[Reason, str]] = {
     Reason.NOT_ACCEPTED: "evaluation.minScore asks for 0.9, and ChoiceAccuracy is 0.8710; evaluation.failOn names "
     "NoGain: the gain of +0.0120 may be chance (p 0.4200).",
     Reason.CREDENTIALS_NOT_FOUND: 'Secret "team-a-s3" does not exist in the namespace of the job. Create it with the '
-    "keys that its role needs.",
+    "keys that model.credentialsRef needs.",
     Reason.GPU_OUT_OF_MEMORY: "the GPU's memory was full during training: CUDA out of memory. Tried to allocate 2.00 "
     "GiB.",
     Reason.STORAGE_UNAVAILABLE: "reading s3://team-a-data/rows.jsonl failed: EndpointConnectionError.",

@@ -28,6 +28,7 @@ __all__ = [
     "StageName",
     "child_labels",
     "child_name",
+    "credentials_field",
     "mount_path",
 ]
 
@@ -63,6 +64,11 @@ TERMINATION_LOG: Final = "/dev/termination-log"
 def mount_path(scheme: str, name: str, base: str = DATA_DIR) -> str:
     """Where the PersistentVolumeClaim (``pvc``) or ConfigMap (``configmap``) of a URI lies in a pod."""
     return f"{base}/{scheme}/{name}"
+
+
+def credentials_field(role: Role) -> str:
+    """The field of a job that names the Secret of a role."""
+    return f"{'model.adapter' if role == 'adapter' else role}.credentialsRef"
 
 
 def child_name(job_name: str, job_uid: str, stage: StageName) -> str:

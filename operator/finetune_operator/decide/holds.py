@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from finetune_api.reasons import REASONS, Reason
+from finetune_operator.decide.named import Named, listed
 from finetune_operator.decide.plan import ChildView, PodView
 from finetune_operator.decide.runtimes import Refusal
 from finetune_operator.decide.text import bare, rfc3339
@@ -27,7 +28,6 @@ __all__ = [
     "POD_START",
     "REFUSALS",
     "SCHEDULING_GRACE_SECONDS",
-    "Claims",
     "Hold",
     "hold_of",
     "hold_of_refusal",
@@ -78,7 +78,6 @@ _IMAGE_REASONS: Final = frozenset(
         "SignatureValidationFailed",
     }
 )
-_FIELD_OF: Final = {Reason.MODEL_NOT_FOUND: "model", Reason.DATASET_NOT_FOUND: "dataset"}
 _CONTAINER_REASONS: Final = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _EVENT_HOLDS: Final = {
     "FailedMount": "MountFailed",
@@ -136,14 +135,6 @@ class Hold:
         return self.known in MENDABLE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claims:
-    """PersistentVolumeClaims that are not for rows: the one that the model lies on, and the one of the model cache."""
-
-    model: str | None = None
-    cache: str | None = None
-
-
 def hold_of_runtime(refusal: Refusal, name: str) -> Hold:
     """Explain a runtime that is missing, or that does not take the job yet: GitOps may apply in any order."""
     tells_mend = refusal.reason is Reason.NOT_PERMITTED
@@ -179,10 +170,10 @@ def is_denied(message: str) -> bool:
     return _DENIED.search(message) is not None
 
 
-def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime, claims: Claims | None = None) -> Hold | None:
+def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime, named: Named) -> Hold | None:
     """Tell what keeps an unfinished child from running; None while it runs or is just starting.
 
-    ``claims`` says what the PersistentVolumeClaims of the pod are for.
+    ``named`` says which fields name the objects that the pod needs.
     """
     if any(pod.phase == "Running" and not pod.deleting for pod in pods):
         return None
@@ -190,7 +181,7 @@ def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime, claim
         return _hold_of_suspension(child)
     waiting = [pod for pod in pods if pod.phase == "Pending" and not pod.deleting]
     if waiting:
-        return _hold_of_pod(_newest(waiting), now, claims or Claims())
+        return _hold_of_pod(_newest(waiting), now, named)
     standing = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
     if standing:
         late = stuck(standing, now) or f"A new pod starts when {_placed(_newest(standing))} has ended."
@@ -246,15 +237,16 @@ def _hold_of_suspension(child: ChildView) -> Hold:
     )
 
 
-def _hold_of_pod(pod: PodView, now: datetime, claims: Claims) -> Hold | None:
+def _hold_of_pod(pod: PodView, now: datetime, named: Named) -> Hold | None:
     reason, text = pod.waiting_reason or "", bare(pod.waiting_message)
     event = bare(pod.start_error)
     if reason in _IMAGE_REASONS:
         return _hold_of_image(reason, text)
     if hold := (
-        _hold_of_secret(event)
-        or (_hold_of_secret(text) if reason in _CONTAINER_REASONS else None)
-        or _hold_of_volume(f"{event} {bare(pod.unschedulable)}", claims)
+        _hold_of_secret(event, named)
+        or (_hold_of_secret(text, named) if reason in _CONTAINER_REASONS else None)
+        or _hold_of_claim(f"{event} {bare(pod.unschedulable)}", named)
+        or _hold_of_map(event, named)
     ):
         return hold
     if reason in _CONTAINER_REASONS:
@@ -273,17 +265,20 @@ def _hold_of_image(reason: str, text: str) -> Hold:
     return replace(hold, vague=not cause)
 
 
-def _hold_of_secret(text: str) -> Hold | None:
+def _hold_of_secret(text: str, named: Named) -> Hold | None:
     """Name the Secrets, or the key in one, that kubelet misses."""
     if names := sorted({found["name"] for found in _SECRET_MISSING.finditer(text)}):
         quoted = ", ".join(f'"{name}"' for name in names)
-        message = (
-            f"Secret {quoted} does not exist in the namespace of the job. Create it with the keys that its role needs."
-            if len(names) == 1
-            else f"Secrets {quoted} do not exist in the namespace of the job. Create them with the keys that their "
-            "roles need."
+        one = len(names) == 1
+        missing = f"Secret{'' if one else 's'} {quoted} do{'es' if one else ''} not exist in the namespace of the job. "
+        fields = [field for name in names for field in named.secrets.get(name, ())]
+        mend = (
+            f"Create {'it' if one else 'them'} with the keys that {listed(fields)} "
+            f"need{'s' if len(fields) == 1 else ''}."
+            if fields
+            else "No field of the job names it: something else wants it in the pod."
         )
-        return _known(Reason.CREDENTIALS_NOT_FOUND, message, waiting_for=names[0])
+        return _known(Reason.CREDENTIALS_NOT_FOUND, missing + mend, waiting_for=names[0])
     if found := _KEY_MISSING.search(text):
         secret = f'Secret "{found["name"]}"' if found["name"] else "A Secret of the job"
         message = f"{secret} has no key {found['key'] or found['bare']}. Add the key."
@@ -291,26 +286,35 @@ def _hold_of_secret(text: str) -> Hold | None:
     return None
 
 
-def _hold_of_volume(text: str, claims: Claims) -> Hold | None:
-    """Name the claim or the ConfigMap of a URI that is not there, or lacks the key."""
-    if found := _CLAIM_MISSING.search(text):
+def _hold_of_claim(text: str, named: Named) -> Hold | None:
+    """Name the claim of a URI, or of the model cache, that is not there; one that no field names is not the job's."""
+    found = _CLAIM_MISSING.search(text)
+    name = found["name"] if found else ""
+    fields = named.claims.get(name, ())
+    if not fields and name != named.cache:
+        return None
+    message = f'PersistentVolumeClaim "{name}" does not exist in the namespace of the job. Create it, or '
+    if not fields:
+        mend = "ask the owner of the FineTuneRuntime to do without modelCache, which is to be kept there."
+        return _known(Reason.MODEL_NOT_FOUND, message + mend, waiting_for=name)
+    of_model = any(field.startswith("model.") for field in fields)
+    reason = Reason.MODEL_NOT_FOUND if of_model else Reason.DATASET_NOT_FOUND
+    return _known(reason, f"{message}correct {listed(fields)} in a new job.", waiting_for=name)
+
+
+def _hold_of_map(text: str, named: Named) -> Hold | None:
+    """Name the ConfigMap of a field that is not there, or lacks the key; one that no field names is not the job's."""
+    if (found := _MAP_MISSING.search(text)) and (keys := named.maps.get(found["name"])):
         name = found["name"]
-        reason = Reason.MODEL_NOT_FOUND if name in (claims.model, claims.cache) else Reason.DATASET_NOT_FOUND
-        message = f'PersistentVolumeClaim "{name}" does not exist in the namespace of the job. Create it, or '
-        if name == claims.cache:
-            mend = "ask the owner of the FineTuneRuntime to do without modelCache, which is to be kept there."
-            return _known(reason, message + mend, waiting_for=name)
-        message += "correct "
-        return _known(reason, message + f"the pvc:// URI of {_FIELD_OF[reason]} in a new job.", waiting_for=name)
-    if found := _MAP_MISSING.search(text):
-        name = found["name"]
-        message = f'ConfigMap "{name}" does not exist in the namespace of the job. Create it with the key that '
-        return _known(
-            Reason.DATASET_NOT_FOUND, message + "dataset names, by a URI or a configMapRef.", waiting_for=name
-        )
+        wanted = listed([f"key {key} for {field}" for field, key in keys.items()])
+        message = f'ConfigMap "{name}" does not exist in the namespace of the job. Create it with {wanted}.'
+        return _known(Reason.DATASET_NOT_FOUND, message, waiting_for=name)
     if found := _MAP_KEY_MISSING.search(text):
-        message = f"The ConfigMap of dataset has no key {found['key']}. Add the key."
-        return _known(Reason.DATASET_NOT_FOUND, message)
+        key = found["key"]
+        where = {name: field for name, keys in named.maps.items() for field, wanted in keys.items() if wanted == key}
+        if where:
+            maps = " or ".join(f'"{name}" ({field})' for name, field in where.items())
+            return _known(Reason.DATASET_NOT_FOUND, f"ConfigMap {maps} has no key {key}. Add the key.")
     return None
 
 

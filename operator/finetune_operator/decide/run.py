@@ -13,8 +13,8 @@ from finetune_api.reasons import Reason
 from finetune_api.status import FineTuneJobStatus
 from finetune_operator.decide.answers import go_on, hold_up
 from finetune_operator.decide.attempts import attempt_note, interruption_note, with_failure
-from finetune_operator.decide.holds import Claims, Hold, hold_of
-from finetune_operator.decide.manifests.mounts import model_claim
+from finetune_operator.decide.holds import Hold, hold_of
+from finetune_operator.decide.named import named_by
 from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import has_started, running, seconds_spent, stood_still
@@ -55,8 +55,7 @@ def stays_told(s: Situation) -> Plan:
 def what_holds(s: Situation) -> Hold | None:
     """Tell what keeps the child from running."""
     cache = s.snapshot.model_cache if s.snapshot else None
-    claims = Claims(model=model_claim(s.spec) if s.spec else None, cache=cache.claim_name if cache else None)
-    return hold_of(s.current_child, s.pods, now=s.now, claims=claims)
+    return hold_of(s.current_child, s.pods, now=s.now, named=named_by(s.spec, cache))
 
 
 def held_up(s: Situation) -> Plan:

@@ -18,7 +18,7 @@ from finetune_api.stage import JobIdentity
 from finetune_api.templates import LIBRARY, RuntimeTemplate
 from finetune_api.uris import MOUNTED, has_prefix, join_uri, parse_uri
 from finetune_operator.decide.manifests.job import MAX_STAGE_INPUT_BYTES, stage_input
-from finetune_operator.decide.manifests.mounts import dataset_uris
+from finetune_operator.decide.manifests.mounts import dataset_uris, uris_by_field
 from finetune_operator.decide.plan import RuntimeView
 from finetune_operator.decide.text import explain, sanitise
 
@@ -178,23 +178,13 @@ def _check_permissions(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job:
                 f"limits.{limit}, or {_ANEW} with at most {most} or another runtimeRef.name",
             )
     if runtime.allowed_uri_prefixes is not None:
-        for field, uri in _uris(spec).items():
+        for field, uri in uris_by_field(spec).items():
             if not any(has_prefix(uri, prefix) for prefix in runtime.allowed_uri_prefixes):
                 raise _RefusedError(
                     Reason.NOT_PERMITTED,
                     f"{field} {uri} lies below none of the allowedUriPrefixes of FineTuneRuntime {name}; ask "
                     f"its owner to add the prefix, or {_ANEW} with a URI below one of them",
                 )
-
-
-def _uris(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Every URI that the user wrote, by field."""
-    return {
-        "model.uri": spec.model.uri,
-        **({"model.adapter.uri": spec.model.adapter.uri} if spec.model.adapter else {}),
-        **dataset_uris(spec),
-        **({"output.uri": spec.output.uri} if spec.output.uri is not None else {}),
-    }
 
 
 def _output_uri(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, job: JobIdentity, name: str) -> str:
@@ -222,7 +212,7 @@ def _model_cache(runtime: FineTuneRuntimeSpec, spec: FineTuneJobSpec, name: str)
     cache = runtime.model_cache
     if cache is None:
         return None
-    for field, uri in _uris(spec).items():
+    for field, uri in uris_by_field(spec).items():
         parsed = parse_uri(uri)
         if parsed.scheme == "pvc" and parsed.host == cache.claim_name:
             raise _RefusedError(

@@ -8,9 +8,12 @@ import pytest
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
+from finetune_api.job import Adapter
 from finetune_api.reasons import Reason
 from finetune_api.runtime import ResolvedStorage, Storage
+from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
+from finetune_trainer.storage.adapterfiles import fetch_adapter
 from tests.support.fetch_kit import FILES, TEXT, WANTED, failure, get, names
 from tests.support.hubserver import HubServer, running_hub
 from tests.support.s3server import free_port
@@ -98,6 +101,16 @@ def test_a_private_model_is_read_with_the_token_of_the_secret(
     assert "model.credentialsRef" in error.message
     write_keys(tmp_path / "none/model", HF_TOKEN="hf-token-1\n")
     assert names(get(hub_access, "hf://org/tiny", tmp_path / "b").folder) == WANTED
+
+
+def test_a_private_adapter_is_told_with_the_credentials_of_the_adapter(
+    hub_model: HubServer, hub_access: Access, tmp_path: Path
+) -> None:
+    hub_model.tokens = {"hf-token-1"}
+    adapter = Adapter.model_validate({"uri": "hf://org/tiny"})
+    error = failure(lambda: fetch_adapter(adapter, access=hub_access, folder=tmp_path / "a", progress=no_progress))
+    assert error.reason is Reason.MODEL_NOT_FOUND
+    assert "needs model.adapter.credentialsRef with HF_TOKEN" in error.message
 
 
 def test_a_secret_without_a_token_names_the_key(hub_model: HubServer, hub_access: Access, tmp_path: Path) -> None:

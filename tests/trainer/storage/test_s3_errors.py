@@ -30,7 +30,7 @@ HTML = Answer(200, b"<html>Welcome</html>", {"Content-Type": "text/html; charset
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    for role in ("model", "dataset", "output"):
+    for role in ("model", "adapter", "dataset", "output"):
         write_keys(tmp_path / "keys" / role, AWS_ACCESS_KEY_ID="id", AWS_SECRET_ACCESS_KEY="secret")
     return tmp_path / "keys"
 
@@ -44,7 +44,7 @@ def stub() -> Iterator[S3Stub]:
 def access(keys: Path, endpoint: str, *, attempts: int = 1, **settings: object) -> Access:
     one = Storage.model_validate({"prefix": "s3://", "endpoint": endpoint, **settings})
     return Access(
-        storage=ResolvedStorage(model=one, dataset=one, output=one),
+        storage=ResolvedStorage(model=one, adapter=one, dataset=one, output=one),
         credentials_dir=keys,
         scratch=keys.parent,
         max_attempts=attempts,
@@ -225,6 +225,13 @@ def test_a_refusal_names_what_the_tenant_mends(code: str, words: str, stub: S3St
         assert words in error.message
         assert "FineTuneRuntime" not in error.message
         assert "canary" not in error.message
+
+
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "AccessDenied"])
+def test_a_refusal_of_an_adapter_names_the_credentials_of_the_adapter(code: str, stub: S3Stub, keys: Path) -> None:
+    stub.answer = lambda _method, _path: error_answer(403, code)
+    message = failure(access(keys, stub.endpoint).open("adapter", "s3://bucket/x/").list).message
+    assert " of model.adapter.credentialsRef" in message
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def _fetch(adapter: Adapter, access: Access, folder: Path, progress: Progress, p
         from finetune_trainer.storage.hub import Named, download_files, resolve_hub_repo  # noqa: PLC0415
 
         settings = access.settings_for("adapter", adapter.uri)
-        named = Named(kind="model", uri="model.adapter.uri", revision="model.adapter.revision")
+        named = Named(kind="model", uri="model.adapter.uri", revision="model.adapter.revision", role="adapter")
         token = access.hub_token("adapter")
         found = resolve_hub_repo(
             uri.path,
@@ -221,6 +221,6 @@ def _named() -> Iterator[None]:
         if error.message.startswith("model.adapter."):
             raise
         message = error.message
-        for field in ("uri", "revision", "credentialsRef"):
+        for field in ("uri", "revision"):
             message = message.replace(f"model.{field}", f"model.adapter.{field}")
         raise StageError(error.reason, message, tells_mend=error.tells_mend) from error

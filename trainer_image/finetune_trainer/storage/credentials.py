@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetune_api.names import Role
+from finetune_api.names import Role, credentials_field
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 
@@ -39,7 +39,7 @@ def s3_keys(role: Role, credentials_dir: Path) -> S3Keys | None:
     return S3Keys(
         access_key_id=_required(folder, "AWS_ACCESS_KEY_ID", role),
         secret_access_key=_required(folder, "AWS_SECRET_ACCESS_KEY", role),
-        session_token=_value(folder, "AWS_SESSION_TOKEN"),
+        session_token=_value(folder, "AWS_SESSION_TOKEN", role),
     )
 
 
@@ -63,33 +63,29 @@ def _has_s3_keys(folder: Path) -> bool:
     return (folder / "AWS_ACCESS_KEY_ID").exists()
 
 
-def _value(folder: Path, key: str) -> str | None:
+def _value(folder: Path, key: str, role: Role) -> str | None:
     path = folder / key
     try:
         # Secrets made by hand often end with a newline.
         return path.read_text(encoding="utf-8").strip() or None if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:
         raise StageError(
-            Reason.CREDENTIALS_NOT_FOUND, f"key {key} of the Secret can't be read ({type(error).__name__})"
+            Reason.CREDENTIALS_NOT_FOUND,
+            f"key {key} of the Secret of {credentials_field(role)} can't be read ({type(error).__name__})",
         ) from None
 
 
 def _required(folder: Path, key: str, role: Role) -> str:
-    value = _value(folder, key)
+    value = _value(folder, key, role)
     if value is None:
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND,
-            f"the Secret of {_block(role)}.credentialsRef has no value under the key {key}",
+            f"the Secret of {credentials_field(role)} has no value under the key {key}",
         )
     if not (value.isascii() and value.isprintable() and " " not in value):
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND,
-            f"the Secret of {_block(role)}.credentialsRef has a value under the key {key} with spaces, line ends or "
+            f"the Secret of {credentials_field(role)} has a value under the key {key} with spaces, line ends or "
             "letters that no key has",
         )
     return value
-
-
-def _block(role: Role) -> str:
-    """The block of the spec that holds the role's credentialsRef."""
-    return "model.adapter" if role == "adapter" else role

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
+from finetune_api.names import Role, credentials_field
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress, no_progress
@@ -51,6 +52,7 @@ class Named:
     kind: Literal["model", "dataset"]
     uri: str = "model.uri"
     revision: str = "model.revision"
+    role: Role = "model"
     missing: Reason = Reason.MODEL_NOT_FOUND
     prefix: str = "hf://"
 
@@ -205,7 +207,9 @@ def _errors(place: str, revision: str | None, endpoint: str | None, named: Named
         yield
     except GatedRepoError as error:
         raise StageError(
-            Reason.ACCESS_DENIED, f"{named.uri}: {place} is gated; accept its terms and name a Secret with HF_TOKEN"
+            Reason.ACCESS_DENIED,
+            f"{named.uri}: {place} is gated; accept its terms and name a Secret with HF_TOKEN in "
+            f"{credentials_field(named.role)}",
         ) from error
     except RevisionNotFoundError as error:
         raise StageError(named.missing, f"{named.revision}: {place} has no revision {revision!r}") from error
@@ -213,7 +217,7 @@ def _errors(place: str, revision: str | None, endpoint: str | None, named: Named
         raise StageError(
             named.missing,
             f"{named.uri}: the hub has no {named.kind} {place} that these credentials may read; a private "
-            f"{named.kind} needs {named.kind}.credentialsRef with HF_TOKEN",
+            f"{named.kind} needs {credentials_field(named.role)} with HF_TOKEN",
         ) from error
     except HFValidationError as error:
         raise StageError(Reason.INVALID_SPEC, f"{named.uri}: {place} is not org/name") from error

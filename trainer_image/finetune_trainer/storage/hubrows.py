@@ -102,7 +102,14 @@ class HubDatasets:
         StageError
             DatasetNotFound, AccessDenied, StorageUnavailable; DatasetInvalid where its files can't be told apart.
         """
-        named = Named(kind="dataset", uri=field, revision=field, missing=Reason.DATASET_NOT_FOUND, prefix=HUB_ROWS)
+        named = Named(
+            kind="dataset",
+            uri=field,
+            revision=field,
+            role="dataset",
+            missing=Reason.DATASET_NOT_FOUND,
+            prefix=HUB_ROWS,
+        )
         try:
             repo, card = self._repo(place, named)
             names = [name for name in repo.sizes if _is_plain(name)]

@@ -31,7 +31,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError
 
-from finetune_api.names import Role
+from finetune_api.names import Role, credentials_field
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.connection import IN_RUNTIME, Fault, explain, is_lasting, speaks_tls, tls_expected
@@ -169,7 +169,7 @@ def telling(place: S3Place, operation: Operation, key: str) -> Iterator[None]:
     except NO_IDENTITY:
         raise StageError(
             Reason.CREDENTIALS_NOT_FOUND,
-            f"{what} ({place.field}): no credentials. Name a Secret in {place.role}.credentialsRef, or give the "
+            f"{what} ({place.field}): no credentials. Name a Secret in {credentials_field(place.role)}, or give the "
             "service account an identity; a local run reads AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
             tells_mend=True,
         ) from None
@@ -274,13 +274,13 @@ def _denied(place: S3Place, operation: Operation, error: ClientError, code: str)
         )
     if code in _CREDENTIALS:
         what, mend = _CREDENTIALS[code]
-        secret = f"the Secret of {place.role}.credentialsRef (in a local run: the environment)"
+        secret = f"the Secret of {credentials_field(place.role)} (in a local run: the environment)"
         return Fault(f", {what}", mend.format(secret=secret))
     if code not in _DENIED:
         return None
     unseen = "; where listing is not allowed, a missing file is refused like this too" if operation == "reading" else ""
     return Fault(
-        unseen, f"Give the identity of {place.role}.credentialsRef the right to do this: {_RIGHTS[operation]}."
+        unseen, f"Give the identity of {credentials_field(place.role)} the right to do this: {_RIGHTS[operation]}."
     )
 
 

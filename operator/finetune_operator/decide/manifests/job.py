@@ -31,7 +31,7 @@ from finetune_api.runtime import ResolvedRuntime, StageResources, StageRuntime
 from finetune_api.stage import JobIdentity, StageInput
 from finetune_operator.decide.manifests.mounts import Mount, mounts_of
 
-__all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "stage_input"]
+__all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "secrets_of", "stage_input"]
 
 CONTAINER: Final = "trainer"
 USER_ID: Final = 65532
@@ -184,7 +184,7 @@ def _exit_codes(codes: list[int]) -> dict[str, Any]:
 
 def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str) -> dict[str, Any]:
     own: StageRuntime = runtime.prepare if stage == "prepare" else runtime.train
-    secrets = _secrets(spec)
+    secrets = secrets_of(spec)
     mounts = mounts_of(spec, stage, runtime.model_cache)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -296,7 +296,7 @@ def _cpu_limit() -> dict[str, str]:
     return {"containerName": CONTAINER, "resource": "limits.cpu", "divisor": "1"}
 
 
-def _secrets(spec: FineTuneJobSpec) -> dict[Role, str]:
+def secrets_of(spec: FineTuneJobSpec) -> dict[Role, str]:
     """Names of the Secrets by role; kubelet mounts them, the operator never reads them."""
     refs = {
         "model": spec.model.credentials_ref,

@@ -14,7 +14,7 @@ from finetune_api.names import MODEL_CACHE_DIR, StageName, mount_path
 from finetune_api.runtime import ModelCache
 from finetune_api.uris import URI, parse_uri
 
-__all__ = ["Mount", "dataset_uris", "model_claim", "mounts_of"]
+__all__ = ["Mount", "dataset_uris", "mounts_of", "uris_by_field"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,14 @@ def _read_uris(spec: FineTuneJobSpec) -> list[URI]:
     return [parse_uri(uri) for uri in dict.fromkeys([*dataset_uris(spec).values(), *([named[1]] if named else [])])]
 
 
-def model_claim(spec: FineTuneJobSpec) -> str | None:
-    """Name of the PersistentVolumeClaim that the model lies on; None where it lies elsewhere."""
-    uri = parse_uri(spec.model.uri)
-    return uri.host if uri.scheme == "pvc" else None
+def uris_by_field(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Every URI that the user wrote, by field."""
+    return {
+        "model.uri": spec.model.uri,
+        **({"model.adapter.uri": spec.model.adapter.uri} if spec.model.adapter else {}),
+        **dataset_uris(spec),
+        **({"output.uri": spec.output.uri} if spec.output.uri is not None else {}),
+    }
 
 
 def mounts_of(spec: FineTuneJobSpec, stage: StageName, cache: ModelCache | None = None) -> tuple[Mount, ...]:

@@ -97,21 +97,6 @@ def test_a_runtime_made_for_another_version_is_waited_for_with_its_fault_named()
             'Secret "hf-token" has no key HF_TOKEN',
         ),
         (
-            {"start_error": 'MountVolume.SetUp failed for volume "configmap-0" : configmap "rows" not found'},
-            "DatasetNotFound",
-            "rows",
-            'ConfigMap "rows" does not exist in the namespace of the job',
-        ),
-        (
-            {
-                "start_error": 'MountVolume.SetUp failed for volume "configmap-0" : configmap references '
-                "non-existent config key: rows.csv"
-            },
-            "DatasetNotFound",
-            None,
-            "The ConfigMap of dataset has no key rows.csv",
-        ),
-        (
             {"waiting_reason": "CreateContainerError", "waiting_message": "failed to reserve container name"},
             "TrainerError",
             None,
@@ -128,32 +113,6 @@ def test_a_pod_that_can_not_start_is_waited_for_with_the_missing_thing_named(
     assert words in life.condition("Succeeded")["message"]
     assert life.status.get("waitingFor") == waiting_for
     assert life.plan.waiting == reason
-
-
-NO_CLAIM = '0/3 nodes are available: persistentvolumeclaim "{}" not found. not found'
-
-
-@pytest.mark.parametrize(("claim", "reason"), [("weights", "ModelNotFound"), ("rows", "DatasetNotFound")])
-def test_a_volume_that_is_missing_is_waited_for_by_what_lies_on_it(claim: str, reason: str) -> None:
-    spec = b.job_spec(model={"uri": "pvc://weights/m/"}, dataset={"uri": "pvc://rows/rows.csv"})
-    life = Simulation(b.job(spec=spec), runtime=b.runtime()).settle()
-    life.pod_waits("prepare", unschedulable=NO_CLAIM.format(claim)).settle(2)
-    assert (life.reason, life.status["waitingFor"]) == (reason, claim)
-    assert f'PersistentVolumeClaim "{claim}" does not exist' in life.condition("Succeeded")["message"]
-    life.passes(601).settle()
-    assert life.status["phase"] == "Failed"
-    assert life.status["failure"]["reason"] == reason
-
-
-def test_a_missing_volume_of_the_model_cache_is_told_as_such() -> None:
-    runtime = b.runtime(b.runtime_spec(modelCache={"claimName": "cache"}))
-    life = Simulation(b.job(spec=b.cpu_spec()), runtime=runtime).settle()
-    life.pod_waits("train", unschedulable=NO_CLAIM.format("cache")).settle(2)
-    assert (life.reason, life.status["waitingFor"]) == ("ModelNotFound", "cache")
-    assert life.condition("Succeeded")["message"] == (
-        'PersistentVolumeClaim "cache" does not exist in the namespace of the job. Create it, or ask the owner of the '
-        "FineTuneRuntime to do without modelCache, which is to be kept there."
-    )
 
 
 def test_a_volume_that_is_not_bound_yet_is_a_matter_of_the_cluster() -> None:
