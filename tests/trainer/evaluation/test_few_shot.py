@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.evaluation.few_shot import FewShotRows, few_shot_rows
+from finetune_trainer.prepare.prepare import prepare
 from finetune_trainer.prepare.prepared import NO_ROOM, EncodedPart, Prepared
 from tests.support.encode_kit import with_template
 from tests.support.prepare_kit import Dataset, intents, row_ids, spec_of
+from tests.support.tiny_seq2seq import Kind, make_seq2seq_tokenizer
 from tests.support.tiny_tokenizer import CHAT_TEMPLATE, make_tokenizer
 
 SPLIT = {"trainPercent": 60, "validationPercent": 10, "testPercent": 30}
@@ -174,3 +177,35 @@ def test_a_chat_template_that_takes_no_former_turns_is_told(asked: Asked, tmp_pa
     _, shown, _ = asked(tokenizer=tokenizer)
     assert shown.most == 0
     assert "one question only" in shown.refused
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_an_encoder_gets_a_prompt_with_examples_as_a_plain_call_makes_it_end_token_and_all(
+    tmp_path: Path, kind: Kind
+) -> None:
+    tokenizer: Any = make_seq2seq_tokenizer(tmp_path / "tokenizer", kind)
+    spec = spec_of(dataset={"split": SPLIT}, evaluation={"fewShot": 2})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in intents(120)))
+    prepared = prepare(
+        spec=spec,
+        files={"all": tmp_path / "rows.jsonl"},
+        tokenizer=tokenizer,
+        folder=tmp_path / "prepared",
+        encoder_decoder=True,
+    )
+    rows = np.arange(len(prepared.parts["test"]))
+    blocks = "".join(f"{shot.prompt}{prepared.separator}{shot.completion}\n\n" for shot in prepared.few_shot)
+    expected = [tokenizer(blocks + text.prompt)["input_ids"] for text in prepared.texts["test"]]
+    assert expected[0][-1] == tokenizer.eos_token_id
+    longest = max(map(len, expected))
+
+    def shown(max_length: int) -> FewShotRows:
+        return few_shot_rows(prepared, tokenizer, rows, max_length=max_length, folder=tmp_path, encoder_decoder=True)
+
+    part = shown(longest).part
+    assert [prompt(part, row) for row in range(len(part))] == expected
+    assert [completion(part, row) for row in range(len(part))] == [
+        completion(prepared.parts["test"], row) for row in range(len(part))
+    ]
+    assert shown(longest).fewer == 0  # the answer takes none of the prompt's room
+    assert shown(longest - 1).fewer > 0

@@ -77,7 +77,13 @@ class FewShotRows:
 
 
 def few_shot_rows(
-    prepared: Prepared, tokenizer: PreTrainedTokenizerBase, rows: Ints, *, max_length: int, folder: Path
+    prepared: Prepared,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Ints,
+    *,
+    max_length: int,
+    folder: Path,
+    encoder_decoder: bool = False,
 ) -> FewShotRows:
     """Encode test rows with the examples that prepare chose.
 
@@ -89,13 +95,16 @@ def few_shot_rows(
         Bound of a prompt with its longest answer, in tokens.
     folder
         Gets a file with the tokens.
+    encoder_decoder
+        Whether the model has an encoder for prompts, which its tokenizer then ends as it ends every text;
+        ``max_length`` bounds a prompt alone.
 
     Raises
     ------
     StageError
         ModelInvalid, as prepare would.
     """
-    builder = _Builder(prepared, tokenizer, max_length)
+    builder = _Builder(prepared, tokenizer, max_length, encoder_decoder=encoder_decoder)
     part = prepared.parts["test"]
     asked = {int(row): at for at, row in enumerate(rows) if part.unanswerable[row] != NO_ROOM}
     tokens = GrowingColumn(folder / "few_shot.tokens", "<i4")
@@ -124,11 +133,16 @@ def few_shot_rows(
 class _Builder:
     """Makes prompts with as many of the examples as fit."""
 
-    def __init__(self, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self, prepared: Prepared, tokenizer: PreTrainedTokenizerBase, max_length: int, *, encoder_decoder: bool
+    ) -> None:
         self._part, self._texts = prepared.parts["test"], prepared.texts["test"]
         self._shots, self._separator, self._max_length = prepared.few_shot, prepared.separator, max_length
         # Nothing is shortened here: what doesn't fit gets fewer examples.
-        self._encoder = Encoder(tokenizer, max_length=_NO_BOUND, separator=prepared.separator)
+        self._encoder = Encoder(
+            tokenizer, max_length=_NO_BOUND, separator=prepared.separator, encoder_decoder=encoder_decoder
+        )
+        self._apart = encoder_decoder
         ends = len(prepared.end_ids)
         self._longest = [max(map(len, choices.ids)) + ends for choices in prepared.choice_sets]
         self._taken: dict[int, int] = {}
@@ -160,7 +174,9 @@ class _Builder:
         return self._encoder.encode([Example("", source, _ANY_ANSWER) for source in sources])
 
     def _answer(self, row: int) -> int:
-        """Tokens of the longest answer that a row may get."""
+        """Tokens of the longest answer that a row may get; none where answers have room of their own."""
+        if self._apart:
+            return 0
         number = int(self._part.choice_set[row])
         own = int(self._part.lengths[row] - self._part.prompt_lengths[row])
         return max(own, self._longest[number]) if number >= 0 else own

@@ -106,7 +106,14 @@ def score_few_shot(
     """
     rows = row_sample(len(prepared.parts["test"]), limit)
     with console.step("encode_few_shot", "put examples before the test rows"):
-        shown = few_shot_rows(prepared, loaded.tokenizer, rows, max_length=max_length, folder=folder)
+        shown = few_shot_rows(
+            prepared,
+            loaded.tokenizer,
+            rows,
+            max_length=max_length,
+            folder=folder,
+            encoder_decoder=loaded.encoder_decoder,
+        )
     if not shown.most:
         missing = _why_none(prepared, shown, max_length)
         console.event("no_few_shot", missing, level="warning")
