@@ -164,6 +164,57 @@ def test_a_second_call_that_a_template_drops_is_missed() -> None:
     assert "it shows nothing of a call in message 2" in refused(template, ASK, calling("Oslo", "Bergen"))
 
 
+def test_a_call_is_missed_though_its_name_is_an_offered_tools_and_its_arguments_are_words_of_the_question() -> None:
+    template = TOOL_TEMPLATES["tags"].replace("for c in m.tool_calls", "for c in m.tool_calls[:1]")
+    both = {"role": "user", "content": "Is it warm in Oslo and in Bergen?"}
+    results = [{"role": "tool", "tool_call_id": f"c{n}", "content": "14"} for n in (1, 2)]
+    for turns in ([both, calling("Oslo", "Bergen")], [both, calling("Oslo", "Bergen"), *results, DONE]):
+        assert "it shows nothing of a call in message 2" in refused(template, *turns)
+
+
+def test_a_result_is_missed_though_its_words_stand_elsewhere() -> None:
+    last = "m.role == 'tool' and (loop.last or loop.nextitem.role != 'tool')"
+    template = (
+        TOOL_TEMPLATES["tags"]
+        .replace("{% if m.role == 'tool' %}", "{% if " + last + " %}", 1)
+        .replace("{% else %}", "{% elif m.role != 'tool' %}")
+    )
+    results = [{"role": "tool", "tool_call_id": f"c{n}", "content": word} for n, word in ((1, "warm"), (2, "cold"))]
+    said = refused(template, ASK, calling("Oslo", "Bergen"), *results, DONE)
+    assert "it shows nothing of message 3, a tool's result" in said
+
+
+def test_one_of_several_tools_that_a_template_drops_is_missed() -> None:
+    template = TOOL_TEMPLATES["tags"].replace("for t in tools", "for t in tools[:1]")
+    tools = [*TOOLS, {"type": "function", "function": {"name": "warm"}}]
+    assert "it shows nothing of tool 2 of those that the row offers" in refused(template, ASK, DONE, tools=tools)
+    assert isinstance(encoded(with_tools(template), example(ASK, DONE)), Encoded)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TOOL_TEMPLATES if kind != "tags"])
+def test_text_beside_a_call_that_a_template_drops_is_missed_learned_or_read(kind: str) -> None:
+    said = {**calling("Oslo"), "content": "Is it?"}
+    for turns in ([ASK, said], [ASK, said, RESULT, DONE]):
+        assert "it shows nothing of message 2, the text beside its calls" in refused(TOOL_TEMPLATES[kind], *turns)
+
+
+@pytest.mark.parametrize("tools", [TOOLS, None], ids=["with tools", "without"])
+def test_a_system_turn_that_a_template_drops_is_missed(tools: Any) -> None:
+    template = TOOL_TEMPLATES["tags"].replace("{% else %}", "{% elif m.role != 'system' %}")
+    system = {"role": "system", "content": "Answer in Norwegian."}
+    said = refused(template, system, ASK, DONE, tools=tools)
+    assert "it shows nothing of message 1, which has role system, so the model would not see it" in said
+    assert isinstance(encoded(with_tools(template), example(ASK, DONE, tools=tools)), Encoded)
+
+
+def test_what_is_shown_in_another_spelling_is_shown() -> None:
+    template = TOOL_TEMPLATES["list"].replace(
+        "\n{{ m.content }}", "\n{{ m.content | upper if m.role == 'system' else m.content }}"
+    )
+    system = {"role": "system", "content": "Answer in Norwegian."}
+    assert isinstance(encoded(with_tools(template), example(system, ASK, calling("Oslo"), tools=TOOLS)), Encoded)
+
+
 def test_arguments_printed_as_python_has_them_are_taken_as_text_instead() -> None:
     template = TOOL_TEMPLATES["tags"].replace("c.function.arguments | tojson", "c.function.arguments")
     result = encoded(with_tools(template), example(ASK, calling("Oslo")))

@@ -27,6 +27,8 @@ _BATCH: Final = 256
 _PAGE: Final = 2**20
 _END: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _PANDAS_INDEX: Final = "__index_level_"
+_OF_CHATS: Final = frozenset({"role", "from", "function", "parameters"})
+"""Keys by which the entries of a list are turns of a conversation, or tools."""
 
 
 def read_columnar(source: Source) -> Iterator[Row | BadRow]:
@@ -125,6 +127,7 @@ def _check_names(names: Sequence[str], file: str) -> None:
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
     """Yield the values of each row, or why it can't be used."""
     names = batch.schema.names
+    padded = {field.name for field in batch.schema if _is_padded(field.type)}
     columns = [_as_text(column) for column in batch.columns]
     try:
         lists = [column.to_pylist() for column in columns]
@@ -133,7 +136,7 @@ def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
     for place in range(batch.num_rows):
         try:
             row = [cells[place] for cells in lists] if lists else [column[place].as_py() for column in columns]
-            yield {name: _plain(value) for name, value in zip(names, row, strict=True)}
+            yield {name: _plain(value, padded=name in padded) for name, value in zip(names, row, strict=True)}
         except UnicodeDecodeError as error:
             yield f"text that is not UTF-8 ({error.reason})"
 
@@ -143,19 +146,32 @@ def _as_text(column: pa.Array) -> pa.Array:
     return column.cast(pa.string()) if types.is_temporal(column.type) and not types.is_duration(column.type) else column
 
 
-def _plain(value: Any) -> Any:
-    """Return what JSON would hold."""
+def _is_padded(kind: pa.DataType) -> bool:
+    """Whether a column holds conversations or tools, whose objects had other keys before they were stored.
+
+    All objects of a column have the same keys here, so each has those of all others, with nothing in them: a call would
+    be learned with the arguments of other tools.
+    """
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not is_list or not types.is_struct(kind.value_type):
+        return False
+    return any(field.name in _OF_CHATS for field in kind.value_type)
+
+
+def _plain(value: Any, *, padded: bool = False) -> Any:
+    """Return what JSON would hold; without the keys of objects that hold nothing where these are padding."""
     match value:
         case None | str() | bool() | int():
             plain: Any = value
         case float():
             plain = None if math.isnan(value) else value if math.isfinite(value) else str(value)
         case dict():
-            plain = {str(key): _plain(inner) for key, inner in value.items()}
+            some = {str(key): _plain(inner, padded=padded) for key, inner in value.items()}
+            plain = {key: inner for key, inner in some.items() if inner is not None} if padded else some
         case [tuple(), *_]:  # a map comes as a list of pairs
-            plain = {str(key): _plain(inner) for key, inner in value}
+            plain = {str(key): _plain(inner, padded=padded) for key, inner in value}
         case list():
-            plain = [_plain(inner) for inner in value]
+            plain = [_plain(inner, padded=padded) for inner in value]
         case bytes():
             plain = _text_of(value)
         case _:

@@ -122,9 +122,6 @@ class ChatFormat:
 
     def _seen(self, messages: Sequence[Message], *, ask: bool) -> str:
         """Render turns, of which none may be left out."""
-
-        if all(not m.more and m.role in ("system", "user", "assistant") for m in messages):
-            return self._rendered(messages, ask=ask)
         if why := self.tools.refused(messages):
             raise ChatRefusedError(why)
         text = self._rendered(messages, ask=ask)

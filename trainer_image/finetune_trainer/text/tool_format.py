@@ -1,15 +1,16 @@
 """Whether a chat template shows tools, calls of them and their results: tried out once, and checked again for each row.
 
 A template that knows no tools renders a conversation with them all the same, and leaves them out: the model would learn
-to answer from what it never saw. So everything has to leave its trace in the text. Pure but for what renders.
+to answer from what it never saw. So everything has to leave its trace in the text, and so has a system turn, or what
+stands beside a call. Pure but for what renders.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from finetune_trainer.text.template.conversation import TOOLS, Message
 
@@ -19,6 +20,7 @@ Render = Callable[[Sequence[Message], bool], str]
 """Renders turns, with the arguments of calls as JSON text or as they are; ValueError where the template refuses."""
 
 _NAME, _KEY, _VALUE, _RESULT = "lookup_probe", "keyprobe", "valueprobe", "resultprobe"
+_OTHER: Final = "otherprobe"
 _TOOL: Final = {
     "type": "function",
     "function": {
@@ -91,7 +93,10 @@ def _tried(render: Render, turns: Sequence[Message], *, as_text: bool) -> str:
 
 
 def unseen(messages: Sequence[Message], text: str, render: Callable[[Sequence[Message]], str]) -> str:
-    """Say which tool, call or result of a conversation leaves no trace in its text; empty where all do.
+    """Say what of a conversation leaves no trace in its text; empty where all of it does.
+
+    That a word of it stands in the text says nothing: it may be one of the question's too. So all is rendered once more
+    with words that stand nowhere else, and what is missing then is tried by itself.
 
     Parameters
     ----------
@@ -100,32 +105,68 @@ def unseen(messages: Sequence[Message], text: str, render: Callable[[Sequence[Me
     render
         Renders other turns in the same way.
     """
-    for what, other in _without(messages, text):
-        if render(other) == text:
-            return f"it shows nothing of {what}, so the model would not see it; leave such rows out"
+    if not any(m.more or m.role == TOOLS for m in messages) and all(m.content in text for m in messages):
+        return ""
+    number = len(messages) - sum(m.role != TOOLS for m in messages)
+    marked = [_marked(place, turn) for place, turn in enumerate(messages)]
+    try:
+        shown = render([turn for turn, _ in marked])
+    except ValueError:
+        shown = ""
+    if shown and all(word in shown for _, words in marked for word in words):
+        return ""
+    for place, turn in enumerate(messages):
+        for what, other in _changed(turn):
+            if render([*messages[:place], other, *messages[place + 1 :]]) == text:
+                told = what.format(f"message {place + 1 - number}")
+                return f"it shows nothing of {told}, so the model would not see it; leave it or the row out"
     return ""
 
 
-def _without(messages: Sequence[Message], text: str) -> Iterator[tuple[str, list[Message]]]:
-    """Conversations that lack one thing each, but for what stands in the text as it is."""
-    number = 0
-    for place, turn in enumerate(messages):
-        before, after = list(messages[:place]), list(messages[place + 1 :])
-        if turn.role == TOOLS:
-            yield "the tools that the row offers", before + after
-            continue
-        number += 1
-        if turn.role == "tool" and turn.content and turn.content not in text:
-            yield f"message {number}, a tool's result", [*before, replace(turn, content="other"), *after]
-        for at, call in enumerate(turn.calls):
-            function = call["function"]
-            shown = function["name"] in text and all(_in_text(value, text) for value in function["arguments"].values())
-            if not shown:
-                others = turn.calls
-                others[at] = {**call, "function": {"name": "other", "arguments": {}}}
-                keys = {**json.loads(turn.more), "tool_calls": others}
-                yield f"a call in message {number}", [*before, replace(turn, more=json.dumps(keys)), *after]
+def _marked(place: int, turn: Message) -> tuple[Message, list[str]]:
+    """Return a turn with words of its own at the end of all that it says, and the words.
+
+    What it says stays, since templates look into it (for the end of a thought, say).
+    """
+    words: list[str] = []
+
+    def word() -> str:
+        words.append(f"w{place}x{len(words)}q")
+        return words[-1]
+
+    if turn.role == TOOLS:
+        tools = json.loads(turn.content)
+        marked = [{**tool, "function": {**(f := tool["function"]), "name": f["name"] + word()}} for tool in tools]
+        return replace(turn, content=json.dumps(marked)), words
+    content = f"{turn.content} {word()}" if turn.content else ""
+    calls = [
+        {**call, "function": {"name": f["name"] + word(), "arguments": {key: word() for key in f["arguments"]}}}
+        for call in turn.calls
+        for f in [call["function"]]
+    ]
+    return _with_calls(replace(turn, content=content), calls), words
 
 
-def _in_text(value: object, text: str) -> bool:
-    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)) in text
+def _changed(turn: Message) -> Iterator[tuple[str, Message]]:
+    """The turn with one of its things changed, each with its name, which has a place for that of the message."""
+    if turn.role == TOOLS:
+        tools = json.loads(turn.content)
+        for at, tool in enumerate(tools):
+            other = {**tool, "function": {**tool["function"], "name": _OTHER}}
+            what = "the tools" if len(tools) == 1 else f"tool {at + 1} of those"
+            content = json.dumps([*tools[:at], other, *tools[at + 1 :]], ensure_ascii=False)
+            yield f"{what} that the row offers", replace(turn, content=content)
+        return
+    calls = turn.calls
+    if turn.content:
+        beside = {"tool": ", a tool's result", "system": ", which has role system"}.get(turn.role, "")
+        yield "{}" + (", the text beside its calls" if calls else beside), replace(turn, content=_OTHER)
+    for at, call in enumerate(calls):
+        other = {**call, "function": {"name": _OTHER, "arguments": {}}}
+        yield "a call in {}", _with_calls(turn, [*calls[:at], other, *calls[at + 1 :]])
+
+
+def _with_calls(turn: Message, calls: Sequence[Mapping[str, Any]]) -> Message:
+    if not calls:
+        return turn
+    return replace(turn, more=json.dumps({**json.loads(turn.more), "tool_calls": calls}, ensure_ascii=False))

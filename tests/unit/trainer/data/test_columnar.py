@@ -185,3 +185,42 @@ def test_a_row_is_called_row_not_line(tmp_path: Path) -> None:
     seen: list[str] = []
     read_table({"all": path}, about, BadRowLog(about), observe=lambda where, _: seen.append(where))
     assert seen == ["rows.parquet row 1"]
+
+
+CALLS: list[dict[str, Any]] = [
+    {
+        "messages": [
+            {"role": "user", "content": f"{i}"},
+            {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]},
+        ],
+        "tools": [{"function": {"name": name, "parameters": {"properties": {key: {} for key in arguments}}}}],
+        "notes": [{"seen": None, "by": "me"}, {"seen": "yes", "by": None}],
+        "about": {"source": "web", "page": None},
+    }
+    for i, (name, arguments) in enumerate(
+        [("weather", {"city": "Oslo"}), ("add", {"a": 1, "b": {"c": 2}}), ("now", {})]
+    )
+]
+"""Objects with keys of their own, which a column has to make alike."""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_turns_and_tools_come_back_without_the_keys_of_others(tmp_path: Path, name: str) -> None:
+    dressed = [
+        json.loads(json.dumps(row).replace('"properties": {}', '"properties": {"q": {"type": "t"}}')) for row in CALLS
+    ]
+    for row in dressed:
+        for tool in row["tools"]:
+            for key in tool["function"]["parameters"]["properties"]:
+                tool["function"]["parameters"]["properties"][key] = {"type": "t"}
+    found = values(write(pa.Table.from_pylist(dressed), tmp_path / name))
+    assert [row["tools"] for row in found] == [row["tools"] for row in dressed]
+    assert [row["messages"][:1] for row in found] == [row["messages"][:1] for row in dressed]
+    told = [row["messages"][1]["tool_calls"][0]["function"] for row in found]
+    assert told == [row["messages"][1]["tool_calls"][0]["function"] for row in dressed]
+
+
+def test_of_other_lists_and_objects_what_is_empty_stays(tmp_path: Path) -> None:
+    rows = [{key: row[key] for key in ("notes", "about")} for row in CALLS]
+    rows[0]["about"] = {"source": "web", "page": "1"}
+    assert values(write(pa.Table.from_pylist(rows), tmp_path / "a.parquet")) == rows

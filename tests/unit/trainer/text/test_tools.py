@@ -192,3 +192,43 @@ def test_several_calls_where_the_row_says_one_at_a_time_are_refused() -> None:
 def test_a_call_of_weight_0_is_read_and_not_learned() -> None:
     turns = to_messages([ASK, calling(weight=0), RESULT, DONE], "m")
     assert [m.learned for m in turns if m.role == "assistant"] == [False, True]
+
+
+def offered(properties: dict[str, Any], name: str = "weather", **more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"properties": properties, **more}}}
+
+
+CITY = {"city": {"type": "string"}}
+
+
+def test_a_tool_has_no_parameters_that_are_null_since_those_are_other_tools() -> None:
+    padded = {
+        **offered({**CITY, "a": None, "deep": {"type": "object", "properties": {"x": {"type": "t"}, "y": None}}}),
+        "strict": None,
+    }
+    turns = to_messages([ASK, DONE], "m", beside={"tools": [padded]})
+    plain = offered({**CITY, "deep": {"type": "object", "properties": {"x": {"type": "t"}}}})
+    assert as_dicts(turns)[1] == [plain]
+
+
+def test_null_as_a_value_of_a_definition_stays() -> None:
+    tool = offered({"city": {"enum": ["Oslo", None], "default": None}, "other": {"const": None, "examples": [None]}})
+    assert as_dicts(to_messages([ASK, DONE], "m", beside={"tools": [tool]}))[1] == [tool]
+
+
+@pytest.mark.parametrize(
+    ("tool", "kept"),
+    [
+        (offered(CITY), {"city": None}),
+        (offered({}), {}),
+        (offered({**CITY, "a": {"type": "number"}}), {"city": None, "a": None}),
+        (offered(CITY, additionalProperties=True), {"city": None, "a": None}),
+        (offered(CITY, name="other"), {"city": None, "a": None}),
+        ({"type": "function", "function": {"name": "weather"}}, {"city": None, "a": None}),
+    ],
+    ids=["a tool's own", "of a tool without", "both its own", "any", "not offered", "nothing is said"],
+)
+def test_a_call_has_no_null_arguments_that_its_tool_does_not_have(tool: dict[str, Any], kept: dict[str, Any]) -> None:
+    turns = to_messages([ASK, calling(call({"city": None, "a": None}))], "m", beside={"tools": [tool]})
+    assert turns[-1].calls[0]["function"]["arguments"] == kept
+    assert turns[-1].calls[0]["id"] == "c1"

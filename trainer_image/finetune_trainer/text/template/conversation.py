@@ -22,6 +22,7 @@ from finetune_trainer.text.template.tools import (
     check_parallel,
     offered_tools,
     shown,
+    without_padding,
 )
 
 __all__ = ["TOOLS", "Message", "as_dicts", "as_text_of_turn", "plain_turn", "shown", "to_messages", "turn_of"]
@@ -153,6 +154,7 @@ def to_messages(
     values = {name: v for name, v in (beside or {}).items() if name != column}
     check_parallel(values, [len(m.calls) for m in messages])
     offered = offered_tools(values, tools)
+    messages = [_bare(m, offered) if m.calls else m for m in messages]
     learned = [not _is_marked(n, m) for n, m in enumerate(value, start=1)]
     last = _last(messages, learned)
     _check_no_reasoning(last + 1, value[last])
@@ -195,6 +197,11 @@ def _message(n: int, message: Mapping[str, Any]) -> Message:
     if not text and not calls:
         raise ValueError(f"message {n} has no text as its content")
     return Message(role, text, more=_keys({"tool_calls": calls} if calls else {}))
+
+
+def _bare(message: Message, tools: Sequence[Mapping[str, Any]]) -> Message:
+    calls = without_padding(message.calls, tools)
+    return replace(message, more=_keys({**json.loads(message.more), "tool_calls": calls}))
 
 
 def _keys(more: Mapping[str, Any]) -> str:

@@ -10,7 +10,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-__all__ = ["CALL_ROLES", "RESULT_ROLES", "called_in_text", "calls_of", "check_parallel", "offered_tools", "shown"]
+__all__ = [
+    "CALL_ROLES",
+    "RESULT_ROLES",
+    "called_in_text",
+    "calls_of",
+    "check_parallel",
+    "offered_tools",
+    "shown",
+    "without_padding",
+]
 
 CALL_ROLES: Final = ("function_call", "tool_call")
 """Roles of turns whose text is a call, in files like ShareGPT's."""
@@ -18,6 +27,8 @@ RESULT_ROLES: Final = ("tool", "function", "tool_response", "observation", "ipyt
 """What files call the turn that brings a tool's result."""
 _USUAL: Final = ("tools", "functions")
 _CALLS: Final = ("tool_calls", "function_call")
+_VALUES: Final = ("default", "const", "enum", "examples")
+"""Keys of a definition that hold values, where null is one."""
 
 
 def offered_tools(values: Mapping[str, Any], column: str | None) -> list[dict[str, Any]]:
@@ -60,7 +71,46 @@ def _tool(n: int, entry: Any, column: str) -> dict[str, Any]:
     function = entry.get("function") if isinstance(entry, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"].strip():
         raise ValueError(f"tool {n} in column {column!r} has no name; a tool is a function with a name")
-    return {"type": "function", **entry}
+    return {"type": "function", **_filled(entry)}
+
+
+def _filled(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a definition without keys that hold nothing: what ``datasets`` puts there of other tools.
+
+    A default or a constant may be null.
+    """
+    return {
+        key: value if key in _VALUES else _filled_in(value)
+        for key, value in schema.items()
+        if value is not None or key in _VALUES
+    }
+
+
+def _filled_in(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _filled(value)
+    return [_filled_in(one) for one in value] if isinstance(value, list) else value
+
+
+def without_padding(calls: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return calls without arguments that are null and that the called tool does not have: those of other tools.
+
+    Parameters
+    ----------
+    tools
+        That the row offers; of one that is not among them, or that says nothing of its parameters, all stays.
+    """
+    known = {tool["function"]["name"]: tool["function"].get("parameters") for tool in tools}
+    return [_without_padding(call, known.get(call["function"]["name"])) for call in calls]
+
+
+def _without_padding(call: dict[str, Any], parameters: Any) -> dict[str, Any]:
+    function = call["function"]
+    if not isinstance(parameters, Mapping) or parameters.get("additionalProperties"):
+        return call
+    own = parameters.get("properties") or {}
+    arguments = {key: value for key, value in function["arguments"].items() if value is not None or key in own}
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def check_parallel(values: Mapping[str, Any], calls: Sequence[int]) -> None:
