@@ -7,7 +7,9 @@ from finetune_trainer.evaluation.results import Evaluation, RowResult
 __all__ = ["answered", "answered_row"]
 
 
-def answered_row(index: int, *, expected: str, predicted: str, loss: float = 1.0, tokens: int = 2) -> RowResult:
+def answered_row(
+    index: int, *, expected: str, predicted: str, loss: float = 1.0, tokens: int = 2, confidence: float | None = None
+) -> RowResult:
     return RowResult(
         index=index,
         row=index + 1,
@@ -22,6 +24,7 @@ def answered_row(index: int, *, expected: str, predicted: str, loss: float = 1.0
         generated=None,
         expected=expected,
         correct=expected == predicted,
+        confidence=confidence,
     )
 
 

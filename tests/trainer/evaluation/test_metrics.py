@@ -154,7 +154,7 @@ def test_labels_of_rows_with_choices_of_their_own_are_no_labels(model: Loader) -
     texts = texts_of(loaded, [([5, 6, 7], [9, END], 0), ([5, 6, 8], [9, END], 1)])
     scored = evaluate(loaded, part, prepared, texts=texts, generate=False)
     assert scored.value_of("MacroF1") is None
-    assert [s.name for s in scored.secondary] == ["ExactMatch", "ChoiceAccuracyNorm", "ExactMatchTokens"]
+    assert [s.name for s in scored.secondary] == ["ExactMatch", "ChoiceAccuracyNorm", "ECE"]
 
 
 def test_confidence_is_the_chosen_ones_share_of_all_likelihoods(model: Loader) -> None:

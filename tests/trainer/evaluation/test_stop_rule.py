@@ -175,7 +175,7 @@ def test_every_metric_is_told_for_both_primaries(talker: Talker) -> None:
 
     by_choice = evaluate(loaded, part, base, texts=texts, generate=False)
     by_text = evaluate(loaded, part, dataclasses.replace(base, metric="ExactMatch"), texts=texts, generate=True)
-    assert list(names(by_choice)) == ["ExactMatch", "ChoiceAccuracyNorm", "MacroF1", "ExactMatchTokens"]
+    assert list(names(by_choice)) == ["ExactMatch", "ChoiceAccuracyNorm", "MacroF1", "ECE"]
     assert list(names(by_text)) == ["ChoiceAccuracy", "TokenF1", "ExactMatchTokens"]
     assert names(by_choice)["ExactMatch"] == by_text.score().score
     assert names(by_text)["ChoiceAccuracy"] == by_choice.score().score

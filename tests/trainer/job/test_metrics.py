@@ -91,7 +91,7 @@ def test_a_job_by_macro_f1_has_answers_by_label_and_a_bootstrap(tmp_path: Path, 
     assert results is not None
     assert results.paired_test == "PairedBootstrap"
     assert results.test.correct is None
-    assert [s.name for s in results.test.secondary or []] == ["ChoiceAccuracy", "BalancedAccuracy", "ExactMatch"]
+    assert [s.name for s in results.test.secondary or []] == ["ChoiceAccuracy", "BalancedAccuracy", "ExactMatch", "ECE"]
     assert "By answer" in (done.output / "report/index.html").read_text()
     rows = lines(done.output / "predictions.jsonl")
     accuracy = sum(r["tunedCorrect"] for r in rows) / len(rows)

@@ -85,7 +85,7 @@ def test_a_report_says_where_answers_end_and_what_the_epoch_is_the_best_by(finis
             "ExactMatch",
             "ChoiceAccuracyNorm",
             "MacroF1",
-            "ExactMatchTokens",
+            "ECE",
         ]
 
 
@@ -169,10 +169,32 @@ def test_the_model_card_has_the_numbers_and_how_to_load(finished: Finished) -> N
         assert text in card
 
 
+def test_card_and_page_tell_the_calibration_and_that_less_of_it_is_better(finished: Finished) -> None:
+    results = finished.report.results
+    assert results is not None
+    error = {score.name: score.score for score in results.test.secondary or []}["ECE"]
+    card, page = (finished.output / name for name in ("README.md", "report/index.html"))
+    line = next(line for line in card.read_text().splitlines() if line.startswith("ECE "))
+    assert "lower is better" in line
+    assert f" {error} after" in line
+    assert f"{error} after; lower is better" in page.read_text()
+
+
 def test_results_json_holds_the_reports_numbers(finished: Finished) -> None:
     assert finished.report.results is not None
     stored = json.loads((finished.output / "results.json").read_bytes())
     assert stored["results"] == finished.report.results.to_wire()
+
+
+def test_results_json_says_how_sure_both_models_were_of_the_rows_that_were_scored(finished: Finished) -> None:
+    told = json.loads((finished.output / "results.json").read_bytes())
+    for which in ("baseline", "test"):
+        score, bins = told["results"][which], told["calibration"][which]
+        assert sum(one["rows"] for one in bins) == score["total"]
+        assert sum(round(one["rows"] * one["right"]) for one in bins) == score["correct"]
+        error = sum(one["rows"] * abs(one["right"] - one["confidence"]) for one in bins) / score["total"]
+        (ece,) = [float(other["score"]) for other in score["secondary"] if other["name"] == "ECE"]
+        assert ece == pytest.approx(error, abs=1e-4)
 
 
 def test_plain_transformers_loads_the_exported_model_and_answers_a_row(finished: Finished) -> None:

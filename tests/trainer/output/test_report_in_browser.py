@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from selenium.webdriver.common.keys import Keys
 
 from finetune_api.report import StageReport
 from finetune_api.status import Artifact, Compute, DatasetSummary, Resolved, ValidationPoint
-from finetune_trainer.evaluation.results import results
+from finetune_trainer.evaluation.results import Evaluation, results
 from finetune_trainer.output.report.page import html_page
 from finetune_trainer.prepare.prepared import TextRow
 from tests.support.browser import browser, emulate
@@ -65,13 +66,19 @@ return out;
 """
 
 
+def sure(scored: Evaluation, chance: random.Random) -> Evaluation:
+    rows = [dataclasses.replace(row, confidence=chance.uniform(0.25, 1)) for row in scored.rows]
+    return dataclasses.replace(scored, rows=rows)
+
+
 def write_page(path: Path) -> Path:
     """A page with everything that it can show, and words that are hard to lay out."""
     chance = random.Random(0)  # noqa: S311 - made-up rows
     labels = ["billing", "bug report", "<b>access</b>", LONG]
     expected = [chance.choice(labels) for _ in range(120)]
-    before = answered(*((e, chance.choice(labels)) for e in expected))
+    before = sure(answered(*((e, chance.choice(labels)) for e in expected)), chance)
     after = answered(*((e, e if chance.random() < 0.85 else chance.choice([*labels, "?"])) for e in expected))
+    after = sure(after, chance)
     points = [ValidationPoint(epoch=n, step=40 * n, loss=f"{2 - n / 4}", score=f"{n / 5}") for n in range(1, 5)]
     report = StageReport(
         stage="train",
@@ -164,7 +171,7 @@ def test_the_spec_unfolds_without_a_script(chrome: Chrome) -> None:
 
 def test_every_chart_has_words_for_those_who_don_t_see_it(chrome: Chrome) -> None:
     labels = [figure.get_attribute("aria-label") or "" for figure in chrome.find_elements(By.TAG_NAME, "figure")]
-    assert len(labels) == 3
+    assert len(labels) == 4
     assert labels[0].startswith("ChoiceAccuracy: before 0.")
 
 

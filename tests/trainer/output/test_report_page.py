@@ -128,6 +128,24 @@ def test_no_id_stands_on_the_page_twice() -> None:
     assert len(ids) == len(set(ids)) > 10
 
 
+def sure(confidence: float, right: int) -> Evaluation:
+    """Four rows that a model was so sure of."""
+    rows = [answered_row(i, expected="a", predicted="a" if i < right else "b", confidence=confidence) for i in range(4)]
+    return Evaluation(metric="ChoiceAccuracy", rows=rows, seconds=1.0)
+
+
+def test_the_page_draws_how_sure_the_models_were_and_says_that_less_error_is_better() -> None:
+    text = Seen(page(sure(0.9, 1), sure(0.8, 3))).text
+    assert "(ECE): 0.6500 before, 0.0500 after; lower is better" in text
+    assert "ECE 0.6500 0.0500" in text
+    for part in ("confidence in the most likely choice", "share of rows that are right", "as sure as right"):
+        assert part in text
+
+
+def test_the_page_of_open_answers_has_no_reliability_diagram() -> None:
+    assert "calibration" not in page(BEFORE, AFTER)
+
+
 def test_a_row_that_no_answer_can_be_right_for_says_why() -> None:
     rows = (
         answered_row(0, expected="a", predicted="b", loss=0.0, tokens=0),

@@ -74,6 +74,7 @@ def test_results_and_card_tell_the_counts(tmp_path: Path) -> None:
     report = StageReport.model_validate({"stage": "train", "specDigest": "sha256:" + "1" * 64})
     write_results(tmp_path / "results.json", report, wordings={"default": 3, "desk": 4})
     assert json.loads((tmp_path / "results.json").read_text())["trainRowsByWording"] == {"default": 3, "desk": 4}
+    assert "calibration" not in json.loads((tmp_path / "results.json").read_text())
     assert wording_facts({"default": 3, "desk": 4}) == [
         "Train rows by wording of the prompt: default 3, desk 4. Validation and test rows all have the wording default."
     ]

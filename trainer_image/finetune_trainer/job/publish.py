@@ -26,6 +26,7 @@ from finetune_trainer.output.folder import artifact_of
 from finetune_trainer.output.manifest import build_manifest
 from finetune_trainer.output.ownership import check_owner, publish_manifest
 from finetune_trainer.output.predictions import write_predictions, write_results
+from finetune_trainer.output.report.content import confidences
 from finetune_trainer.output.report.page import html_page
 from finetune_trainer.output.serving import check_served
 from finetune_trainer.prepare.prepared import Prepared
@@ -139,7 +140,8 @@ def _write_beside(
         few_shot=shown.evaluation if shown else None,
         examples=shown.examples if shown else (),
     )
-    write_results(folder / "results.json", report, tuned.layers, wordings=prepared.wordings)
+    sure = {name: bins for name, of in (("baseline", tuned.before), ("test", after)) if (bins := confidences(of))}
+    write_results(folder / "results.json", report, tuned.layers, wordings=prepared.wordings, calibration=sure)
     card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared)
     (folder / "README.md").write_text(card, encoding="utf-8")
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]

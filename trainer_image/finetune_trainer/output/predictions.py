@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from finetune_api.report import StageReport
+from finetune_trainer.evaluation.metrics.over_choices import ConfidenceBin
 from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.model.shape import AdaptedLayers
 from finetune_trainer.prepare.prepared import Prepared
@@ -83,15 +85,26 @@ def _shown(few_shot: Evaluation, at: int, examples: int, *, graded: bool) -> dic
 
 
 def write_results(
-    path: Path, report: StageReport, layers: AdaptedLayers | None = None, *, wordings: Mapping[str, int] | None = None
+    path: Path,
+    report: StageReport,
+    layers: AdaptedLayers | None = None,
+    *,
+    wordings: Mapping[str, int] | None = None,
+    calibration: Mapping[str, Sequence[ConfidenceBin]] | None = None,
 ) -> None:
     """Write the report's numbers as ``results.json``.
 
-    Beside them stand the layers that carry adapters and those that don't, and the train rows by wording of the prompt.
+    Beside them stand the layers that carry adapters and those that don't, the train rows by wording of the prompt, and
+    by model how sure it was against how often it was right.
     """
     content = report.to_wire()
     if wordings:
         content["trainRowsByWording"] = dict(wordings)
+    if calibration:
+        content["calibration"] = {
+            model: [{name: round(value, 6) for name, value in asdict(one).items()} for one in bins]
+            for model, bins in calibration.items()
+        }
     if layers is not None:
         carrying, bare = layers
         content["adapters"] = {"layers": carrying, "withoutAdapters": bare}

@@ -44,10 +44,7 @@ def test_a_score_has_its_interval_and_the_other_metric() -> None:
     assert (score.score, score.correct, score.total) == ("0.8000", 8, 10)
     assert score.ci95 == ["0.4902", "0.9433"]
     assert score.loss == "1.0000"
-    assert score.secondary == [
-        SecondaryScore(name="ExactMatch", score="0.0000"),
-        SecondaryScore(name="ExactMatchTokens", score="0.0000"),
-    ]
+    assert score.secondary == [SecondaryScore(name="ExactMatch", score="0.0000")]
 
 
 def test_exact_match_has_choice_accuracy_beside_it_where_choices_are_known() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
+import pytest
+
+from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
 from finetune_trainer.prepare.prepared import TextRow
-from tests.support.evaluations import answered
+from tests.support.evaluations import answered, answered_row
 
 BEFORE = answered(("a", "b"), ("a", "a"), ("b", "?"), ("b", "a"))
 AFTER = answered(("a", "a"), ("a", "b", 3.0), ("b", "b"), ("b", "?", 9.0))
@@ -42,6 +45,17 @@ def test_confusion_has_expected_answers_as_lines_and_strays_in_the_last_column()
     assert crossed is not None
     assert crossed.labels == ("a", "b", "(another text)")
     assert crossed.counts == ((1, 1, 0), (0, 1, 1))
+
+
+def test_how_sure_a_model_was_stands_against_how_often_it_was_right() -> None:
+    rows = [answered_row(i, expected="a", predicted="ab"[i % 2], confidence=0.9) for i in range(4)]
+    (one,) = confidences(Evaluation(metric="ChoiceAccuracy", rows=rows, seconds=1.0))
+    assert (one.rows, one.confidence, one.right) == (4, pytest.approx(0.9), 0.5)
+    assert (one.low, one.high) == (13 / 15, 14 / 15)
+
+
+def test_a_model_without_choices_was_not_sure_of_any() -> None:
+    assert confidences(BEFORE) == ()
 
 
 def test_confusion_without_strays_has_the_labels_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -9,9 +10,20 @@ import numpy as np
 from finetune_trainer.evaluation.metrics.metric import Array, Metric, mean
 from finetune_trainer.evaluation.rows import Rows
 
-__all__ = ["BALANCED_ACCURACY", "CHOICE_ACCURACY", "CHOICE_ACCURACY_NORM", "ECE", "MACRO_F1", "confusion"]
+__all__ = [
+    "BALANCED_ACCURACY",
+    "BINS",
+    "CHOICE_ACCURACY",
+    "CHOICE_ACCURACY_NORM",
+    "ECE",
+    "MACRO_F1",
+    "ConfidenceBin",
+    "confusion",
+    "reliability",
+]
 
-_BINS: Final = 15
+BINS: Final = 15
+"""Of equal width, over confidences from 0 to 1, as in Guo et al. 2017."""
 
 
 def _column(rows: Rows, name: str) -> Array | None:
@@ -59,12 +71,56 @@ def _confidences(rows: Rows) -> Array | None:
     return np.stack([confidence, right], axis=1).astype(np.float64)
 
 
+def _belongs(confidence: Array) -> Array:
+    """(rows, bins): 1 where a row lies in a bin, its upper edge counted; rows that were not asked lie in none."""
+    bins = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1)
+    return np.asarray((bins[:, None] == np.arange(BINS)) & (confidence >= 0)[:, None], dtype=np.float64)
+
+
 def _calibration(kept: Array, weights: Array) -> Array:
     confidence, right = kept.T
-    bins = np.clip(np.ceil(confidence * _BINS) - 1, 0, _BINS - 1)
-    belongs = ((bins[:, None] == np.arange(_BINS)) & (confidence >= 0)[:, None]).astype(np.float64)
+    belongs = _belongs(confidence)
     apart = np.abs(weights @ (belongs * (confidence - right)[:, None])).sum(axis=1)
     return np.asarray(apart / np.maximum(1, weights @ belongs.sum(axis=1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceBin:
+    """Rows that a model was about as sure of: how many, its mean confidence in them, and the share that is right.
+
+    Confidences above ``low`` and up to ``high``.
+    """
+
+    low: float
+    high: float
+    rows: int
+    confidence: float
+    right: float
+
+
+def reliability(kept: Array) -> tuple[ConfidenceBin, ...]:
+    """Sort rows by confidence, from the least sure to the surest; bins without rows are left out.
+
+    The mean of ``abs(confidence - right)``, weighted by rows, is the score of :data:`ECE`.
+
+    Parameters
+    ----------
+    kept
+        What ECE keeps of the rows, (rows, 2).
+    """
+    confidence, right = kept.T
+    belongs = _belongs(confidence)
+    counts, sure, hits = belongs.sum(axis=0), confidence @ belongs, right @ belongs
+    return tuple(
+        ConfidenceBin(
+            low=at / BINS,
+            high=(at + 1) / BINS,
+            rows=int(counts[at]),
+            confidence=float(sure[at] / counts[at]),
+            right=float(hits[at] / counts[at]),
+        )
+        for at in np.flatnonzero(counts).tolist()
+    )
 
 
 CHOICE_ACCURACY: Final = Metric(
@@ -76,7 +132,7 @@ CHOICE_ACCURACY: Final = Metric(
     counted=True,
     verdict="right_choice",
     needs="choices",
-    beside=("ExactMatch", "ChoiceAccuracyNorm", "MacroF1", "ExactMatchTokens"),
+    beside=("ExactMatch", "ChoiceAccuracyNorm", "MacroF1", "ECE"),
 )
 """Share of rows whose expected choice has the highest sum of token log-probabilities, ties to the first: ``acc`` of
 lm-evaluation-harness (Gao et al. 2021)."""
@@ -90,7 +146,7 @@ CHOICE_ACCURACY_NORM: Final = Metric(
     counted=True,
     verdict="right_norm",
     needs="choices",
-    beside=("ChoiceAccuracy", "ExactMatch", "MacroF1"),
+    beside=("ChoiceAccuracy", "ExactMatch", "MacroF1", "ECE"),
 )
 """The same with each sum divided by the characters (code points, not bytes) of the choice as it is written, so that
 long choices are not at a disadvantage: ``acc_norm`` of lm-evaluation-harness."""
@@ -103,7 +159,7 @@ MACRO_F1: Final = Metric(
     value=_macro_f1,
     verdict="right_choice",
     needs="labels",
-    beside=("ChoiceAccuracy", "BalancedAccuracy", "ExactMatch"),
+    beside=("ChoiceAccuracy", "BalancedAccuracy", "ExactMatch", "ECE"),
 )
 """Unweighted mean of F1 = 2 TP / (2 TP + FP + FN) over the labels that are expected or were given somewhere
 (``f1_score(average="macro")`` of scikit-learn). Rows whose answer is no choice, or
@@ -117,7 +173,7 @@ BALANCED_ACCURACY: Final = Metric(
     value=_balanced,
     verdict="right_choice",
     needs="labels",
-    beside=("ChoiceAccuracy", "MacroF1", "ExactMatch"),
+    beside=("ChoiceAccuracy", "MacroF1", "ExactMatch", "ECE"),
 )
 """Unweighted mean of recall over the labels that are expected somewhere (Brodersen et al. 2010;
 ``balanced_accuracy_score`` of scikit-learn)."""
@@ -125,11 +181,12 @@ BALANCED_ACCURACY: Final = Metric(
 ECE: Final = Metric(
     name="ECE",
     kind="score",
-    meaning="the expected calibration error: how far the likelihood of the chosen answer is from the share of right "
-    "ones",
+    meaning="the expected calibration error, how far the confidence in the most likely choice lies from the share of "
+    "rows in which it is right: lower is better, 0 is the best",
     keeps=_confidences,
     value=_calibration,
     needs="choices",
 )
 """Expected calibration error over 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599); the confidence is the
-chosen choice's likelihood over the sum of all choices' likelihoods. Rows that were not asked have none."""
+chosen choice's likelihood over the sum of all choices' likelihoods. Rows that were not asked have none, and rows that
+no answer can be right for count as wrong. Also under ChoiceAccuracyNorm it is that of the most likely choice."""

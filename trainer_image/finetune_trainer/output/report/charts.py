@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from finetune_api.status import Score
+from finetune_trainer.evaluation.metrics.over_choices import ConfidenceBin
 from finetune_trainer.output.report.content import Curves
 
-__all__ = ["loss_chart", "score_chart", "validation_chart"]
+__all__ = ["loss_chart", "reliability_chart", "score_chart", "validation_chart"]
 
 INK: Final = "#010101"
 GRID: Final = "#020202"
@@ -81,6 +82,34 @@ def validation_chart(curves: Curves, metric: str) -> str:
     points = curves.validation_score
     share = all(0 <= value <= 1 for _, value in points)
     return _lines([("validation", points, AFTER, "o-")], metric, "validation", share=share)
+
+
+def reliability_chart(before: Sequence[ConfidenceBin], after: Sequence[ConfidenceBin]) -> str:
+    """Draw how often a model was right against how sure it was, with dots by their rows; empty without any.
+
+    The dashed line is a model whose confidence is just its share of right answers (Guo et al. 2017, figure 1).
+    """
+    if not (before or after):
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], "--", color=INK, linewidth=1, label="as sure as right")
+        most = max(one.rows for one in (*before, *after))
+        for name, bins, colour, style in (("before", before, BEFORE, ":"), ("after", after, AFTER, "-")):
+            sure, right = [one.confidence for one in bins], [one.right for one in bins]
+            sizes = [12 + 150 * one.rows / most for one in bins]
+            axes.plot(sure, right, style, color=colour, linewidth=1.2)
+            axes.scatter(sure, right, s=sizes, color=colour, alpha=0.75, linewidths=0, label=name, clip_on=False)
+        axes.set_xlabel("confidence in the most likely choice")
+        axes.set_ylabel("share of rows that are right")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.grid(linewidth=0.6)
+        legend = axes.legend(loc="upper left")
+        for handle in legend.legend_handles[1:]:
+            handle.set_sizes([40])  # type: ignore[union-attr]
+        return _svg(figure, "reliability")
 
 
 def _lines(lines: Sequence[tuple[str, Points, str, str]], unit: str, salt: str, *, share: bool = False) -> str:

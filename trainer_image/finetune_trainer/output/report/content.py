@@ -9,11 +9,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from finetune_trainer.evaluation.metrics.over_choices import ConfidenceBin, reliability
 from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.evaluation.stats import decimal
 from finetune_trainer.prepare.prepared import TextRow
 
-__all__ = ["Answer", "Confusion", "Curves", "Example", "by_answer", "changed", "confusion", "curves", "worst"]
+__all__ = [
+    "Answer",
+    "Confusion",
+    "Curves",
+    "Example",
+    "by_answer",
+    "changed",
+    "confidences",
+    "confusion",
+    "curves",
+    "worst",
+]
 
 MOST_ERRORS: Final = 25
 MOST_CHANGED: Final = 10
@@ -108,6 +120,12 @@ def confusion(after: Evaluation) -> Confusion | None:
         totals = Counter(row.expected for row in after.rows)
         counts = [[*line, totals[label] - sum(line)] for label, line in zip(labels, counts, strict=True)]
     return Confusion(labels=columns, counts=tuple(tuple(line) for line in counts))
+
+
+def confidences(scored: Evaluation) -> tuple[ConfidenceBin, ...]:
+    """Return how sure the model was against how often it was right; nothing where it had no choices."""
+    kept = scored.kept("ECE")
+    return () if kept is None else reliability(kept)
 
 
 def changed(

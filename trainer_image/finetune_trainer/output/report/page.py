@@ -19,6 +19,7 @@ from markupsafe import Markup
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
+from finetune_trainer.evaluation.metrics.over_choices import BINS
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.evaluation.words import (
     TESTS,
@@ -32,7 +33,7 @@ from finetune_trainer.evaluation.words import (
 )
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
-from finetune_trainer.output.report.content import by_answer, changed, confusion, curves, worst
+from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
 from finetune_trainer.output.report.words import chinchilla, headline, interval
 from finetune_trainer.prepare.prepared import TextRow
 
@@ -84,6 +85,7 @@ def html_page(
         raise ValueError("the page needs results and resolved")
     curve = curves(metrics, score=validation_name(results.metric))
     scores = scores_of(results)
+    calibration = charts.reliability_chart(confidences(baseline), confidences(test))
     return _template().render(
         name=stage_input.job.name,
         namespace=stage_input.job.namespace,
@@ -103,6 +105,13 @@ def html_page(
         score_chart=Markup(charts.score_chart(scores, results.metric)),  # noqa: S704 - our own drawing
         loss_chart=Markup(charts.loss_chart(curve)),  # noqa: S704
         validation_chart=Markup(charts.validation_chart(curve, results.metric)),  # noqa: S704
+        reliability_chart=Markup(calibration),  # noqa: S704
+        calibration=[
+            (name, error)
+            for name, scored in (("before", baseline), ("after", test))
+            if (error := scored.value_of("ECE")) is not None
+        ],
+        bins=BINS,
         validation=report.validation or [],
         answers=by_answer(baseline, test),
         confusion=confusion(test),

@@ -11,9 +11,12 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from rouge_score import rouge_scorer
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
+from finetune_trainer.evaluation.metrics.over_choices import reliability
 from finetune_trainer.evaluation.metrics.registry import METRICS
 from finetune_trainer.evaluation.rows import Rows
 from tests.unit.trainer.evaluation.metrics.kit import labelled, of_texts, scored
@@ -114,8 +117,32 @@ def test_the_calibration_error_is_the_weighted_gap_of_fifteen_bins() -> None:
     assert METRICS["ECE"].of_all(kept) == pytest.approx(gap)
 
 
+def sure(seed: int, count: int) -> NDArray[np.float64]:
+    """(confidence, right) of made-up rows, some of them on the edges of bins."""
+    rng = np.random.default_rng(seed)
+    confidence = np.where(rng.uniform(size=count) < 0.3, rng.integers(1, 16, count) / 15, rng.uniform(size=count))
+    return np.stack([confidence, rng.uniform(size=count) < confidence**2], axis=1).astype(np.float64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_points_of_the_reliability_diagram_are_those_of_scikit_learn(seed: int) -> None:
+    kept = sure(seed, 400)
+    right, confidence = calibration_curve(kept[:, 1], kept[:, 0], n_bins=15, strategy="uniform")
+    bins = reliability(kept)
+    assert [one.right for one in bins] == pytest.approx(right.tolist())
+    assert [one.confidence for one in bins] == pytest.approx(confidence.tolist())
+    assert sum(one.rows for one in bins) == 400
+
+
+def test_the_calibration_error_is_the_mean_distance_in_the_diagram() -> None:
+    kept = sure(7, 300)
+    apart = sum(one.rows * abs(one.right - one.confidence) for one in reliability(kept)) / 300
+    assert METRICS["ECE"].of_all(kept) == pytest.approx(apart)
+
+
 def test_rows_that_were_not_asked_have_no_part_in_calibration() -> None:
     rows = Rows.of([scored(0, confidence=0.9, right_choice=True), scored(1, right_choice=False)])
     kept = METRICS["ECE"].keeps(rows)
     assert kept is not None
     assert METRICS["ECE"].of_all(kept) == pytest.approx(0.1)
+    assert [(one.rows, one.right) for one in reliability(kept)] == [(1, 1.0)]

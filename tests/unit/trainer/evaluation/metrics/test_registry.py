@@ -33,6 +33,14 @@ def test_a_better_model_has_the_higher_score_but_for_perplexity_and_calibration(
     assert {n for n, m in METRICS.items() if not m.higher_is_better} == {"Perplexity", "ECE"}
 
 
+def test_the_words_of_a_metric_say_where_less_is_better() -> None:
+    assert [n for n, m in METRICS.items() if "lower is better" in m.meaning] == ["Perplexity", "ECE"]
+
+
+def test_calibration_is_told_beside_every_metric_over_choices() -> None:
+    assert all("ECE" in METRICS[name].beside for name in CHOICE_METRICS)
+
+
 def test_a_share_of_right_rows_says_what_is_right() -> None:
     assert all(metric.verdict is not None for metric in METRICS.values() if metric.counted)
 
