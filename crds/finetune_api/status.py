@@ -231,7 +231,9 @@ class SecondaryScore(ApiModel):
     """A second metric on the same rows."""
 
     name: SecondaryName = Field(description="Name of the metric.")
-    score: DecimalString = Field(description="Its value; 0 to 1 but for Perplexity. Of ECE and Perplexity less is better.")
+    score: DecimalString = Field(
+        description="Its value; 0 to 1 but for Perplexity. Of ECE and Perplexity less is better."
+    )
 
 
 class Score(ApiModel):

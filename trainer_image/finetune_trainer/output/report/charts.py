@@ -106,7 +106,8 @@ def reliability_chart(before: Sequence[ConfidenceBin], after: Sequence[Confidenc
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.grid(linewidth=0.6)
-        legend = axes.legend(loc="upper left")
+        # Above the axes: inside them it would lie on somebody's dots.
+        legend = axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3, borderaxespad=0)
         for handle in legend.legend_handles[1:]:
             handle.set_sizes([40])  # type: ignore[union-attr]
         return _svg(figure, "reliability")
