@@ -32,6 +32,7 @@ class ReportedFailure(ApiModel):
 
     reason: Reason = Field(description="A reason of the table.")
     message: str = Field(max_length=1024, description="What happened, where, and the mend.")
+    log: str | None = Field(None, max_length=64, description="The attempt's log, as a path below output.uri.")
 
 
 class StageReport(ApiModel):

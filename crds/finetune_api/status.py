@@ -351,6 +351,9 @@ class Failure(ApiModel):
     stage: StageName | None = Field(None, description="The stage that failed.")
     exit_code: int | None = Field(None, description="Exit code of the container.")
     pod: str | None = Field(None, max_length=253, description="The pod to look at.")
+    log: str | None = Field(
+        None, max_length=64, description="The log of that attempt as JSON lines, below outputUri; it outlives the pod."
+    )
 
 
 class Condition(ApiModel):

@@ -5,6 +5,7 @@ All jobs of this module are applied at once and fail side by side; each test loo
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -115,6 +116,13 @@ def test_a_missing_dataset_fails_with_its_uri_and_without_a_retry(crowd: Tenant)
 
 def test_rows_that_are_not_json_fail_with_the_line_number(crowd: Tenant) -> None:
     assert "line 2" in ended_with(crowd, "not-json", Reason.DATASET_INVALID)["message"]
+
+
+def test_the_log_of_a_failed_attempt_can_be_read_without_its_pod(crowd: Tenant) -> None:
+    failure = ended_with(crowd, "not-json", Reason.DATASET_INVALID)
+    lines = [json.loads(line) for line in crowd.read("not-json", failure["log"]).splitlines()]
+    assert {line["job"] for line in lines} == {f"{crowd.namespace}/not-json"}
+    assert "line 2" in lines[-1]["message"]
 
 
 def test_a_wrong_key_fails_with_access_denied_and_never_shows_the_key(crowd: Tenant) -> None:

@@ -65,11 +65,11 @@ class ResultCopy:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
-    """Digest and time of change of every file below a folder."""
+    """Digest and time of change of every file below a folder; its logs are no part of the result."""
     return {
         path.relative_to(folder).as_posix(): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.parent != folder / "logs"
     }
 
 

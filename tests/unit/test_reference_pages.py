@@ -14,7 +14,7 @@ from finetune_api.names import child_labels
 from finetune_api.status import Phase
 from finetune_operator.decide.conditions import CONDITION_TYPES
 from finetune_operator.process.metrics import Metrics
-from finetune_trainer.output.folder import JOB_FILES, JOB_FOLDERS, OWNER
+from finetune_trainer.output.folder import JOB_FILES, JOB_FOLDERS, LOGS, OWNER
 from tests.chart.kit import OPERATOR_RULES
 from tests.support.docs import ROOT
 
@@ -62,7 +62,7 @@ def test_the_events_are_all_that_the_operator_makes_besides_those_of_what_a_job_
 
 
 def test_the_folder_is_told_whole() -> None:
-    assert sorted(first("output.md", "The folder")) == sorted([OWNER, *JOB_FOLDERS, *JOB_FILES])
+    assert sorted(first("output.md", "The folder")) == sorted([OWNER, LOGS, *JOB_FOLDERS, *JOB_FILES])
 
 
 def test_the_metrics_and_their_labels_are_those_that_are_served() -> None:

@@ -202,6 +202,7 @@ def _badly(child: ChildView, pods: Iterable[PodView], *, stage: StageName, spec_
         stage=stage,
         exit_code=code,
         pod=sanitise(pod.name, 253) if pod else None,
+        log=report.failure.log if report and report.failure else None,
     )
     return EndedBadly(failure=failure, report=report if report and _answers(report, stage, spec_digest) else None)
 

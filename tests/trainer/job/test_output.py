@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.output.folder import JOB_FILES, JOB_FOLDERS, MANIFEST, OWNER, artifact_of, clear, damage
+from finetune_trainer.output.folder import JOB_FILES, JOB_FOLDERS, LOGS, MANIFEST, OWNER, artifact_of, clear, damage
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.files import FileEntry, files_of, parse_entries, publish, read_back
@@ -92,10 +92,17 @@ def keys(store: Store) -> list[str]:
 
 
 def test_clearing_removes_what_jobs_write_and_nothing_else(store: Store) -> None:
-    for key in (*JOB_FILES, *(folder + "deep/x" for folder in JOB_FOLDERS), OWNER, "notes.txt", "models/mine"):
+    for key in (
+        *JOB_FILES,
+        *(folder + "deep/x" for folder in JOB_FOLDERS),
+        OWNER,
+        LOGS + "x",
+        "notes.txt",
+        "models/mine",
+    ):
         store.put_bytes(key, b"x")
     clear(store)
-    assert keys(store) == ["models/mine", "notes.txt", OWNER]
+    assert keys(store) == [LOGS + "x", "models/mine", "notes.txt", OWNER]
 
 
 def test_while_a_folder_is_cleared_it_is_not_complete(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +119,8 @@ def test_while_a_folder_is_cleared_it_is_not_complete(store: Store, monkeypatch:
 
 def test_everything_that_a_job_leaves_is_known_to_be_a_jobs(lora_on_disk: Finished) -> None:
     paths = [path.relative_to(lora_on_disk.output) for path in lora_on_disk.output.rglob("*") if path.is_file()]
-    strangers = [p for p in map(Path.as_posix, paths) if p not in (*JOB_FILES, OWNER) and not p.startswith(JOB_FOLDERS)]
+    known = (*JOB_FOLDERS, LOGS)
+    strangers = [p for p in map(Path.as_posix, paths) if p not in (*JOB_FILES, OWNER) and not p.startswith(known)]
     assert strangers == []
 
 

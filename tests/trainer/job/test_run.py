@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from finetune_api.digest import sha256_digest, spec_digest
 from finetune_api.reasons import Reason
 from finetune_api.report import MAX_REPORT_BYTES, encode_report, parse_report
+from finetune_trainer.output.folder import is_log
 from finetune_trainer.storage.store import sha256_file
 from tests.support.result_copy import snapshot
 from tests.support.stage_run import Finished, run
@@ -122,7 +123,7 @@ def test_every_file_is_in_the_manifest_with_its_digest(finished: Finished) -> No
         if path.is_file()
     }
     assert {name: stored[name] for name in listed} == listed
-    assert set(stored) - set(listed) == {"manifest.json", "owner.json"}
+    assert set(stored) - set(listed) == {"manifest.json", "owner.json", *(name for name in stored if is_log(name))}
 
 
 def test_the_manifest_is_the_one_that_the_report_names(finished: Finished) -> None:

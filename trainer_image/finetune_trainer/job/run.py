@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -20,10 +21,11 @@ from finetune_api.report import (
 from finetune_api.stage import StageInput
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import Work
+from finetune_trainer.output.logs import store_log
 from finetune_trainer.output.ownership import release
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.environment import Environment
-from finetune_trainer.process.interrupt import Interrupt
+from finetune_trainer.process.interrupt import Interrupt, Interrupted
 from finetune_trainer.process.logs import logging_to
 from finetune_trainer.process.watchdog import Watchdog, stacks
 from finetune_trainer.storage.access import Access
@@ -32,6 +34,9 @@ from finetune_trainer.storage.store import FIELDS, OUTPUT_PREFIX
 __all__ = ["exit_code", "failure_of", "run_stage", "write_report"]
 
 MAX_MESSAGE: Final = 1024
+
+_LOG_SECONDS: Final = 20.0
+"""Time for storing the log of a stage that hangs."""
 
 
 def run_stage(
@@ -65,11 +70,12 @@ def run_stage(
     digest = stage_input.spec_digest or spec_digest(stage_input.spec, template=own.document if own else None)
     console.hide(environment.secrets())
     interrupt = interrupt or Interrupt()
+    begun: list[Work] = []
     watchdog = Watchdog(
         stage_input.stall_seconds,
         signs=lambda: console.signs,
         stalled=lambda: _end_stalled(
-            stage_input, digest, environment=environment, console=console, interrupt=interrupt
+            stage_input, digest, begun, environment=environment, console=console, interrupt=interrupt
         ),
     )
     try:
@@ -92,7 +98,8 @@ def run_stage(
                 fresh=fresh,
                 interrupt=interrupt,
             )
-            return _run_or_release(work)
+            begun.append(work)
+            return _run_to_report(work)
     except Exception as error:  # whatever it is, it has to reach the report
         failure = failure_of(error, console)
         return StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure)
@@ -102,14 +109,32 @@ def _named_by(stage_input: StageInput) -> str:
     return OUTPUT_PREFIX if stage_input.spec.output.uri is None else FIELDS["output"]
 
 
-def _run_or_release(work: Work) -> StageReport:
-    """Run; a job that fails before it has stored anything leaves no folder behind that is taken."""
+def _run_to_report(work: Work) -> StageReport:
+    """Run, and store the log; a job that fails before it has stored anything else leaves no folder that is taken."""
     try:
-        return _run(work)
-    except StageError:
+        report = _run(work)
+    except Interrupted:
+        _store_log(work)
+        raise
+    except Exception as error:
+        report = StageReport(
+            stage=work.stage_input.stage, spec_digest=work.spec_digest, failure=failure_of(error, work.console)
+        )
+    report = _with_log(report, _store_log(work))
+    if report.failure is not None:
         with suppress(StageError):  # the failure at hand is the one to tell
             release(work.output, work.stage_input.job)
-        raise
+    return report
+
+
+def _store_log(work: Work) -> str | None:
+    return store_log(work.output, work.stage_input.job, work.stage_input.stage, work.console)
+
+
+def _with_log(report: StageReport, path: str | None) -> StageReport:
+    """Name the log in the failure, if there is one."""
+    failure = report.failure and report.failure.model_copy(update={"log": path})
+    return report.model_copy(update={"failure": failure})
 
 
 def _run(work: Work) -> StageReport:
@@ -124,7 +149,13 @@ def _run(work: Work) -> StageReport:
 
 
 def _end_stalled(
-    stage_input: StageInput, digest: str, *, environment: Environment, console: Console, interrupt: Interrupt
+    stage_input: StageInput,
+    digest: str,
+    begun: list[Work],
+    *,
+    environment: Environment,
+    console: Console,
+    interrupt: Interrupt,
 ) -> None:
     """Report and end the process from beside: whatever hangs can't be asked to."""
     if interrupt.requested:
@@ -133,6 +164,12 @@ def _end_stalled(
     console.event("stalled", level="error", threads=stacks())
     error = StageError(Reason.STALLED, f"no sign of progress for {stage_input.stall_seconds} s{where}")
     report = StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure_of(error, console))
+    paths: list[str | None] = []
+    # Storage may be what hangs, so it is waited for only a while.
+    storing = threading.Thread(target=lambda: paths.extend(map(_store_log, begun)), daemon=True)
+    storing.start()
+    storing.join(_LOG_SECONDS)
+    report = _with_log(report, next(iter(paths), None))
     if environment.termination_log is not None:
         write_report(report, environment.termination_log, short=stage_input.short_report)
     interrupt.leave(exit_code(report))

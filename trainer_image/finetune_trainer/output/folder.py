@@ -7,6 +7,7 @@ Two stages and all their attempts share one folder. ``owner.json`` is written fi
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -20,12 +21,14 @@ from finetune_trainer.storage.store import Store
 __all__ = [
     "JOB_FILES",
     "JOB_FOLDERS",
+    "LOGS",
     "MANIFEST",
     "OWNER",
     "abort_uploads",
     "artifact_of",
     "clear",
     "damage",
+    "is_log",
 ]
 
 OWNER: Final = "owner.json"
@@ -34,6 +37,11 @@ MANIFEST: Final = "manifest.json"
 JOB_FOLDERS: Final = (PREPARED, "checkpoints/", "model/", "adapter/", "report/")
 JOB_FILES: Final = (MANIFEST, "results.json", "metrics.jsonl", "predictions.jsonl", "README.md")
 """With :data:`JOB_FOLDERS` all that jobs write besides ``owner.json``; what else lies in the folder is not theirs."""
+
+LOGS: Final = "logs/"
+"""Logs are no results: they stay when a folder is given back or taken over, and ``logs.py`` bounds their number."""
+
+_LOG: Final = re.compile(r"logs/(prepare|train)-\d{1,9}\.jsonl")
 
 _SMALL: Final = 4 * 1024 * 1024
 
@@ -60,6 +68,11 @@ def abort_uploads(store: Store) -> None:
         return
     if count:
         log.info("%d uploads that were cut off were dropped below %s", count, store.uri)
+
+
+def is_log(key: str) -> bool:
+    """Tell whether a file is the log of an attempt."""
+    return _LOG.fullmatch(key) is not None
 
 
 def _written_by_jobs(key: str) -> bool:

@@ -26,7 +26,7 @@ from finetune_api.digest import canonical_json
 from finetune_api.reasons import Reason
 from finetune_api.stage import JobIdentity
 from finetune_trainer.errors import StageError
-from finetune_trainer.output.folder import MANIFEST, OWNER, clear
+from finetune_trainer.output.folder import MANIFEST, OWNER, clear, is_log
 from finetune_trainer.output.manifest import Manifest, read_manifest
 from finetune_trainer.storage.store import Store
 
@@ -36,6 +36,9 @@ IfExists = Literal["Reuse", "Fail", "Overwrite"]
 
 _REMEMBERED: Final = 16
 """Earlier owners that ``owner.json`` names, newest last."""
+
+_LOOKED_AT: Final = 100
+"""More files than there are logs."""
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9./-]{1,128}")
 
@@ -92,12 +95,12 @@ def claim(
     """
     owner = _read(store)
     if owner is None:
-        strangers = store.list(limit=1)
+        strangers = _beside_logs(store)
         # Another attempt of this job may have come in between; then the owner's name decides below.
         if strangers and (owner := _read(store)) is None:
             if if_exists != "Overwrite":
                 raise _exists(
-                    f"{store.uri} holds files that no job wrote, such as {strangers[0].key[:200]!r}; set "
+                    f"{store.uri} holds files that no job wrote, such as {strangers[0][:200]!r}; set "
                     "output.ifExists: Overwrite to take the folder all the same"
                 )
             _take(store, job, spec_digest, None)
@@ -127,11 +130,16 @@ def release(store: Store, job: JobIdentity) -> None:
 
     One that was taken from another job stays ours: ``owner.json`` says whom we replaced.
     """
-    if [file.key for file in store.list(limit=2)] != [OWNER]:
+    if _beside_logs(store) != [OWNER]:
         return
     owner = _parse(store.get_bytes(OWNER))
     if owner.uid == job.uid and not owner.replaced:
         store.delete(OWNER)
+
+
+def _beside_logs(store: Store) -> list[str]:
+    """Return some of the files in the folder that are no logs, so that logs alone don't make it taken."""
+    return [file.key for file in store.list(limit=_LOOKED_AT) if not is_log(file.key)]
 
 
 def _earlier(store: Store, owner: _Owner, if_exists: IfExists, *, whose: str) -> EarlierResult:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Protocol, TextIO
 from tqdm import tqdm
 
 from finetune_api.names import StageName
+from finetune_trainer.process.kept_log import KeptLog
 
 __all__ = ["Console", "Progress", "Steps", "no_progress", "no_steps"]
 
@@ -73,6 +74,8 @@ class Console:
         Grows with every line and every progress: whether the stage is alive.
     running
         The sub-step under way.
+    kept
+        The lines so far, as JSON whatever the stream got.
     """
 
     def __init__(
@@ -86,11 +89,13 @@ class Console:
         self.seconds: dict[str, float] = {}
         self.signs = 0
         self.running: str | None = None
+        self.kept = KeptLog()
 
     def for_stage(self, stage: StageName) -> Console:
         """Return a console for another stage of the same job on the same stream."""
         console = Console(job=self._job, stage=stage, stream=self._stream, interactive=self.interactive)
         console._secrets = self._secrets
+        console.kept = self.kept
         return console
 
     def hide(self, secrets: Sequence[str]) -> None:
@@ -116,22 +121,24 @@ class Console:
             JSON-able values.
         """
         self.alive()
+        line: dict[str, Any] = {
+            "ts": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": level,
+            "job": self._job,
+            **({"stage": self._stage} if self._stage else {}),
+            "event": event,
+            **fields,
+            **({"message": text} if text else {}),
+        }
+        written = self.redact(json.dumps(line, ensure_ascii=False, default=str))
+        self.kept.add(written)
         if self.interactive:
             words = text or " ".join([event.replace("_", " "), *(f"{name}={value}" for name, value in fields.items())])
             mark = {"info": "  ", "warning": "! ", "error": "✗ "}[level]
             with tqdm.external_write_mode(file=self._stream):
                 self._stream.write(self.redact(mark + words) + "\n")
         else:
-            line: dict[str, Any] = {
-                "ts": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "level": level,
-                "job": self._job,
-                **({"stage": self._stage} if self._stage else {}),
-                "event": event,
-                **fields,
-                **({"message": text} if text else {}),
-            }
-            self._stream.write(self.redact(json.dumps(line, ensure_ascii=False, default=str)) + "\n")
+            self._stream.write(written + "\n")
         self._stream.flush()
 
     def alive(self) -> None:

@@ -22,6 +22,14 @@ def test_the_trainers_own_words_stand_in_failure() -> None:
     assert life.status["failure"]["pod"].startswith(life.child("train").name)
 
 
+def test_the_log_that_the_trainer_stored_is_named() -> None:
+    report = said(Reason.DATASET_INVALID, "line 2: no JSON")
+    assert report.failure is not None
+    stored = report.model_copy(update={"failure": report.failure.model_copy(update={"log": "logs/train-1.jsonl"})})
+    life = running().pod_fails("train", 11, stored).fails("train").settle(1)
+    assert life.status["failure"]["log"] == "logs/train-1.jsonl"
+
+
 @pytest.mark.parametrize("code", sorted(BY_EXIT_CODE))
 def test_every_exit_code_gives_its_reason_and_mend_without_a_report(code: int) -> None:
     life = running().pod_fails("train", code).fails("train").settle(1)
