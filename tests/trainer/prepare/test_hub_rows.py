@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,31 @@ from tests.support.prepare_kit import LABELS, Dataset, intents
 HUB = "hf://datasets/org/rows"
 
 
-def packed(rows: list[dict[str, Any]]) -> bytes:
+CARD = f"""---
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+{chr(10).join(f"          '{number}': {name}" for number, name in enumerate(LABELS))}
+---
+"""
+
+
+def numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "label": LABELS.index(row["label"])} for row in rows]
+
+
+def packed(rows: list[dict[str, Any]], *, with_names: bool = True) -> bytes:
     """As the hub's own tools write them: classes by number, and their names beside them."""
-    table = pa.Table.from_pylist([{**row, "label": LABELS.index(row["label"])} for row in rows])
+    table = pa.Table.from_pylist(numbered(rows))
     features = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": list(LABELS), "_type": "ClassLabel"}}
     data = io.BytesIO()
     about = json.dumps({"info": {"features": features}})
-    parquet.write_table(table.replace_schema_metadata({"huggingface": about}), data)
+    parquet.write_table(table.replace_schema_metadata({"huggingface": about} if with_names else None), data)
     return data.getvalue()
 
 
@@ -65,6 +84,43 @@ def test_the_parts_of_the_hub_are_those_of_the_job(hub_rows: HubServer, dataset:
 
 def test_classes_keep_the_names_that_the_hub_has_for_them(hub_rows: HubServer, dataset: Dataset) -> None:
     assert prepared(dataset, uri=HUB).choice_sets[0].texts == tuple(sorted(LABELS))
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in numbered(rows)).encode()
+
+
+def cells(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(["text,label\n", *(f'"{row["text"]}",{row["label"]}\n' for row in numbered(rows))]).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("train.parquet", packed(intents(60), with_names=False)),
+        ("train.jsonl", lines(intents(60))),
+        ("train.csv", cells(intents(60))),
+    ],
+    ids=["Parquet", "Jsonl", "Csv"],
+)
+def test_classes_have_the_names_of_the_card_where_the_files_have_none(
+    hub_rows: HubServer, dataset: Dataset, caplog: pytest.LogCaptureFixture, name: str, data: bytes
+) -> None:
+    hub_rows.repos["datasets/org/rows"] = {"README.md": CARD.encode(), name: data}
+    with caplog.at_level(logging.INFO, "finetune_trainer"):
+        assert prepared(dataset, uri=HUB).choice_sets[0].texts == tuple(sorted(LABELS))
+    told = f"the numbers in the column 'label' of {name} are classes, by the names in the dataset's README.md: "
+    assert [told + ", ".join(LABELS)] == [message for message in caplog.messages if "README.md" in message]
+
+
+def test_names_that_a_file_brings_count_before_those_of_the_card(
+    hub_rows: HubServer, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub_rows.repos["datasets/org/rows"]["README.md"] = CARD.replace(LABELS[0], "another").encode()
+    with caplog.at_level(logging.INFO, "finetune_trainer"):
+        assert prepared(dataset, uri=HUB).choice_sets[0].texts == tuple(sorted(LABELS))
+    assert [m for m in caplog.messages if "have the names that the file brings" in m]
+    assert not [m for m in caplog.messages if "are classes, by the names" in m]
 
 
 def test_the_commit_is_told(hub_rows: HubServer, dataset: Dataset) -> None:

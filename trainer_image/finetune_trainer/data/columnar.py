@@ -2,8 +2,7 @@
 
 Called by ``readers.py``, which loads it with the first such file: pyarrow takes a tenth of a second. Values become
 what JSON would hold: text, numbers, booleans, lists and objects; dates and decimals are texts, a missing number is
-none. What the ``datasets`` library notes about a column (the names of its classes) is used, since numbers alone would
-be shifted labels waiting to happen.
+none. What the ``datasets`` library notes about a column (the names of its classes) is used.
 """
 
 from __future__ import annotations
@@ -18,10 +17,11 @@ import pyarrow as pa
 from pyarrow import parquet, types
 
 from finetune_api.reasons import Reason
+from finetune_trainer.data.classes import named, usable
 from finetune_trainer.data.source import BadRow, Row, Source
 from finetune_trainer.errors import StageError
 
-__all__ = ["class_names", "read_columnar"]
+__all__ = ["own_classes", "read_columnar"]
 
 _BATCH: Final = 256
 _PAGE: Final = 2**20
@@ -43,7 +43,7 @@ def read_columnar(source: Source) -> Iterator[Row | BadRow]:
     with _damage(source.name):
         for batch in _batches(source):
             _check_names(batch.schema.names, source.name)
-            names = class_names(batch.schema.metadata, source.choices)
+            names = usable({**dict(source.classes), **_class_names(batch.schema.metadata)}, source.choices)
             columns = [c for c in batch.schema.names if not c.startswith(_PANDAS_INDEX)]
             size = batch.nbytes // max(1, batch.num_rows)
             for values in _values(batch.select(columns)):
@@ -51,25 +51,30 @@ def read_columnar(source: Source) -> Iterator[Row | BadRow]:
                 if isinstance(values, str):
                     yield BadRow(number, values)
                 else:
-                    yield Row(number, _named(values, names), size)
+                    yield Row(number, named(values, names), size)
 
 
-def class_names(metadata: Mapping[bytes, bytes] | None, choices: Sequence[str] | None) -> dict[str, list[str]]:
-    """Return the names of a column's classes, by column, as the ``datasets`` library keeps them beside the numbers.
+def own_classes(source: Source) -> dict[str, list[str]]:
+    """Return the names of the classes that a Parquet or Arrow file brings itself, by column.
 
-    Where a job lists its own ``choices`` in other words, the numbers stay: they are those of the choices.
+    Raises
+    ------
+    StageError
+        DatasetInvalid: it is damaged.
     """
+    with _damage(source.name):
+        first = next(_batches(source), None)
+        return {} if first is None else _class_names(first.schema.metadata)
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the names of a column's classes, by column, as the ``datasets`` library keeps them beside the numbers."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         found = {column: about["names"] for column, about in features.items() if about.get("_type") == "ClassLabel"}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
-    given = None if choices is None else {choice.casefold().strip() for choice in choices}
-    return {
-        column: names
-        for column, names in found.items()
-        if isinstance(names, list) and (given is None or given == {str(name).casefold().strip() for name in names})
-    }
+    return {column: names for column, names in found.items() if isinstance(names, list)}
 
 
 def _batches(source: Source) -> Iterator[pa.RecordBatch]:
@@ -185,12 +190,3 @@ def _text_of(value: bytes) -> str | None:
         return value.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _named(values: dict[str, Any], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    for column, classes in names.items():
-        number = values.get(column)
-        if isinstance(number, int):
-            # -1 is how that library writes a label that is not known.
-            values[column] = classes[number] if 0 <= number < len(classes) else None
-    return values

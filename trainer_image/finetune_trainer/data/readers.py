@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from finetune_api.reasons import Reason
+from finetune_trainer.data.classes import named, usable
 from finetune_trainer.data.json_text import Shape, objects_of
 from finetune_trainer.data.opened import numbered_lines
 from finetune_trainer.data.separated import read_separated
@@ -60,8 +62,15 @@ def _rows(source: Source) -> Iterator[Row | BadRow]:
 
         return read_columnar(source)
     if source.shape is None:
-        return read_separated(source)
-    return _json_lines(source) if source.shape is Shape.LINES else _json_values(source, source.shape)
+        rows = read_separated(source)
+    else:
+        rows = _json_lines(source) if source.shape is Shape.LINES else _json_values(source, source.shape)
+    return _with_classes(rows, usable(dict(source.classes), source.choices)) if source.classes else rows
+
+
+def _with_classes(rows: Iterator[Row | BadRow], classes: Mapping[str, Sequence[str]]) -> Iterator[Row | BadRow]:
+    for row in rows:
+        yield replace(row, values=named(row.values, classes)) if isinstance(row, Row) else row
 
 
 def _json_lines(source: Source) -> Iterator[Row | BadRow]:

@@ -24,6 +24,7 @@ from finetune_trainer.data.json_text import Shape, shape_of
 from finetune_trainer.data.opened import Packing, opened, packing_of, text_lines, unpacked
 from finetune_trainer.data.tsv_quotes import QuoteMarks, judge_quotes
 from finetune_trainer.errors import StageError
+from finetune_trainer.storage.hubclasses import Classes
 from finetune_trainer.storage.rowfiles import Format, format_of_name
 
 __all__ = [
@@ -115,6 +116,8 @@ class Source:
         How the objects of JSON are put together; None for the other formats.
     choices
         Those that the job lists.
+    classes
+        (column, names of its classes in the order of their numbers), where its dataset's card on the hub has them.
     folder
         What the user calls the folder of which it is a file; such a file may have no rows, since a job that writes in
         parallel leaves such. Empty for a file that was named itself.
@@ -134,6 +137,7 @@ class Source:
     delimiter: str = ","
     shape: Shape | None = None
     choices: tuple[str, ...] | None = None
+    classes: Classes = ()
     folder: str = ""
     entry: int = 0
     columns: tuple[tuple[str, str], ...] = ()

@@ -17,6 +17,7 @@ from typing import Any, Final
 from finetune_api.job import Dataset
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
+from finetune_trainer.data.classes import usable
 from finetune_trainer.data.delimiters import DELIMITERS
 from finetune_trainer.data.given_parts import PartColumn, part_named
 from finetune_trainer.data.json_text import Shape
@@ -33,6 +34,7 @@ from finetune_trainer.storage.rowfiles import RowFile, given_files
 __all__ = ["Observer", "Record", "Table", "read_table", "shown_columns"]
 
 _SHOWN: Final = 20
+_SHOWN_CLASSES: Final = 10
 _PROGRESS_ROWS: Final = 1024
 
 Observer = Callable[[str, Mapping[str, Any]], None]
@@ -218,7 +220,7 @@ def _sources(files: Sequence[RowFile], dataset: Dataset) -> tuple[tuple[Part, So
     for file, name in zip(files, names, strict=True):
         one = dataset.sources[file.source] if dataset.sources and file.source is not None else None
         about = dataset.model_copy(update={"format": one.format}) if one and one.format else dataset
-        source = look_at(file.path, about, name, scratch=file.scratch)
+        source = replace(look_at(file.path, about, name, scratch=file.scratch), classes=file.classes)
         for found in _told(source):
             # Of a folder once: its files are mostly alike.
             if (kind := found.replace(name, "")) not in told:
@@ -277,6 +279,8 @@ def _told(source: Source) -> Iterator[str]:
         yield f"{source.name} is read as {source.encoding}"
     if source.shape not in (None, Shape.LINES):
         yield f"{source.name} is {source.shape.value}"
+    if source.classes:
+        yield from _told_classes(source)
     if source.format not in ("Csv", "Tsv"):
         return
     if source.delimiter != OWN_DELIMITER[source.format]:
@@ -285,6 +289,22 @@ def _told(source: Source) -> Iterator[str]:
         yield f"the quotation marks in {source.name} are read as {source.marks.value}"
     if lacks_first_name(source):
         yield f"the first column of {source.name} has no name and is left out"
+
+
+def _told_classes(source: Source) -> Iterator[str]:
+    """Say which numbers become names of classes by the dataset's card; what a file brings itself comes first."""
+    own: Mapping[str, Sequence[str]] = {}
+    if source.is_columnar:
+        from finetune_trainer.data.columnar import own_classes  # noqa: PLC0415 - loads pyarrow
+
+        own = own_classes(source)
+    for column, names in usable(dict(source.classes), source.choices).items():
+        about = f"the numbers in the column {column!r} of {source.name}"
+        listed = ", ".join(names[:_SHOWN_CLASSES]) + (", ..." if len(names) > _SHOWN_CLASSES else "")
+        if column not in own:
+            yield f"{about} are classes, by the names in the dataset's README.md: {listed}"
+        elif list(own[column]) != list(names):
+            yield f"{about} have the names that the file brings; those in the dataset's README.md are others: {listed}"
 
 
 def shown_columns(columns: Sequence[str]) -> str:

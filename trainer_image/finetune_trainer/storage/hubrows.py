@@ -18,6 +18,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import Progress
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.hub import HubRepo, Named, download_files, resolve_hub_repo
+from finetune_trainer.storage.hubclasses import Classes, classes_of
 from finetune_trainer.storage.hublayout import LayoutError, card_of, choose_config, part_of_split, splits_of
 from finetune_trainer.storage.rowfiles import PARTS_GIVEN, GivenPart
 from finetune_trainer.storage.store import checked_key
@@ -52,6 +53,8 @@ class HubSplits:
         The splits to read.
     left_out
         Names of the splits that are no part of their own, where none was named.
+    classes
+        Names of its columns' classes, as its card has them.
     """
 
     place: HubRows
@@ -59,6 +62,7 @@ class HubSplits:
     named: Named
     parts: tuple[HubPart, ...]
     left_out: tuple[str, ...]
+    classes: Classes = ()
 
     @property
     def given(self) -> frozenset[GivenPart]:
@@ -128,7 +132,8 @@ class HubDatasets:
             )
         read = {one.split for one in parts}
         left_out = tuple(split for split in splits if split not in read) if place.split is None and not part else ()
-        return HubSplits(place=place, repo=repo, named=named, parts=parts, left_out=left_out)
+        classes = classes_of(card, config.name)
+        return HubSplits(place=place, repo=repo, named=named, parts=parts, left_out=left_out, classes=classes)
 
     def fetch(self, splits: HubSplits, folder: Path, progress: Progress) -> None:
         """Download the files of the splits, each under its own name."""

@@ -17,6 +17,7 @@ from finetune_api.digest import digest_of
 from finetune_api.reasons import Reason
 from finetune_api.uris import hub_rows
 from finetune_trainer.errors import StageError
+from finetune_trainer.storage.hubclasses import Classes
 from finetune_trainer.storage.store import StoredFile
 
 __all__ = [
@@ -77,6 +78,8 @@ class RowFile:
         Number of the entry of ``dataset.sources`` that it belongs to, from 0.
     origin
         (URI of the spec, commit) of a dataset of the hub that it is a file of.
+    classes
+        Names of its columns' classes, as that dataset's card has them.
     """
 
     path: Path
@@ -87,6 +90,7 @@ class RowFile:
     stamp: Stamp | None = None
     source: int | None = None
     origin: tuple[str, str] | None = None
+    classes: Classes = ()
 
 
 def revision_of(files: Sequence[RowFile]) -> str | None:

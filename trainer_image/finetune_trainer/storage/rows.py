@@ -254,6 +254,7 @@ def _fetch_from_hub(
             part=part.part,
             folder=str(replace(splits.place, split=part.split)),
             origin=(one.uri, splits.repo.commit),
+            classes=splits.classes,
         )
         for part in splits.parts
         for name in part.files
