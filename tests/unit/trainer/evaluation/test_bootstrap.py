@@ -1,10 +1,12 @@
-"""The bootstrap against scipy's, and where it has to say that it knows nothing."""
+"""Interval and paired test against scipy's and statsmodels', and where it has to say that it knows nothing."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats import contingency_tables
+from statsmodels.stats.proportion import proportion_confint
 
 from finetune_trainer.evaluation import bootstrap
 from finetune_trainer.evaluation.bootstrap import percentile_interval, same_rows_differ
@@ -94,6 +96,20 @@ def test_rows_that_are_all_equal_have_no_interval() -> None:
 def test_wilsons_interval_is_scipys(correct: int, total: int) -> None:
     theirs = stats.binomtest(correct, total).proportion_ci(method="wilson")
     assert wilson(correct, total) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 7), (3, 9), (742, 852), (30, 30)])
+def test_wilsons_interval_is_statsmodels(correct: int, total: int) -> None:
+    theirs = proportion_confint(correct, total, alpha=0.05, method="wilson")
+    assert wilson(correct, total) == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (0, 4), (5, 1), (40, 12), (3, 3), (300, 200)])
+@pytest.mark.parametrize("agree", [(0, 0), (70, 25)])
+def test_mcnemars_exact_test_is_statsmodels(gained: int, lost: int, agree: tuple[int, int]) -> None:
+    right, wrong = agree
+    theirs = contingency_tables.mcnemar([[right, lost], [gained, wrong]], exact=True).pvalue
+    assert mcnemar(gained=gained, lost=lost).value == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 1), (40, 12), (3, 3)])
