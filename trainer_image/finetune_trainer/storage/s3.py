@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,8 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from botocore.loaders import Loader, create_loader
+from botocore.session import get_session
 from typing_extensions import override
 
 from finetune_api.names import Role
@@ -48,6 +51,12 @@ _BARE: Final = frozenset({"301", "302", "307", "308", "400", "401", "403", "404"
 _EXISTS: Final = frozenset({"412", "PreconditionFailed", "409", "ConditionalRequestConflict"})
 _BEYOND: Final = frozenset({"416", "InvalidRange"})
 _MIB: Final = 1024 * 1024
+
+
+@cache
+def _models() -> Loader:
+    """What is known of S3 itself: megabytes of JSON, which each client would read anew."""
+    return create_loader()
 
 
 def make_client(
@@ -89,7 +98,10 @@ def make_client(
         user_agent_appid="finetune-trainer",
     )
     try:
+        core = get_session()
+        core.register_component("data_loader", _models())
         session = boto3.Session(
+            botocore_session=core,
             aws_access_key_id=keys.access_key_id if keys else None,
             aws_secret_access_key=keys.secret_access_key if keys else None,
             aws_session_token=keys.session_token if keys else None,
