@@ -72,6 +72,11 @@ class Messages(SpecModel):
         None,
         description="The column with the tools that a row offers. Absent: tools or functions, where there is one.",
     )
+    thinking: Literal["Keep", "Drop"] = Field(
+        "Keep",
+        description="Keep learns what is thought before an answer together with it, Drop the answers alone. "
+        "Scored is the answer.",
+    )
 
 
 class PromptSource(SpecModel):

@@ -51,6 +51,8 @@ def spec_content(spec: FineTuneJobSpec, *, template: str | None = None) -> dict[
     # A field that came later is left out where it says what was done before: a digest of then is still the same one.
     if wire["dataset"]["template"]["paraphrases"] == "Default":
         del wire["dataset"]["template"]["paraphrases"]
+    if wire["dataset"]["template"].get("messages", {}).get("thinking") == "Keep":
+        del wire["dataset"]["template"]["messages"]["thinking"]
     if wire["dataset"]["nearDuplicates"] == "Report":
         del wire["dataset"]["nearDuplicates"]
     if template is not None:

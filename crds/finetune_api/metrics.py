@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-__all__ = ["CHOICE_METRICS", "LABEL_METRICS", "LOWER_IS_BETTER", "METRICS", "MetricName", "SecondaryName"]
+__all__ = [
+    "CHOICE_METRICS",
+    "LABEL_METRICS",
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "TOKEN_METRICS",
+    "MetricName",
+    "SecondaryName",
+]
 
 MetricName = Literal[
     "ChoiceAccuracy",
@@ -36,5 +44,7 @@ CHOICE_METRICS: Final[tuple[MetricName, ...]] = ("ChoiceAccuracy", "ChoiceAccura
 """Those that need known choices."""
 LABEL_METRICS: Final[tuple[MetricName, ...]] = ("MacroF1", "BalancedAccuracy")
 """Those of them that need the same choices for all rows."""
+TOKEN_METRICS: Final[tuple[MetricName, ...]] = ("Perplexity", "TokenAccuracy")
+"""Those over the expected tokens; no text is generated for them."""
 LOWER_IS_BETTER: Final[frozenset[SecondaryName]] = frozenset({"Perplexity", "ECE"})
 """All others are better the higher they are. A gain is always told so that above 0 is better."""

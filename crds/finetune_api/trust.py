@@ -26,6 +26,7 @@ WarningType = Literal[
     "FormatOnly",
     "NotAboveFewShot",
     "NoFewShot",
+    "ThoughtUnfinished",
 ]
 WARNING_TYPES: Final[tuple[WarningType, ...]] = get_args(WarningType)
 

@@ -454,6 +454,10 @@ def _template() -> Iterator[Case]:
     named = {"dataset.template.name": "messages"}
     yield from JOB.text("dataset.template.messages.tools", 128, lambda n: "ü" * n, shortest=1, with_=named)
     yield JOB.no(learn, "another way to learn", chat | {learn: "First"}, "All", "Last")
+    thinking = "dataset.template.messages.thinking"
+    for value in ("Keep", "Drop"):
+        yield JOB.ok(f"{thinking}={value}", chat | {thinking: value})
+    yield JOB.no(thinking, "another way with thoughts", chat | {thinking: "Hide"}, "Keep", "Drop")
     belongs = "dataset.template.messages belongs to the template messages; remove it, or set name: messages"
     yield JOB.no("dataset.template.messages", "messages of another template", {learn: "All"}, belongs)
     yield JOB.no("dataset.template.messages", "messages of an inline template", inline | {learn: "All"}, belongs)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.support.tokenizer_families import FRAME, make_family
 
-__all__ = ["TOOL_TEMPLATES", "with_tools"]
+__all__ = ["THINKING_TEMPLATES", "TOOL_TEMPLATES", "that_thinks", "with_tools"]
 
 _ASK: Final = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 _OFFER: Final = (
@@ -56,5 +56,54 @@ def with_tools(template: str = FRAME) -> PreTrainedTokenizerFast:
     """Make a tokenizer whose tags around a call are tokens, but not special ones."""
     tokenizer = make_family("byte-level")
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in ("<tool_call>", "</tool_call>")])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+_LAST: Final = "{% set ns = namespace(last=0) %}{% for m in messages %}{% if m.role == 'user' %}"
+_LAST_QUESTION: Final = _LAST + "{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+_BARE: Final = "{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+
+THINKING_TEMPLATES: Final = {
+    # A key and a switch; earlier thoughts are dropped, and the last turn has a block even where it is empty.
+    "switched": _LAST_QUESTION + "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
+    "{% if loop.index0 > ns.last and (loop.last or m.reasoning_content) %}<think>\n"
+    "{{ (m.reasoning_content or '').strip('\n') }}\n</think>\n\n{% endif %}"
+    + _BARE
+    + "<|im_end|>\n{% else %}"
+    + _PLAIN
+    + "{% endif %}{% endfor %}"
+    + _ASK.removesuffix("{% endif %}")
+    + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+    # No switch: the generation prompt opens the thought, and the turn that was answered has it whole.
+    "opened": _LAST_QUESTION + "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
+    "{% if loop.index0 > ns.last %}<think>\n{{ m.reasoning_content or '' }}\n</think>\n\n{% endif %}"
+    + _BARE
+    + "<|im_end|>\n{% else %}"
+    + _PLAIN
+    + "{% endif %}{% endfor %}"
+    + _ASK.replace("assistant\n", "assistant\n<think>\n"),
+    # The same, and thoughts are cut out of all that was answered.
+    "cut": "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
+    + _BARE
+    + "<|im_end|>\n{% else %}"
+    + _PLAIN
+    + "{% endif %}{% endfor %}"
+    + _ASK.replace("assistant\n", "assistant\n<think>\n"),
+    # Knows nothing of thoughts.
+    "plain": FRAME,
+    # Another key and channels for tags; every thought stays.
+    "channels": "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant{% if m.reasoning %}"
+    "[THINK]{{ m.reasoning }}[/THINK]{% endif %}[SAY]{{ m.content }}<|im_end|>\n{% else %}"
+    + _PLAIN
+    + "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}",
+}
+"""Templates of models that think before they answer, by how they have it written."""
+
+
+def that_thinks(template: str, family: str = "byte-level") -> PreTrainedTokenizerFast:
+    """Make a tokenizer whose marks of a thought are tokens, some of them special ones."""
+    tokenizer = make_family(family)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["[THINK]", "[/THINK]", "[SAY]"]})
     tokenizer.chat_template = template
     return tokenizer

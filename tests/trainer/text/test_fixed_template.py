@@ -90,7 +90,7 @@ def test_what_is_encoded_is_what_a_plain_call_renders_with_the_fixed_template(fo
 @pytest.mark.parametrize("name", ALL)
 def test_the_fixed_template_says_what_the_models_own_says_with_its_switches_off(folder: Path, name: str) -> None:
     tokenizer = with_template(folder / "same", ALL[name])
-    fixed = fix_template(ALL[name], switches_off=True)
+    fixed = fix_template(ALL[name], switches=False)
 
     def render(template: str, **switches: Any) -> str:
         text = tokenizer.apply_chat_template(
@@ -116,17 +116,17 @@ def test_a_server_that_switches_thinking_on_by_itself_changes_nothing(folder: Pa
 
 
 def test_a_template_with_nothing_to_fix_stays_as_it_is() -> None:
-    assert fix_template(DEFAULTED, switches_off=True) == DEFAULTED
+    assert fix_template(DEFAULTED, switches=False) == DEFAULTED
 
 
 def test_a_switch_that_the_template_sets_itself_is_left_to_it() -> None:
     source = "{% set thinking = true %}" + THINKING
-    assert fix_template(source, switches_off=True) == source
+    assert fix_template(source, switches=False) == source
 
 
 def test_a_message_key_is_no_switch() -> None:
     source = CHAT_TEMPLATE.replace("{{ message['content'] }}", "{{ message.thinking }}{{ message['content'] }}")
-    assert fix_template(source, switches_off=True) == source
+    assert fix_template(source, switches=False) == source
 
 
 def test_the_text_between_prompt_and_answer_is_asked_with_and_not_learned(folder: Path) -> None:

@@ -55,6 +55,15 @@ def test_what_would_be_chosen_anyway_changes_nothing(edits: dict[str, Any]) -> N
     assert _digest(**edits) == _digest()
 
 
+def test_to_keep_thoughts_is_what_a_block_of_messages_said_before() -> None:
+    block = {"learn": "Last"}
+    before, kept = (
+        _digest(**{"dataset.template": {"name": "messages", "messages": messages}})
+        for messages in (block, {**block, "thinking": "Keep"})
+    )
+    assert before == kept == "sha256:dbc10b52b41b72669877ff9ac8567d0a1d6aef78d2d4cab572508cbae1569f33"
+
+
 def test_the_export_of_a_full_tuning_is_the_model() -> None:
     full = {"training.method": "Full"}
     assert _digest(**full) == _digest(**full, **{"output.export": "Model"})
@@ -85,6 +94,7 @@ COVERED: list[dict[str, Any]] = [
     {"dataset.template": {"name": "messages"}},
     {"dataset.template": {"name": "messages", "messages": {"learn": "Last"}}},
     {"dataset.template": {"name": "messages", "messages": {"tools": "offered"}}},
+    {"dataset.template": {"name": "messages", "messages": {"thinking": "Drop"}}},
     {"dataset.template.choices": ["a", "b"]},
     {"dataset.template.choices": ["b", "a"]},
     {"dataset.template.paraphrases": "All"},

@@ -1,5 +1,6 @@
 """What tokens say as text, and whether that is the expected answer: the stop rule applied to what a model writes.
 
+Where a model thinks before it answers, that is the text behind the thought; ``thoughts.py`` parts the two.
 Both sides of a comparison are decoded by the same tokenizer, so that what it can't keep of a text (upper case, a
 Unicode form) is held against nobody. An expected answer that it can't spell at all is never matched.
 """
@@ -7,18 +8,39 @@ Unicode form) is held against nobody. An expected answer that it can't spell at 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from transformers import PreTrainedTokenizerBase
 
+from finetune_trainer.evaluation.thoughts import Parted, ThoughtReader
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.text.stop import StopRule, plain_line_ends
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "Said"]
 
 _EVERY_TOKEN: Final = 32
 _EVERY: Final = 8
 """After so many tokens a text is looked at every few tokens only: that decides when decoding ends, not how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a model wrote.
+
+    Attributes
+    ----------
+    answer
+        As the stop rule leaves it; empty where the thought before it never ends.
+    thought
+        What was thought before; None where models answer at once.
+    unclosed
+        Whether the thought never ends, so that there is no answer; None like ``thought``.
+    """
+
+    answer: str
+    thought: str | None = None
+    unclosed: bool | None = None
 
 
 class Answers:
@@ -45,6 +67,7 @@ class Answers:
         self.rule = StopRule(prepared.stop)
         self.stops = frozenset({*prepared.end_ids[-1:], *eos_ids})
         self._tokenizer, self._end, self.whole = tokenizer, prepared.end_ids, whole
+        self._thoughts = ThoughtReader(tokenizer, prepared.thoughts) if prepared.thoughts is not None else None
         # A token spells at least one byte: so many of the last ones hold whatever stop text has just been completed.
         self._window = 2 * _EVERY + max((len(text.encode()) for text in prepared.stop), default=0)
 
@@ -53,10 +76,11 @@ class Answers:
         ids = tuple(completion)
         if ids[-len(self._end) :] == self._end:
             ids = ids[: -len(self._end)]
+        parted = self._parted(ids)
         unknown = self._tokenizer.unk_token_id
-        if unknown is not None and unknown in ids:
+        if parted.answer is None or (unknown is not None and unknown in parted.ids):
             return None
-        return self.rule.reference(self._text(ids))
+        return self.rule.reference(parted.answer)
 
     def expected(self, completion: Sequence[int]) -> str:
         """Return an expected completion as text that answers are measured against.
@@ -69,6 +93,7 @@ class Answers:
         ids = list(completion[: len(completion) - len(self._end)])
         if tuple(completion[len(ids) :]) != self._end:
             ids = list(completion)
+        ids = list(self._parted(ids).ids)
         unknown = self._tokenizer.unk_token_id
         text = self._tokenizer.decode(ids, skip_special_tokens=unknown not in ids, clean_up_tokenization_spaces=False)
         return plain_line_ends(str(text)).strip()
@@ -79,6 +104,8 @@ class Answers:
             return True
         if len(tokens) > _EVERY_TOKEN and len(tokens) % _EVERY:
             return False
+        if self._thoughts is not None:
+            return self._answered(tokens, reference)
         if self.whole:
             return bool(self.rule.texts) and self._has_stop_text(tokens)
         if reference is None:
@@ -86,9 +113,26 @@ class Answers:
         text = self._text(tokens)
         return self.rule.ends(text) or not self.rule.may_become(text, reference)
 
-    def said(self, tokens: Sequence[int]) -> str:
-        """Return the answer in what a model wrote."""
-        return self.rule.answer(self._text(tokens[:-1] if tokens and tokens[-1] in self.stops else tokens))
+    def said(self, tokens: Sequence[int]) -> Said:
+        """Return the answer in what a model wrote, and its thought."""
+        parted = self._parted(tokens[:-1] if tokens and tokens[-1] in self.stops else tokens)
+        answer = "" if parted.answer is None else self.rule.answer(parted.answer)
+        return Said(answer) if self._thoughts is None else Said(answer, parted.thought, parted.answer is None)
+
+    def _answered(self, tokens: Sequence[int], reference: str | None) -> bool:
+        """Tell the same where a thought may come first, in which nothing ends an answer."""
+        assert self._thoughts is not None  # noqa: S101  # as asked above
+        if reference is None and not self.whole:
+            return True
+        text = None if self._thoughts.may_begin(tokens) else self._thoughts.parted(tokens).answer
+        if text is None:
+            return False
+        return self.rule.ends(text) or (not self.whole and not self.rule.may_become(text, str(reference)))
+
+    def _parted(self, tokens: Sequence[int]) -> Parted:
+        if self._thoughts is not None:
+            return self._thoughts.parted(tokens)
+        return Parted("", self._text(tokens), tokens)
 
     def _has_stop_text(self, tokens: Sequence[int]) -> bool:
         recent = self._text(tokens[-self._window :])  # cheaper than all of a long answer

@@ -1,7 +1,8 @@
 """The one evaluator: baseline, validation and test go through it, so their numbers can be compared.
 
 A choice's likelihood is the sum of its tokens' log-probabilities, without end token; ties go to the first. Text is what
-greedy decoding writes, cut by the stop rule of ``text/stop.py``. Loss is the training loss. All come from one forward
+greedy decoding writes, cut by the stop rule of ``text/stop.py``; of a model that thinks first, what it writes after its
+thought. Loss is the training loss. All come from one forward
 pass a row; only rows that miss are decoded, and only as far as the verdict needs where neither metric nor reader asks
 for their text. What is kept of a row, and how a score is made of that, is the metric's (``metrics/``).
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.evaluation.answering import Answerer, answerer_for
-from finetune_trainer.evaluation.answers import Answers
+from finetune_trainer.evaluation.answers import Answers, Said
 from finetune_trainer.evaluation.batches import Budget, budget_of
 from finetune_trainer.evaluation.decode import known
 from finetune_trainer.evaluation.metrics.metric import TextMetric
@@ -122,7 +123,7 @@ class _Answer:
 
     scored: Scored
     right: tuple[bool, ...]
-    said: str
+    said: Said
     reference: str | None
     expected: str
 
@@ -198,14 +199,16 @@ class _Judge:
         self.asked = asked
         self.verdict = METRICS[prepared.metric].verdict
         self.common = len(prepared.choice_sets) == 1
-        self.seen = self.unmatchable = 0
+        self.seen = self.unmatchable = self.unclosed = 0
 
     def row(self, index: int, answer: _Answer) -> RowResult:
         """Return the outcome of a row."""
         part, answerable = self.part, not self.part.unanswerable[index]
         self.seen += 1
         self.unmatchable += answerable and answer.reference is None
-        generated = answer.said if self.whole else None
+        self.unclosed += bool(answer.said.unclosed)
+        said = answer.said.answer
+        generated = said if self.whole else None
         choice = self._choice(index, answer.scored)
         predicted = generated
         if choice is not None and self.verdict in ("right_choice", "right_norm"):
@@ -216,7 +219,7 @@ class _Judge:
             row=int(part.rows[index]),
             chosen=None if choice is None else choice.most_likely,
             right_choice=None if choice is None else answerable and choice.most_likely == int(part.answer[index]),
-            exact_match=answerable and answer.said == answer.reference,
+            exact_match=answerable and said == answer.reference,
             exact_match_tokens=answerable and all(answer.right),
             loss=-float(answer.scored.logprobs[0].sum()),
             tokens=len(answer.right),
@@ -228,7 +231,9 @@ class _Judge:
             right_norm=None if choice is None else answerable and choice.by_character == int(part.answer[index]),
             label=self._label(index),
             confidence=None if choice is None else choice.confidence,
-            measures=self._measures(answer.said if answerable else None, answer.expected),
+            measures=self._measures(said if answerable and not answer.said.unclosed else None, answer.expected),
+            thought=answer.said.thought if self.whole else None,
+            unclosed=answer.said.unclosed,
         )
         return dataclasses.replace(row, correct=self._verdict(row))
 
@@ -253,6 +258,7 @@ class _Judge:
             right_norm=chosen,
             label=self._label(index),
             measures=self._measures(None, plain_line_ends(expected).strip()),
+            unclosed=None if self.prepared.thoughts is None else False,
         )
 
     def _choice(self, index: int, scored: Scored) -> _Choice | None:
@@ -292,7 +298,15 @@ class _Judge:
         return self.texts[index].completion if self.texts else ""
 
     def warn(self) -> None:
-        """Say how many rows no text can match, where that is the score."""
+        """Say how many rows have no answer, and how many no text can match, where that is the score."""
+        if self.unclosed:
+            log.warning(
+                "%d of %d answers don't come to the end of their thought within %d tokens, and count as wrong; raise "
+                "evaluation.maxNewTokens",
+                self.unclosed,
+                self.seen,
+                self.prepared.max_new_tokens,
+            )
         if self.unmatchable and self.prepared.metric == "ExactMatch":
             log.warning(
                 "%d of %d expected answers go on after a text that ends answers (%s), or have characters that the "

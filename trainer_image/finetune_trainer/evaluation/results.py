@@ -92,6 +92,11 @@ class Evaluation:
         return int(self._table.column("tokens").sum())
 
     @property
+    def unclosed(self) -> int:
+        """Rows without an answer, since the model's thought before it never ends."""
+        return int((self._table.column("unclosed") == 1).sum())
+
+    @property
     def loss(self) -> float:
         """Mean cross-entropy of a completion token (not of a row), in nats; 0 where no row has any."""
         return math.fsum(self._table.column("loss").tolist()) / max(1, self.tokens)

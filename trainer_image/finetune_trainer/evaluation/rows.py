@@ -58,6 +58,10 @@ class RowResult:
     measures
         What metrics over texts keep of the row, by their names
         (:class:`~finetune_trainer.evaluation.metrics.metric.TextMetric`).
+    thought
+        What the model thinks before it answers; None where it answers at once or was decoded no further than needed.
+    unclosed
+        Whether that thought never ends, so that there is no answer; None where models answer at once.
     """
 
     index: int
@@ -77,9 +81,11 @@ class RowResult:
     label: int | None = None
     confidence: float | None = None
     measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    thought: str | None = None
+    unclosed: bool | None = None
 
 
-_TEXTS: Final = ("predicted", "generated", "expected")
+_TEXTS: Final = ("predicted", "generated", "expected", "thought")
 _DTYPE: Final = np.dtype(
     [
         ("index", "<i8"),
@@ -96,6 +102,7 @@ _DTYPE: Final = np.dtype(
         ("right_norm", "i1"),  # -1 is None
         ("label", "<i4"),  # -1 is None
         ("confidence", "<f8"),  # -1 is None
+        ("unclosed", "i1"),  # -1 is None
     ]
 )
 
@@ -185,9 +192,9 @@ class Rows(LazySequence[RowResult]):
         values: dict[str, Any] = dict(zip(_DTYPE.names or (), self._table[index].item(), strict=True))
         for name in _TEXTS:
             values[name] = None if values[name] < 0 else self._texts[values[name]]
-        for name in ("right_choice", "right_norm", "chosen", "label", "confidence"):
+        for name in ("right_choice", "right_norm", "chosen", "label", "confidence", "unclosed"):
             values[name] = None if values[name] < 0 else values[name]
-        for name in ("right_choice", "right_norm"):
+        for name in ("right_choice", "right_norm", "unclosed"):
             values[name] = None if values[name] is None else bool(values[name])
         measures = {name: tuple(numbers[index].tolist()) for name, numbers in self._measures.items()}
         return RowResult(**values, measures=measures)

@@ -39,6 +39,9 @@ UNANSWERED: Final = 0.1
 and not the format."""
 FORMAT: Final = 0.2
 
+UNFINISHED: Final = 0.01
+"""Share of answers that are cut off within their thought, from which on a score may be a point too low for them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -62,6 +65,8 @@ class Evidence:
         Score of the stored model on some train rows; None where it wasn't asked.
     few_shot
         Why there is no few-shot baseline though it was asked for; empty otherwise.
+    unclosed
+        Test rows without an answer, since the thought before it doesn't end: of the untouched and of the tuned model.
     """
 
     results: Results
@@ -74,6 +79,7 @@ class Evidence:
     validation: tuple[float, int] | None
     train: Score | None
     few_shot: str = ""
+    unclosed: tuple[int, int] = (0, 0)
 
 
 def warnings_of(evidence: Evidence) -> list[ResultWarning]:
@@ -218,6 +224,17 @@ def _no_few_shot(e: Evidence) -> str | None:
     return e.few_shot or None
 
 
+def _thought_unfinished(e: Evidence) -> str | None:
+    before, after = e.unclosed
+    total = e.results.test.total
+    if not before + after or max(before, after) < UNFINISHED * total:
+        return None
+    return (
+        f"{before} of {total} answers of the untouched model and {after} of the tuned one end within their thought: "
+        "raise evaluation.maxNewTokens"
+    )
+
+
 _CHECKS: Final[Mapping[WarningType, Callable[[Evidence], str | None]]] = {
     "NoGain": _no_gain,
     "FewTestRows": _few_test_rows,
@@ -231,4 +248,5 @@ _CHECKS: Final[Mapping[WarningType, Callable[[Evidence], str | None]]] = {
     "FormatOnly": _format_only,
     "NotAboveFewShot": _not_above_few_shot,
     "NoFewShot": _no_few_shot,
+    "ThoughtUnfinished": _thought_unfinished,
 }

@@ -106,13 +106,14 @@ def report_of(work: Work, inputs: Inputs, tuned: Tuned, after: Evaluation, train
     found = results(tuned.before, after)
     if tuned.few_shot is not None:
         found = found.model_copy(update={"few_shot": tuned.few_shot.score(after)})
+    warned = _with_warnings(work, inputs.prepared, tuned, found, train=train, unclosed=after.unclosed)
     return StageReport(
         stage="train",
         spec_digest=work.spec_digest,
         dataset=inputs.prepared.summary,
         resolved=tuned.resolved,
         validation=list(tuned.validation[-NEWEST_POINTS:]) or None,
-        results=_with_references(inputs.prepared, after, _with_warnings(work, inputs.prepared, tuned, found, train)),
+        results=_with_references(inputs.prepared, after, warned),
         compute=tuned.cost,
     )
 
@@ -123,7 +124,9 @@ def _with_references(prepared: Prepared, after: Evaluation, found: Results) -> R
     return found.model_copy(update={"references": scores or None})
 
 
-def _with_warnings(work: Work, prepared: Prepared, tuned: Tuned, found: Results, train: Score | None) -> Results:
+def _with_warnings(
+    work: Work, prepared: Prepared, tuned: Tuned, found: Results, *, train: Score | None, unclosed: int
+) -> Results:
     """Add when not to trust the results, and log it."""
     validation = work.spec.training.validation
     rows = len(prepared.parts["validation"])
@@ -140,6 +143,7 @@ def _with_warnings(work: Work, prepared: Prepared, tuned: Tuned, found: Results,
         validation=(float(tuned.kept.score), min(limit, rows)) if tuned.kept else None,
         train=train,
         few_shot=tuned.few_shot.missing if tuned.few_shot else "",
+        unclosed=(tuned.before.unclosed, unclosed),
     )
     warnings = warnings_of(evidence)
     for warning in warnings:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from finetune_trainer.text.chat import ChatFormat
 from finetune_trainer.text.control import ControlTokens
 from finetune_trainer.text.encode import Encoder
-from finetune_trainer.text.template.conversation import Message, as_dicts
+from finetune_trainer.text.template.conversation import THOUGHT, Message, as_dicts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,6 +93,7 @@ def asking_of(
     *,
     spelled: bool,
     encoder_decoder: bool = False,
+    thinking: bool = False,
 ) -> Asking:
     """Find out how the encoder's tokens are had without it.
 
@@ -106,8 +107,10 @@ def asking_of(
         Whether some row's text spells control tokens.
     encoder_decoder
         Whether the model has an encoder for prompts.
+    thinking
+        Whether it is asked to think before it answers.
     """
-    encoder = Encoder(tokenizer, max_length=1, encoder_decoder=encoder_decoder)
+    encoder = Encoder(tokenizer, max_length=1, encoder_decoder=encoder_decoder, thinking=thinking)
     control = ControlTokens(tokenizer)
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     way: Way = "Plain"
@@ -134,17 +137,24 @@ def _guard_holds(
     if encoder.chat is not None:
         guarded.chat_template = encoder.chat.template
     try:
-        return tokenizer.is_fast and all(plain_call(guarded, turns, guard=True) == list(ids) for turns, ids in scored)
+        thinking = encoder.thoughts is not None
+        return tokenizer.is_fast and all(
+            plain_call(guarded, turns, guard=True, thinking=thinking) == list(ids) for turns, ids in scored
+        )
     except (ValueError, NotImplementedError, TypeError):
         return False
 
 
-def plain_call(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, guard: bool = False) -> list[int]:
+def plain_call(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message], *, guard: bool = False, thinking: bool = False
+) -> list[int]:
     """Ask as anybody would, with the library's guard against control tokens in a text or without."""
     if not tokenizer.chat_template:
         return list(tokenizer(turns[-1].content, split_special_tokens=guard)["input_ids"])
-    chat = ChatFormat.find(tokenizer) if any(turn.more for turn in turns) else None
-    messages, tools = as_dicts(turns, arguments_as_text=chat is not None and chat.tools.arguments_as_text)
+    chat = ChatFormat.find(tokenizer, thinking=thinking) if any(turn.more for turn in turns) else None
+    key = chat.thoughts.key if chat is not None and chat.thoughts is not None else ""
+    as_text = chat is not None and chat.tools.arguments_as_text
+    messages, tools = as_dicts(turns, arguments_as_text=as_text, thought=key or THOUGHT)
     extra: dict[str, Any] = {"tools": tools, **({"sanitize_control_tokens": True} if guard else {})}
     batch: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, **extra)
     return list(batch["input_ids"])

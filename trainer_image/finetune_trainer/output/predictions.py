@@ -12,7 +12,7 @@ from finetune_api.report import StageReport
 from finetune_trainer.evaluation.metrics.over_choices import ConfidenceBin
 from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.model.shape import AdaptedLayers
-from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.prepare.prepared import Prepared, TextRow
 from finetune_trainer.text.template.conversation import as_dicts, turn_of
 
 __all__ = ["write_predictions", "write_results"]
@@ -30,7 +30,8 @@ def write_predictions(
     """Write one line a test row.
 
     What was asked, as it was encoded, and expected, both answers as the stop rule leaves them, their verdicts, and why
-    none can be right. Where rows have choices of their own, these stand there too; where they are neither right nor
+    none can be right. Where models think first, the thoughts stand beside the answers. Where rows have
+    choices of their own, these stand there too; where they are neither right nor
     wrong under the metric, each one's own score stands in place of the verdicts.
 
     Parameters
@@ -62,14 +63,34 @@ def write_predictions(
                 **_judged(before, after, None if values is None else next(values)),
                 "baselineExactMatch": before.exact_match,
                 "tunedExactMatch": after.exact_match,
-                "baselineExactMatchTokens": before.exact_match_tokens,
-                "tunedExactMatchTokens": after.exact_match_tokens,
+                **_exact_tokens(before, after),
+                **_thoughts(text, before, after),
             }
             if few_shot is not None:
                 line |= _shown(few_shot, at, examples[at], graded=graded)
             if text.unanswerable:
                 line["unanswerable"] = text.unanswerable
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _exact_tokens(before: RowResult, after: RowResult) -> dict[str, Any]:
+    if after.unclosed is not None:  # tokens of thoughts are no verdict on an answer
+        return {}
+    return {
+        "baselineExactMatchTokens": before.exact_match_tokens,
+        "tunedExactMatchTokens": after.exact_match_tokens,
+    }
+
+
+def _thoughts(text: TextRow, before: RowResult, after: RowResult) -> dict[str, Any]:
+    """What was thought, as the row has it and by both models, and whether a model came to no end of it."""
+    if after.unclosed is None:
+        return {}
+    told: dict[str, Any] = {"thought": text.thought} if text.thought else {}
+    for name, row in (("baseline", before), ("tuned", after)):
+        told |= {f"{name}Thought": row.thought} if row.thought else {}
+        told |= {f"{name}Unfinished": True} if row.unclosed else {}
+    return told
 
 
 def _judged(before: RowResult, after: RowResult, values: tuple[float, float] | None) -> dict[str, Any]:

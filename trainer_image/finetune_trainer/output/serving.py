@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from finetune_api.reasons import Reason
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.errors import StageError
+from finetune_trainer.evaluation.thoughts import ThoughtReader
 from finetune_trainer.output.appended import appended_tokens, stop_appending
 from finetune_trainer.output.asking import Asking, asking_of, plain_call
 from finetune_trainer.prepare.prepared import Prepared, TextRow
@@ -102,6 +103,8 @@ class Serving:
         Positions that no prompt with its answer may go beyond; None without such a bound.
     decoder_start
         Tokens that the decoder of an encoder-decoder model is given before an answer; none for other models.
+    thought_end
+        Tokens that end a thought; none where its text does, or models answer at once.
     """
 
     asking: Asking
@@ -110,6 +113,7 @@ class Serving:
     appended: tuple[str, ...] = ()
     most_positions: int | None = None
     decoder_start: tuple[int, ...] = ()
+    thought_end: tuple[int, ...] = ()
 
     @property
     def chat(self) -> bool:
@@ -143,6 +147,7 @@ def serving_of(
             [(turns, ids) for _, turns, ids in _sampled(tokenizer, prepared)],
             spelled=prepared.summary.control_tokens > 0,
             encoder_decoder=bool(decoder_start),
+            thinking=prepared.thoughts is not None,
         ),
         end_ids=tuple(sorted({*eos_ids, prepared.end_ids[-1]})),
         left_out={
@@ -156,6 +161,7 @@ def serving_of(
         appended=() if decoder_start else appended_tokens(tokenizer),
         most_positions=most_positions,
         decoder_start=decoder_start,
+        thought_end=ThoughtReader(tokenizer, prepared.thoughts).mark if prepared.thoughts is not None else (),
     )
 
 
@@ -198,7 +204,7 @@ def write_serving(
         "pad_token_id": prepared.pad_id,
     }
     _write_json(folder / GENERATION, scored)
-    chat = ChatFormat.find(tokenizer)
+    chat = ChatFormat.find(tokenizer, thinking=prepared.thoughts is not None)
     if chat is not None:
         _write_template(folder, chat.template)
     elif serving.appended:
@@ -237,7 +243,7 @@ def check_served(folder: Path, prepared: Prepared) -> None:
     except (OSError, ValueError) as error:
         raise StageError(Reason.MODEL_INVALID, f"the exported tokenizer can't be loaded: {error}") from error
     for row, turns, scored in _sampled(tokenizer, prepared):
-        if plain_call(tokenizer, turns) != scored:
+        if plain_call(tokenizer, turns, thinking=prepared.thoughts is not None) != scored:
             raise StageError(
                 Reason.VERIFICATION_FAILED,
                 f"the exported {'chat template' if tokenizer.chat_template else 'tokenizer'} gives row {row} other "

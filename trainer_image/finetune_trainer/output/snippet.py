@@ -106,13 +106,30 @@ def _generating(serving: Serving, prepared: Prepared) -> str:
         text = "text" if stop.strip() else "text.lstrip()"
         cuts += f"    text = {text}.split({json.dumps(stop, ensure_ascii=False)})[0]\n"
     ends = ", ".join(map(str, serving.end_ids))
+    of_tokens, of_text = _after_thought(serving, prepared)
     return f"""def answer(prompt):
     asked = torch.tensor([ids(prompt)])
     output = model.generate(asked, {settings})
     said = [token for token in {said}.tolist() if token not in [{ends}]]
-    text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")
+{of_tokens}    text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+{of_text}    text = text.replace("\\r\\n", "\\n").replace("\\r", "\\n")
 {cuts}    return text.strip()"""
+
+
+def _after_thought(serving: Serving, prepared: Prepared) -> tuple[str, str]:
+    """Lines that leave the answer alone: of its tokens, or of its text; empty where models answer at once."""
+    if prepared.thoughts is None:
+        return "", ""
+    begins, inner = "", "    "
+    if opening := prepared.thoughts.opening:
+        begins = f"    if tokenizer.decode(said).lstrip().startswith({json.dumps(opening, ensure_ascii=False)}):\n"
+        inner = "        "
+    if not serving.thought_end:
+        closing = json.dumps(prepared.thoughts.closing, ensure_ascii=False)
+        return "", f"{begins}{inner}text = text.partition({closing})[2]  # what follows the thought\n"
+    end, size = list(serving.thought_end), len(serving.thought_end)
+    found = f"{inner}ends = [i + {size} for i in range(len(said)) if said[i : i + {size}] == {end}]\n"
+    return f"{begins}{found}{inner}said = said[ends[0] :] if ends else []  # what follows the thought\n", ""
 
 
 def _choosing(serving: Serving, prepared: Prepared) -> str:

@@ -13,7 +13,7 @@ from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.folder_writer import PreparedWriter
 
-__all__ = ["check_answerable", "check_parts"]
+__all__ = ["check_answerable", "check_parts", "check_thoughts"]
 
 
 def check_parts(
@@ -88,6 +88,29 @@ def _check_unwatched(spec: FineTuneJobSpec) -> None:
                 "dataset.split.validationPercent",
                 tells_mend=True,
             )
+
+
+def check_thoughts(spec: FineTuneJobSpec, *, rows: int) -> None:
+    """Make sure that nothing is asked of answers that thoughts stand before which can't be had.
+
+    Parameters
+    ----------
+    rows
+        Rows with a thought.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec: choices, of which each is weighed right after the prompt.
+    """
+    if spec.dataset.template.choices is not None:
+        raise StageError(
+            Reason.INVALID_SPEC,
+            f"dataset.template.choices are weighed right after the prompt, and {rows} rows have a thought there before "
+            "the answer; remove choices, so that answers are generated and compared as text, or set "
+            "dataset.template.messages.thinking to Drop",
+            tells_mend=True,
+        )
 
 
 def check_answerable(written: PreparedWriter, hard: Mapping[Part, str]) -> None:

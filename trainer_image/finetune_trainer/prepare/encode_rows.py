@@ -296,4 +296,5 @@ def _text_row(record: Record, example: Example, encoded: Encoded, why: str) -> T
     turns = () if isinstance(source, str) else tuple(plain_turn(m) for m in source)
     prompt = source if isinstance(source, str) else "\n\n".join(f"{m.role}: {as_text_of_turn(m)}" for m in source)
     completion = encoded.written or example.completion
-    return TextRow(record.number, prompt, completion, why, turns, encoded.truncated, record.file)
+    thought = example.turn.thought if example.turn is not None else ""
+    return TextRow(record.number, prompt, completion, why, turns, encoded.truncated, record.file, thought)

@@ -26,6 +26,7 @@ from finetune_trainer.prepare.linefile import LineFile
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared, Shot, TextRow
 from finetune_trainer.storage.store import sha256_file
 from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.text.thought_format import Thoughts
 
 __all__ = [
     "ARRAYS",
@@ -86,6 +87,7 @@ class Rest(BaseModel):
     separator: str = " "
     wordings: dict[str, int] = {}
     few_shot: tuple[Shot, ...] = ()
+    thoughts: Thoughts | None = None
     percents: Percents | None = None
     template_digest: str
     tokenizer_digest: str
@@ -118,6 +120,8 @@ def text_line(row: TextRow) -> bytes:
         line["shortened"] = True
     if row.file:
         line["file"] = row.file
+    if row.thought:
+        line["thought"] = row.thought
     return canonical_json(line) + b"\n"
 
 
@@ -157,6 +161,7 @@ def load_prepared(folder: Path) -> Prepared:
             separator=rest.separator,
             wordings=rest.wordings,
             few_shot=rest.few_shot,
+            thoughts=rest.thoughts,
             percents=rest.percents,
             template_digest=rest.template_digest,
             tokenizer_digest=rest.tokenizer_digest,

@@ -22,8 +22,9 @@ from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.moments import NO_MOMENT, Moment, MomentColumn
 from finetune_trainer.data.near import NearRows, text_of
 from finetune_trainer.data.split import Keyed, RowKeys, exact_key, folded, input_key, output_key
-from finetune_trainer.data.table import Record, Table, shown_columns
+from finetune_trainer.data.table import Record, Table
 from finetune_trainer.errors import StageError
+from finetune_trainer.prepare.reads import check_fields, check_reads, check_texts
 from finetune_trainer.prepare.rendering import TemplateRow, context_of, why_unrendered
 from finetune_trainer.process.console import Progress, no_progress
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate
@@ -65,6 +66,8 @@ class KeyedTable:
         Rows that the template itself leaves out.
     sources
         Number of the entry of ``dataset.sources`` of each usable row.
+    thoughts
+        Usable rows in which something is thought before an answer.
     """
 
     table: Table
@@ -75,6 +78,7 @@ class KeyedTable:
     folded: int
     skipped: int = 0
     sources: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    thoughts: int = 0
 
     def rows(self) -> Iterator[TemplateRow]:
         """Read the usable rows once more, in the order of the keys, with the fields of a named template."""
@@ -136,14 +140,14 @@ def key_rows(
         would be the same for every row, or the template can't be rendered; DatasetInvalid: too many bad rows, or
         answers that can't be read in one way.
     """
-    _check_fields(template, table.columns)
+    check_fields(template, table.columns)
     if renderer is not None:
-        check = _check_texts if template.fields else _check_reads
+        check = check_texts if template.fields else check_reads
         check(template, renderer, table.columns)
     reading, remark = survey.judge()
     if remark is not None:
         _log.log(logging.WARNING if remark.warns else logging.INFO, "%s", remark.text)
-    spelt_otherwise = skipped = kept = 0
+    spelt_otherwise = skipped = kept = thoughts = 0
     keys, answers, sources = RowKeys(), array("Q"), bytearray()
     order = MomentColumn(dataset.split.order_by) if dataset.split.order_by else None
     make = _KeyMaker(template, reading, None if _shows_one_text(template) else renderer, table.columns)
@@ -167,6 +171,7 @@ def key_rows(
             opening = None
             if row.projected is not None:
                 spelt_otherwise += row.projected.folded
+                thoughts += bool(row.projected.thoughts)
                 if template.name == MESSAGES:
                     opening = opening_of(row.projected.messages, row.projected.answer)
                 if template.choice_source == "labels":
@@ -191,6 +196,7 @@ def key_rows(
         spelt_otherwise,
         skipped,
         np.frombuffer(sources, np.uint8),
+        thoughts,
     )
 
 
@@ -279,7 +285,9 @@ class _KeyMaker:
         choice = find(answer, self._template.choices or (), self._folds)
         # The order of a row's own choices is a part of what the model sees.
         own = projected.choices if projected is not None else None
-        return input_key(prompt), output_key(answer if choice is None else choice), exact_key([prompt, own, answer])
+        thoughts = projected.thoughts if projected is not None else ()
+        whole = exact_key([prompt, own, answer, *thoughts])
+        return input_key(prompt), output_key(answer if choice is None else choice), whole
 
 
 def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
@@ -293,77 +301,6 @@ def _batches(records: Iterable[tuple[int, Record]]) -> Iterator[list[tuple[int, 
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _check_fields(template: PromptTemplate, columns: Sequence[str]) -> None:
-    if template.tools_column is not None and template.tools_column not in columns:
-        raise StageError(
-            Reason.TEMPLATE_INVALID,
-            f"dataset.template.messages.tools names column {template.tools_column!r}, which no row has; "
-            f"{shown_columns(columns)}",
-        )
-    missing = [
-        field for field in template.fields if field.column not in columns and not (field.optional and not field.mapped)
-    ]
-    if not missing:
-        return
-    names = ", ".join(repr(field.column) for field in missing)
-    mapped = ", ".join(f"{field.name}: YOUR_COLUMN" for field in missing)
-    needs, it, rest = f"needs column {names}", "it", ""
-    if len(missing) > 1:
-        fields = ", ".join(field.name for field in template.fields)
-        needs, it, rest = f"needs columns {names}", "them", f"; the fields of {template.name}: {fields}"
-    raise StageError(
-        Reason.TEMPLATE_INVALID,
-        f"dataset.template {template.name} {needs}, which no row has; map {it} with template.columns: {{{mapped}}}"
-        f"{rest}; {shown_columns(columns)}",
-    )
-
-
-def _check_texts(template: PromptTemplate, renderer: Renderer, _columns: Sequence[str]) -> None:
-    """Make sure that the texts of a template with fields read these alone, and the answer only where it belongs."""
-    fields, answer = {field.name for field in template.fields}, str(template.answer)
-    for use in (renderer.prompt_uses, *renderer.wording_uses):
-        if answer in use.names:
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                f"{template.field_of_text} shows its answer, the field {answer}, in the prompt; take it out there",
-            )
-    for use in (renderer.prompt_uses, *renderer.wording_uses, renderer.completion_uses):
-        if unknown := sorted(use.names - fields - {"choices"}):
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                f"{template.field_of_text} uses {unknown[0]!r}, which is none of its fields: "
-                + ", ".join(field.name for field in template.fields),
-            )
-    if answer not in renderer.completion_uses.names:
-        raise StageError(
-            Reason.TEMPLATE_INVALID,
-            f"the completion of {template.field_of_text} does not read its answer, the field {answer}",
-        )
-
-
-def _check_reads(template: PromptTemplate, renderer: Renderer, columns: Sequence[str]) -> None:
-    """Make sure that both texts of an inline template read a column, or the one of a prompt of PromptSource."""
-    if template.promptsource is not None and "answer_choices" in columns:
-        raise StageError(
-            Reason.TEMPLATE_INVALID,
-            "dataset.template.promptsource: the data has a column 'answer_choices', which is the name of the prompt's "
-            "choices; rename the column",
-        )
-    parts = {f"{template.field_of_text}.prompt": renderer.prompt_uses}
-    parts[f"{template.field_of_text}.completion"] = renderer.completion_uses
-    if template.promptsource is not None:
-        parts = {template.field_of_text: renderer.prompt_uses}
-    for part, use in parts.items():
-        if not use.whole_row and use.names.isdisjoint(columns):
-            unknown = sorted(use.names - {"choices", "row"})
-            raise StageError(
-                Reason.TEMPLATE_INVALID,
-                f"{part} "
-                + (f"uses {unknown[0]!r}, which no row has" if unknown else "uses no column of the data")
-                + f"; {shown_columns(columns)}",
-            )
 
 
 def opening_of(before: Sequence[Message], answer: str) -> bytes | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from finetune_api.metrics import CHOICE_METRICS, LABEL_METRICS, MetricName
+from finetune_api.metrics import CHOICE_METRICS, LABEL_METRICS, TOKEN_METRICS, MetricName
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
 
@@ -16,7 +16,11 @@ __all__ = ["metric_for"]
 
 
 def metric_for(
-    asked: Literal["Auto", MetricName], wished: Literal["Auto", MetricName] = "Auto", *, choice_sets: int
+    asked: Literal["Auto", MetricName],
+    wished: Literal["Auto", MetricName] = "Auto",
+    *,
+    choice_sets: int,
+    thoughts: bool = False,
 ) -> MetricName:
     """Choose a job's metric.
 
@@ -31,12 +35,22 @@ def metric_for(
         The template's metric.
     choice_sets
         Number of different choice sets: none where answers are open, one where all rows share their choices.
+    thoughts
+        Whether thoughts stand before the answers, which alone are scored.
 
     Raises
     ------
     StageError
-        InvalidSpec: the metric that the spec names needs choices, and there are none, or each row has its own.
+        InvalidSpec: the metric that the spec names needs choices, and there are none, or each row has its own; or it
+        counts tokens, those of thoughts too.
     """
+    if thoughts and asked in TOKEN_METRICS:
+        raise StageError(
+            Reason.INVALID_SPEC,
+            f"evaluation.metric {asked} would count the tokens of thoughts too, and scored is the answer alone; use a "
+            "metric over text such as ExactMatch, or set dataset.template.messages.thinking to Drop",
+            tells_mend=True,
+        )
     if asked != "Auto":
         if why := _unfit(asked, choice_sets):
             raise StageError(Reason.INVALID_SPEC, f"evaluation.metric {asked} {why}", tells_mend=True)

@@ -28,7 +28,7 @@ from finetune_trainer.data.parts import PARTS, Part
 from finetune_trainer.data.split import SplitResult, split_rows
 from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
-from finetune_trainer.prepare.checks import check_answerable, check_parts
+from finetune_trainer.prepare.checks import check_answerable, check_parts, check_thoughts
 from finetune_trainer.prepare.encode_rows import RowEncoder
 from finetune_trainer.prepare.few_shot import candidates, choose
 from finetune_trainer.prepare.folder import Rest, load_prepared, prepared_digest
@@ -36,6 +36,7 @@ from finetune_trainer.prepare.folder_writer import PreparedWriter
 from finetune_trainer.prepare.keys import KeyedTable, hash_of_answer, key_rows
 from finetune_trainer.prepare.metric import metric_for
 from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.prepare.remarks import tell_of_promptsource, tell_of_thoughts, warn_of_text
 from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
 from finetune_trainer.storage.rowfiles import RowFile, given_files, revision_of
@@ -100,18 +101,7 @@ def prepare(
         DatasetInvalid, TemplateInvalid, ModelInvalid or InvalidSpec, with the row, column or field that is wrong.
     """
     template = resolve_template(spec.dataset.template, template_source)
-    encoder = Encoder(
-        tokenizer,
-        max_length=spec.training.max_length,
-        separator=template.separator,
-        encoder_decoder=encoder_decoder,
-    )
-    if template.name == MESSAGES and encoder.chat is None:
-        raise StageError(
-            Reason.TEMPLATE_INVALID,
-            "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
-            "model, or the templates instruction or raw",
-        )
+    encoder = _encoder(spec, template, tokenizer, encoder_decoder=encoder_decoder)
     bad = BadRowLog(spec.dataset)
     rows = given_files(files, spec.dataset)
     with contextlib.ExitStack() as stack:
@@ -127,6 +117,8 @@ def prepare(
             keyed = key_rows(
                 table, template, spec.dataset, renderer, bad, survey=survey, near=near_rows, progress=progress
             )
+            if keyed.thoughts:
+                encoder = _encoder(spec, template, tokenizer, encoder_decoder=encoder_decoder, thoughts=keyed.thoughts)
             split = split_rows(keyed.keys, spec.dataset.split, percents)
             drop = spec.dataset.near_duplicates == "Drop"
             if drop:
@@ -164,9 +156,14 @@ def prepare(
         check_answerable(writer, encoder_of_rows.hard)
         if bad.count:
             _log.warning("%d of %d rows were left out: %s", bad.count, table.rows, bad.examples())
-        _warn_of_text(writer, template)
-        _tell_of_promptsource(template, keyed.skipped)
-        metric = metric_for(spec.evaluation.metric, template.metric or "Auto", choice_sets=writer.choice_sets)
+        warn_of_text(writer, template)
+        tell_of_promptsource(template, keyed.skipped)
+        metric = metric_for(
+            spec.evaluation.metric,
+            template.metric or "Auto",
+            choice_sets=writer.choice_sets,
+            thoughts=encoder.thoughts is not None,
+        )
         summary = DatasetSummary(
             rows=table.rows,
             dropped=bad.count,
@@ -200,6 +197,7 @@ def prepare(
                 separator=template.separator,
                 few_shot=choose(drawn, noted, encoder_of_rows, count=shots, seed=seed) if shots else (),
                 wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
+                thoughts=encoder.thoughts and encoder.thoughts.marks,
                 percents=percents,
                 template_digest=template.digest,
                 tokenizer_digest=tokenizer_digest(tokenizer),
@@ -207,6 +205,41 @@ def prepare(
             )
         )
     return load_prepared(folder)
+
+
+def _encoder(
+    spec: FineTuneJobSpec,
+    template: PromptTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    encoder_decoder: bool,
+    thoughts: int = 0,
+) -> Encoder:
+    """Return what makes tokens of the rows, of which so many have a thought before an answer.
+
+    Raises
+    ------
+    StageError
+        ModelInvalid; TemplateInvalid: conversations, and the model has no chat template; InvalidSpec: thoughts, and
+        something that can't be had with them.
+    """
+    if thoughts:
+        check_thoughts(spec, rows=thoughts)
+    encoder = Encoder(
+        tokenizer,
+        max_length=spec.training.max_length,
+        separator=template.separator,
+        thinking=thoughts > 0,
+        encoder_decoder=encoder_decoder,
+    )
+    if template.name == MESSAGES and encoder.chat is None:
+        raise StageError(
+            Reason.TEMPLATE_INVALID,
+            "dataset.template messages needs a model with a chat template, and this one has none; use an instruct "
+            "model, or the templates instruction or raw",
+        )
+    tell_of_thoughts(encoder.thoughts, thoughts)
+    return encoder
 
 
 def _near(
@@ -336,39 +369,3 @@ def _chunks(rows: Iterator[tuple[Part, TemplateRow]]) -> Iterator[list[tuple[Par
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _warn_of_text(writer: PreparedWriter, template: PromptTemplate) -> None:
-    if template.answer_tokens is not None and writer.longest > template.answer_tokens:
-        _log.warning(
-            "the longest answer has %d tokens, and template %s is for answers of at most %d; make sure that column %r "
-            "is the one that holds them",
-            writer.longest,
-            template.name,
-            template.answer_tokens,
-            next(field.column for field in template.fields if field.name == template.answer),
-        )
-    if writer.truncated:
-        fields = ", ".join(f"{name} in {rows}" for name, rows in writer.shortened.most_common())
-        _log.warning("%d rows are shortened to fit training.maxLength: %s", writer.truncated, fields)
-    if writer.control_tokens:
-        _log.warning(
-            "the text of %d rows spells control tokens of the model; they are encoded as plain characters",
-            writer.control_tokens,
-        )
-
-
-def _tell_of_promptsource(template: PromptTemplate, skipped: int) -> None:
-    prompt = template.promptsource
-    if prompt is None:
-        return
-    if skipped:
-        _log.info("prompt %r renders nothing for %d rows, which are left out", prompt.name, skipped)
-    if prompt.choices_in_prompt is False and prompt.answer_choices is not None:
-        _log.info("prompt %r does not show its choices; the model has to know them", prompt.name)
-    if prompt.original_task is False:
-        _log.warning(
-            "prompt %r says of itself that it asks for something else than the data set's own task; its score is not "
-            "one of that task",
-            prompt.name,
-        )

@@ -18,6 +18,7 @@ from finetune_api.dataset import Percents
 from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.data.parts import Part
 from finetune_trainer.text.choices import ChoiceSet
+from finetune_trainer.text.thought_format import Thoughts
 
 __all__ = ["NO_ROOM", "UNKNOWN_ANSWER", "EncodedPart", "Prepared", "Shot", "TextRow"]
 
@@ -44,6 +45,8 @@ class TextRow:
         Whether something was cut from it to fit maxLength.
     file
         Of which ``row`` is a line, where the rows of its part come from several files; else empty.
+    thought
+        What is thought before the expected answer; empty without.
     """
 
     row: int
@@ -53,6 +56,7 @@ class TextRow:
     turns: tuple[tuple[str, ...], ...] = ()
     shortened: bool = False
     file: str = ""
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +176,8 @@ class Prepared:
         Train rows by the wording of their prompt; empty where there is one for all.
     few_shot
         Examples of the few-shot baseline, in their order; empty where none was asked for, or no train row is fit.
+    thoughts
+        Where the thought ends in an answer; None where answers have none.
     """
 
     parts: dict[Part, EncodedPart]
@@ -186,6 +192,7 @@ class Prepared:
     separator: str = " "
     wordings: Mapping[str, int] = field(default_factory=dict)
     few_shot: tuple[Shot, ...] = ()
+    thoughts: Thoughts | None = None
     template_digest: str
     tokenizer_digest: str
     percents: Percents | None = None

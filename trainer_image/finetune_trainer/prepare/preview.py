@@ -94,6 +94,8 @@ class _TextOnly:
                 for place, turn in enumerate(example.prompt)
             ]  # fmt: skip
             lines = [f"=== {example.where}"]
+            thought = example.turn.thought if example.turn is not None else ""
+            turns += [("thought", thought)] if thought else []
             for name, text in [*turns, ("completion", example.completion)]:
                 lines += [f"--- {name}", text]
             self.shown.append("\n".join(lines) + "\n\n")

@@ -64,6 +64,8 @@ class Encoder:
         turn; a prompt without fields its beginning. A completion is never cut.
     separator
         Between prompt and completion without a chat template.
+    thinking
+        Whether the model is asked to think before it answers, and learns that.
     encoder_decoder
         Whether prompts go to an encoder of their own: they are then what a plain call makes of them, end token and all,
         completions are texts by themselves, and ``max_length`` bounds each of the two.
@@ -72,6 +74,8 @@ class Encoder:
     ----------
     chat
         The chat template's format; None without one.
+    thoughts
+        How the model writes what it thinks; None where it answers at once.
     bos, behind
         Tokens before a prompt without a chat template, and behind one that goes to an encoder.
     anchors
@@ -93,12 +97,14 @@ class Encoder:
         *,
         max_length: int,
         separator: str = " ",
+        thinking: bool = False,
         encoder_decoder: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._apart = encoder_decoder
-        self.chat = ChatFormat.find(tokenizer)
+        self.chat = ChatFormat.find(tokenizer, thinking=thinking)
+        self.thoughts = self.chat.thoughts if self.chat is not None else None
         self._control = ControlTokens(tokenizer)
         self._before = self.chat.before if self.chat else "" if encoder_decoder else separator
         self._text = TextTokens(tokenizer, self._control, alone=encoder_decoder)
@@ -130,8 +136,14 @@ class Encoder:
             self._cache.clear()
             self._cached_tokens = 0
         asked = [split_answers(e) for e in examples]
-        encoded = iter(self._encode_each([one for answers in asked for one in answers]))
+        encoded = iter(self._encode_each([self._written(one) for answers in asked for one in answers]))
         return [join_answers([next(encoded) for _ in answers]) for answers in asked]
+
+    def _written(self, example: Example) -> Example:
+        """Leave the answer to the chat template where it begins with a thought, were it an empty one."""
+        if self.thoughts is None or isinstance(example.prompt, str) or example.turn is not None:
+            return example
+        return replace(example, turn=Message("assistant", example.completion))
 
     def _encode_each(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         self._continuations([c for e in examples for c in (*e.choices, *([] if e.turn else [e.completion]))])
@@ -142,8 +154,14 @@ class Encoder:
                 results.append(self._fit(example, prompt, self._cache.get(example.completion, ())))
                 continue
             result = self._fit(example, prompt, self._turn_ids(example, example.turn, text))
-            results.append(replace(result, written=text) if isinstance(result, Encoded) else result)
+            results.append(self._with_text(result, example.turn, text) if isinstance(result, Encoded) else result)
         return results
+
+    def _with_text(self, row: Encoded, turn: Message, text: str) -> Encoded:
+        """Put down how the answer is written, where that is more than its text; the thought stands apart."""
+        if self.thoughts is not None:
+            text = self.thoughts.answer_in(text) if turn.calls else ""
+        return replace(row, written=text)
 
     def choices(self, texts: Sequence[str]) -> ChoiceSet:
         """Encode possible answers as completions, without end tokens.

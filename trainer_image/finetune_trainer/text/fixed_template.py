@@ -1,7 +1,7 @@
 """Chat templates whose text fixes what their callers and the calendar would decide.
 
 Pure text to text. A row must have the tokens that a server will send later, so nothing may be left open: thinking is
-switched off in the template itself (a switch that only the trainer sets is on again at a server), and the date is a
+switched on or off in the template itself (what only the trainer sets is something else at a server), and the date is a
 fixed one, since a template that prints today's gives the same row other tokens tomorrow. Only ``set``, ``macro`` and
 ``replace`` are used, which the Jinja dialects of servers know as well as Jinja itself.
 """
@@ -23,7 +23,7 @@ FIXED_DATE: Final = datetime(2025, 1, 1, tzinfo=UTC)
 """What every template takes for today."""
 
 _SWITCHES: Final = ("enable_thinking", "thinking", "enable_reasoning", "reasoning")
-"""Variables that templates read as: leave room for reasoning before the answer, which no row has."""
+"""Variables that templates read as: leave room for reasoning before the answer."""
 _CODE: Final = re.compile(r"%[-_0^#]?[A-Za-z]")
 
 
@@ -38,15 +38,15 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def fix_template(source: str, *, switches_off: bool) -> str:
-    """Return a template that renders without any argument what ``source`` renders with its switches off.
+def fix_template(source: str, *, switches: bool | None) -> str:
+    """Return a template that renders without any argument what ``source`` renders with its switches set.
 
     Parameters
     ----------
     source
         A chat template; returned as it is where it has nothing to fix, or can't be read.
-    switches_off
-        False leaves its switches as the template has them by itself.
+    switches
+        On or off; None leaves them as the template has them by itself.
     """
     try:
         environment = Environment(extensions=[_Generation, loopcontrols])  # noqa: S701  # only parses
@@ -54,7 +54,7 @@ def fix_template(source: str, *, switches_off: bool) -> str:
         strings = [text for _, kind, text in environment.lex(source) if kind == "string"]
     except TemplateError:
         return source  # the renderer tells its error
-    parts = [f"set {name} = false" for name in _SWITCHES if switches_off and name in free]
+    parts = [f"set {name} = {str(switches).lower()}" for name in _SWITCHES if switches is not None and name in free]
     lines: list[str] = [f"{{% {part} %}}" for part in parts]
     if "strftime_now" in free:
         lines.append(f"{{% macro strftime_now(format) %}}{{{{ format{_replaced(strings)} }}}}{{% endmacro %}}")

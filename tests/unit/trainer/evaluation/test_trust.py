@@ -55,6 +55,18 @@ def kinds(**changes: Any) -> list[WarningType]:
     return [warning.type for warning in warnings_of(evidence(**changes))]
 
 
+@pytest.mark.parametrize(("before", "after", "told"), [(0, 1, False), (2, 0, True), (0, 2, True)])
+def test_answers_that_end_within_their_thought_are_told(before: int, after: int, told: bool) -> None:
+    found = warnings_of(evidence(unclosed=(before, after)))
+    assert [(w.type, w.message) for w in found] == [
+        (
+            "ThoughtUnfinished",
+            f"{before} of 200 answers of the untouched model and {after} of the tuned one end within their thought: "
+            "raise evaluation.maxNewTokens",
+        )
+    ] * told
+
+
 def test_nothing_is_said_of_a_result_that_nothing_speaks_against() -> None:
     assert kinds() == []
 

@@ -160,10 +160,3 @@ def test_a_conversation_without_an_answer_to_learn_is_refused() -> None:
 def test_another_weight_is_refused(weight: object) -> None:
     with pytest.raises(ValueError, match=r"message 4 has weight .*; only 0"):
         to_messages(marked(a3={"weight": weight}), "m")
-
-
-@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_reasoning_beside_the_answer_is_not_left_out_in_silence(key: str) -> None:
-    with pytest.raises(ValueError, match=f"message 4 has {key}, which can't be learned yet"):
-        to_messages(marked(a3={key: "because"}), "m")
-    assert len(to_messages(marked(a1={key: "because"}, a3={key: None}), "m")) == 4

@@ -37,6 +37,11 @@ def _verdicts(rows: Rows, column: str) -> Array:
     return rows.column(column).astype(np.float64)[:, None]
 
 
+def _same_tokens(rows: Rows) -> Array | None:
+    """Nothing where models think first: their tokens are those of the thought too, and the answer alone is scored."""
+    return None if (rows.column("unclosed") >= 0).any() else _verdicts(rows, "exact_match_tokens")
+
+
 EXACT_MATCH: Final = Metric(
     name="ExactMatch",
     kind="predict",
@@ -54,7 +59,7 @@ EXACT_MATCH_TOKENS: Final = Metric(
     name="ExactMatchTokens",
     kind="score",
     meaning="the generated tokens are the expected ones, end tokens included",
-    keeps=lambda rows: _verdicts(rows, "exact_match_tokens"),
+    keeps=_same_tokens,
     value=mean,
     counted=True,
     verdict="exact_match_tokens",

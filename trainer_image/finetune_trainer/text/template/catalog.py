@@ -79,6 +79,8 @@ class PromptTemplate:
         No answer of the task should be longer; None where there is no such bound.
     tools_column
         Of ``messages``: the column with the tools that a row offers, where the job names one.
+    thoughts
+        Of ``messages``: whether what is thought before answers is kept.
     promptsource
         A prompt of PromptSource, which renders prompt and answer in one; the two texts are empty then.
     wordings
@@ -101,6 +103,7 @@ class PromptTemplate:
     wordings: tuple[tuple[str, str], ...] = ()
     promptsource: JoinedPrompt | None = None
     tools_column: str | None = None
+    thoughts: bool = True
 
     @property
     def field_of_text(self) -> str:
@@ -128,6 +131,8 @@ class PromptTemplate:
             content["wordings"] = dict(self.wordings)
         if self.tools_column is not None:
             content["tools"] = self.tools_column
+        if not self.thoughts:
+            content["thinking"] = "Drop"
         if self.promptsource is not None:
             content["promptsource"] = [self.promptsource.jinja, self.promptsource.answer_choices]
         return digest_of(content)
@@ -161,8 +166,9 @@ def resolve_template(spec: Template, source: str | None = None) -> PromptTemplat
         return _of_promptsource(spec.promptsource, source or "", choices)
     document = library_document(spec.name) if spec.name in LIBRARY else _own_document(source or "", spec.name)
     template = template_of(document, columns=dict(spec.columns or {}), choices=choices)
-    if spec.messages is not None and spec.messages.tools is not None:
-        template = replace(template, tools_column=spec.messages.tools)
+    if spec.messages is not None:
+        drops = spec.messages.thinking == "Drop"
+        template = replace(template, tools_column=spec.messages.tools, thoughts=not drops)
     return template if spec.paraphrases == "Default" else replace(template, wordings=_wordings(document))
 
 

@@ -2,8 +2,9 @@
 
 Chat files come in several dialects. What can be learned is taken: plain turns, those of ShareGPT (``from`` and
 ``value``), the roles' other names, content as parts of text, answers that are marked as not to be learned (weight 0), a
-greeting of the assistant before the first question, calls of tools with their results (``tools.py``). What can't be
-learned (images, sound) makes a bad row: a turn left out or read as another would be learned in silence.
+greeting of the assistant before the first question, calls of tools with their results (``tools.py``), the thought
+before an answer (``thoughts.py``). What can't be learned (images, sound) makes a bad row: a turn left out or read as
+another would be learned in silence.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
+from finetune_trainer.text.template.thoughts import thought_of
 from finetune_trainer.text.template.tools import (
     CALL_ROLES,
     RESULT_ROLES,
@@ -25,10 +27,22 @@ from finetune_trainer.text.template.tools import (
     without_padding,
 )
 
-__all__ = ["TOOLS", "Message", "as_dicts", "as_text_of_turn", "plain_turn", "shown", "to_messages", "turn_of"]
+__all__ = [
+    "THOUGHT",
+    "TOOLS",
+    "Message",
+    "as_dicts",
+    "as_text_of_turn",
+    "plain_turn",
+    "shown",
+    "to_messages",
+    "turn_of",
+]
 
 TOOLS: Final = "tools"
 """Role of what stands before the first turn where a row offers tools; its content is their list as JSON."""
+THOUGHT: Final = "reasoning_content"
+"""Key of a turn that holds what is thought before the answer, as most chat templates and servers call it."""
 
 _ROLES: Final = ("system", "user", "assistant")
 _KNOWN_AS: Final = {
@@ -42,7 +56,6 @@ _KNOWN_AS: Final = {
     "ai": "assistant",
 }
 """What other files call the roles; case does not matter."""
-_REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 _MARKS: Final = ("weight", "train", "training", "trainable")
 """Keys by which files mark an answer as not to be learned."""
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
@@ -57,7 +70,8 @@ class Message:
     learned
         False of an answer that is marked as not to be learned; of other turns it says nothing.
     more
-        The turn's other keys as a JSON object: the calls of tools, or of which call this is the result. Empty without.
+        The turn's other keys as a JSON object: the calls of tools, or of which call this is the result; what is
+        thought before an answer. Empty without.
     """
 
     role: str
@@ -76,9 +90,21 @@ class Message:
         found: list[dict[str, Any]] = self.keys.get("tool_calls", [])
         return found
 
+    @property
+    def thought(self) -> str:
+        """What is thought before the answer; empty without."""
+        return str(json.loads(self.more).get(THOUGHT, "")) if self.more else ""
+
+    def thinking(self, thought: str) -> Message:
+        """Return the turn with another thought before it; with none for an empty one."""
+        if not self.more and not thought:
+            return self
+        rest = {key: value for key, value in json.loads(self.more or "{}").items() if key != THOUGHT}
+        return replace(self, more=_keys({**rest, **({THOUGHT: thought} if thought else {})}))
+
 
 def as_dicts(
-    messages: Sequence[Message], *, arguments_as_text: bool = False
+    messages: Sequence[Message], *, arguments_as_text: bool = False, thought: str = THOUGHT
 ) -> tuple[list[dict[str, Any]], list[Any] | None]:
     """Return turns as chat templates take them, and the tools that are offered; None without any.
 
@@ -86,9 +112,13 @@ def as_dicts(
     ----------
     arguments_as_text
         Write the arguments of calls as JSON text.
+    thought
+        Key under which the template takes what is thought before an answer.
     """
     tools = [m.content for m in messages if m.role == TOOLS]
     turns = [m.keys for m in messages if m.role != TOOLS]
+    if thought != THOUGHT:
+        turns = [{thought if key == THOUGHT else key: value for key, value in turn.items()} for turn in turns]
     for call in (call for turn in turns if arguments_as_text for call in turn.get("tool_calls", ())):
         call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
     return turns, json.loads(tools[0]) if tools else None
@@ -112,7 +142,12 @@ def as_text_of_turn(message: Message) -> str:
 
 
 def to_messages(
-    value: Any, column: str, *, beside: Mapping[str, Any] | None = None, tools: str | None = None
+    value: Any,
+    column: str,
+    *,
+    beside: Mapping[str, Any] | None = None,
+    tools: str | None = None,
+    thoughts: bool = True,
 ) -> tuple[Message, ...]:
     """Check a conversation: an optional system turn, then user and assistant in turn, ended by the turn to learn.
 
@@ -130,6 +165,8 @@ def to_messages(
         The row's other columns, where tools may be.
     tools
         The column that holds the tools; None for the usual ones.
+    thoughts
+        Whether what is thought before answers is kept; else it is taken out of every turn.
 
     Returns
     -------
@@ -157,11 +194,9 @@ def to_messages(
     messages = [_bare(m, offered) if m.calls else m for m in messages]
     learned = [not _is_marked(n, m) for n, m in enumerate(value, start=1)]
     last = _last(messages, learned)
-    _check_no_reasoning(last + 1, value[last])
-    # An earlier answer with its reasoning beside it is read, as it is when the model is served, and not learned.
     turns = (
-        replace(message, learned=mark and not _reasons(turn))
-        for message, mark, turn in zip(messages[: last + 1], learned, value, strict=False)
+        replace(message if thoughts else message.thinking(""), learned=mark)
+        for message, mark in zip(messages[: last + 1], learned, strict=False)
     )
     return (*([Message(TOOLS, json.dumps(offered, ensure_ascii=False))] if offered else []), *turns)
 
@@ -190,13 +225,16 @@ def _message(n: int, message: Mapping[str, Any]) -> Message:
     if role in CALL_ROLES:
         return Message("assistant", "", more=_keys({"tool_calls": called_in_text(n, _content(n, content))}))
     calls, text = calls_of(n, message), _content(n, content)
+    thought = ""
+    if role == "assistant":
+        thought, text = thought_of(n, message, text)
     if calls and role != "assistant":
         raise ValueError(f"message {n} calls a tool and has role {role}; only role assistant can call tools")
     if message.get("audio"):
         raise ValueError(f"message {n} has audio; only text can be learned")
     if not text and not calls:
         raise ValueError(f"message {n} has no text as its content")
-    return Message(role, text, more=_keys({"tool_calls": calls} if calls else {}))
+    return Message(role, text, more=_keys({"tool_calls": calls} if calls else {})).thinking(thought)
 
 
 def _bare(message: Message, tools: Sequence[Mapping[str, Any]]) -> Message:
@@ -300,15 +338,3 @@ def _is_marked(n: int, message: Mapping[str, Any]) -> bool:
         if int(value) == 0:
             return True
     return False
-
-
-def _check_no_reasoning(n: int, message: Mapping[str, Any]) -> None:
-    if key := _reasons(message):
-        raise ValueError(
-            f"message {n} has {key}, which can't be learned yet; leave the key out to learn the answer without it"
-        )
-
-
-def _reasons(message: Mapping[str, Any]) -> str:
-    """Name of the key that holds the reasoning beside an answer; empty without any."""
-    return next((key for key in _REASONING if message.get(key)), "")

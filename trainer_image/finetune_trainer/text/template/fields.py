@@ -48,6 +48,12 @@ class Projected:
     choices: tuple[str, ...] | None = None
     folded: bool = False
 
+    @property
+    def thoughts(self) -> tuple[str, ...]:
+        """What is thought before the answers of a conversation, the last one's last; empty without any."""
+        found = tuple(m.thought for m in (*self.messages, *([self.turn] if self.turn else [])) if m.role == "assistant")
+        return found if any(found) else ()
+
 
 def project(template: PromptTemplate, values: Mapping[str, Any], answers: Answers) -> Projected:
     """Take the fields of a named template from a row.
@@ -71,9 +77,12 @@ def project(template: PromptTemplate, values: Mapping[str, Any], answers: Answer
     for field in template.fields:
         value = field_value(field, values)
         if template.name == MESSAGES:
-            *before, last = to_messages(value, field.column, beside=values, tools=template.tools_column)
+            *before, last = to_messages(
+                value, field.column, beside=values, tools=template.tools_column, thoughts=template.thoughts
+            )
             return Projected(
-                {"messages": [m.keys for m in before]},
+                # Whatever was thought before, it is the same question.
+                {"messages": [m.thinking("").keys for m in before]},
                 as_text_of_turn(last),
                 messages=tuple(before),
                 turn=last if last.more else None,
