@@ -73,7 +73,8 @@ def write_parquet(path: Path, *, size: int) -> None:
     """Write the same rows as Parquet, uncompressed, until their texts have ``size`` bytes."""
     written = 0
     source = rows()
-    with parquet.ParquetWriter(path, pa.schema(dict.fromkeys(("id", "text", "label"), pa.string())), "none") as file:
+    schema = pa.schema(dict.fromkeys(("id", "text", "label"), pa.string()))
+    with parquet.ParquetWriter(path, schema, compression="none") as file:
         while written < size:
             group = list(islice(source, _GROUP))
             written += sum(len(row["text"]) for row in group)

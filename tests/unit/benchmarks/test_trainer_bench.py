@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
+from benchmarks.memory_bench import rows as memory_rows
 from benchmarks.memory_bench.__main__ import status_mib, step_seconds
-from benchmarks.memory_bench.rows import LABELS, rows
+from benchmarks.memory_bench.rows import LABELS, rows, write_parquet, write_rows
 from benchmarks.trainer_bench import figures, ways
 from benchmarks.trainer_bench.__main__ import in_order
 from benchmarks.trainer_bench.rows import LONGEST, TokenRows, instructions
@@ -276,6 +278,20 @@ def test_the_memory_benchmarks_rows_are_of_the_promised_size_and_all_different()
     assert 650 < min(sizes) < max(sizes) <= 1000
     assert len({row["text"] for row in made}) == 500
     assert {row["label"] for row in made} == set(LABELS)
+
+
+def test_the_memory_benchmarks_parquet_file_holds_the_same_rows_in_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_rows, "_GROUP", 50)
+    write_parquet(tmp_path / "rows.parquet", size=100_000)
+    with parquet.ParquetFile(tmp_path / "rows.parquet") as file:
+        assert file.metadata.num_row_groups == 3
+        assert file.metadata.row_group(0).column(1).compression == "UNCOMPRESSED"
+        table = file.read()
+    write_rows(tmp_path / "rows.jsonl", size=200_000)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()[: table.num_rows]
+    assert table.to_pylist() == [json.loads(line) for line in lines]
 
 
 def test_lines_of_a_process_status_are_read_in_mib() -> None:
