@@ -12,7 +12,7 @@ import sys
 from typing import Final
 
 from finetune_api.crd import REPO_ROOT
-from finetune_api.reasons import EXIT_RESUMABLE, REASONS, Reason, ReasonInfo
+from finetune_api.reasons import EXIT_DIFFERENT, EXIT_LAST_DIGITS, EXIT_RESUMABLE, REASONS, Reason, ReasonInfo
 
 __all__ = ["EXAMPLES", "PATH", "main", "render"]
 
@@ -120,6 +120,8 @@ _EXIT_CODES: Final = f"""
 | --- | --- |
 | 0 | The stage is done and has reported. |
 | 2 | A wrong command line; no stage has run. |
+| {EXIT_DIFFERENT} | `finetune-trainer reproduce` came to another result. |
+| {EXIT_LAST_DIGITS} | The same, where only computed numbers differ and another machine or version computed them. |
 | {EXIT_RESUMABLE} | No failure: the pod was told to stop and has saved its state; the next one goes on from there. \
 Not counted against `backoffLimit`. |
 | 130 | `finetune-trainer run` was interrupted at the keyboard. |

@@ -11,13 +11,28 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-__all__ = ["BY_EXIT_CODE", "EXIT_RESUMABLE", "REASONS", "Half", "Reason", "ReasonInfo", "final_exit_codes"]
+__all__ = [
+    "BY_EXIT_CODE",
+    "EXIT_DIFFERENT",
+    "EXIT_LAST_DIGITS",
+    "EXIT_RESUMABLE",
+    "REASONS",
+    "Half",
+    "Reason",
+    "ReasonInfo",
+    "final_exit_codes",
+]
 
 Half = Literal["trainer", "operator"]
 """The two programs that find reasons."""
 
 EXIT_RESUMABLE: Final = 75
 """EX_TEMPFAIL of sysexits.h: state is saved, run me again; never counted as a failure."""
+
+EXIT_DIFFERENT: Final = 40
+"""Of ``finetune-trainer reproduce``: the rerun came out otherwise."""
+EXIT_LAST_DIGITS: Final = 41
+"""The same, where only computed numbers differ and another machine or version computed them; no pod ends so."""
 
 
 class Reason(StrEnum):

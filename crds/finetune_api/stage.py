@@ -41,6 +41,9 @@ class StageInput(ApiModel):
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How the stores are reached.")
     template: RuntimeTemplate | None = Field(None, description="The runtime's template that the spec names.")
+    template_source: str | None = Field(
+        None, description="Text of the file that dataset.template names, in a rerun; absent: it is read there."
+    )
     model_cache: ModelCache | None = Field(None, description="The volume that keeps weights is mounted.")
     prepared_digest: Digest | None = Field(None, description="Digest that prepare reported; train checks it.")
     grace_seconds: int | None = Field(

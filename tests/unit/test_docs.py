@@ -33,7 +33,10 @@ OF_A_RUNTIME = {field.alias for field in FineTuneRuntimeSpec.model_fields.values
 }
 FRAGMENTS = _by_page({page: [f for f in fragments(page) if f.get("kind") in OURS] for page in PAGES})
 KUBECTL = _by_page({page: commands(page, "kubectl") for page in PAGES})
-TRAINER = _by_page({page: commands(page, "finetune-trainer") for page in PAGES})
+# Those of reproduce need a finished job: tests/trainer/job/test_reproduce.py runs them.
+TRAINER = _by_page(
+    {page: [c for c in commands(page, "finetune-trainer") if c.split()[1] != "reproduce"] for page in PAGES}
+)
 
 
 def _merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

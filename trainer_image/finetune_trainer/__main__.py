@@ -3,6 +3,7 @@
     finetune-trainer run job.yaml          everything, on this machine, without Kubernetes
     finetune-trainer stage prepare|train   one stage, in a pod of the operator
     finetune-trainer render job.yaml       what the template makes of the first rows
+    finetune-trainer reproduce s3://…/out/ the job of a finished result once more, and whether it comes out the same
 
 The exit code is 0 or that of the reason (finetune_api.reasons); 75 after SIGTERM: run the same again, and it goes on
 from the state that was saved.
@@ -32,6 +33,7 @@ from finetune_trainer.process.startup import seconds_since_start
 __all__ = ["main"]
 
 INTERRUPTED = 130
+_AT: Final = "where an input lies now, such as dataset.uri=file:///data/rows.jsonl; may be repeated"
 TERMINATED = b'{"level":"warning","event":"interrupted","message":"SIGTERM: stopped; run again, it is done anew"}\n'
 TERMINATED_TEXT = b"! stopped by SIGTERM; run the same file again\n"
 
@@ -54,7 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     render.add_argument("job", type=Path, help="YAML file with a FineTuneJob")
     render.add_argument("--rows", type=int, default=3, help="how many rows (default: 3)")
 
+    again = commands.add_parser("reproduce", help="run the job of a finished result once more, and compare")
+    again.add_argument("uri", help="the result's folder: status.outputUri, with manifest.json in it")
+    again.add_argument("--into", type=Path, help="keep the rerun's result in this folder (default: it is let go)")
+    again.add_argument("--at", action="append", default=[], metavar="FIELD=URI", help=_AT)
+    again.add_argument("--digest", help="what manifest.json must have: status.manifestDigest")
+    again.add_argument("--work-dir", type=Path, help="where model and artifacts lie meanwhile (default: TMPDIR)")
+    again.add_argument("--cpu", action="store_true", help="compute on the CPU, whatever computed then")
+    again.add_argument("--json", action="store_true", help="JSON lines even on a terminal")
+
     options = parser.parse_args(arguments)
+    if options.command == "reproduce" and (odd := [one for one in options.at if "=" not in one]):
+        again.error(f"--at {odd[0]}: write FIELD=URI, such as dataset.uri=file:///data/rows.jsonl")
     # Read when torch is loaded, which happens later. On a busy node, threads that spin at each barrier cost a training
     # several times its time; on a quiet one, sleeping costs it a few percent.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -66,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "run":
             interactive = False if options.json else None
             return _run(options.job, work_dir=options.work_dir, cpu=options.cpu, interactive=interactive)
+        if options.command == "reproduce":
+            return _reproduce(options, interactive=False if options.json else None)
         return _render(options.job, rows=options.rows)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -93,6 +108,25 @@ def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | No
     elif report.failure is None:
         console.event("result", output=stage_input.output_uri, **_told(report))
     return exit_code(report)
+
+
+def _reproduce(options: argparse.Namespace, *, interactive: bool | None) -> int:
+    from finetune_trainer.job.reproduce import Request, reproduce  # noqa: PLC0415 - brings numpy
+
+    place = options.work_dir or Path(tempfile.gettempdir())
+    place.mkdir(parents=True, exist_ok=True)
+    request = Request(
+        uri=options.uri,
+        work_dir=place,
+        into=options.into,
+        places=dict(one.split("=", 1) for one in options.at),
+        cpu=options.cpu,
+        digest=options.digest,
+    )
+    console = Console(job="reproduce", stage=None, interactive=interactive)
+    interrupt = Interrupt(TERMINATED_TEXT if console.interactive else TERMINATED)
+    with interrupt.installed():
+        return reproduce(request, console=console, interrupt=interrupt)
 
 
 def _told(report: StageReport) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def written(prepared: Prepared, change: Callable[[dict[str, Any]], object] = lambda _: None) -> bytes:
-    document = json.loads(build_manifest(stage_input=INPUT, prepared=prepared, report=REPORT, files=FILES, threads=2))
+    data = build_manifest(stage_input=INPUT, prepared=prepared, report=REPORT, files=FILES, machine={"threads": 2})
+    document = json.loads(data)
     change(document)
     return json.dumps(document).encode()
 

@@ -19,7 +19,7 @@ from finetune_trainer.checkpoint.background import BackgroundCheckpointer, Sched
 from finetune_trainer.checkpoint.catalog import Catalog, clear_checkpoints
 from finetune_trainer.checkpoint.format import Identity, Restored
 from finetune_trainer.checkpoint.kept_baseline import FEW_SHOT, Baseline, load_baseline, store_baseline
-from finetune_trainer.checkpoint.terms import Terms, terms_of
+from finetune_trainer.checkpoint.terms import Terms, machine_of, terms_of
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.device import Precision
 from finetune_trainer.process.console import Console
@@ -27,7 +27,16 @@ from finetune_trainer.process.interrupt import Interrupt
 from finetune_trainer.storage.store import Store
 from finetune_trainer.training.state import Checkpointer, Moment, TrainingState
 
-__all__ = ["Checkpoints", "Identity", "Restored", "Settled", "Terms", "clear_checkpoints", "terms_of"]
+__all__ = [
+    "Checkpoints",
+    "Identity",
+    "Restored",
+    "Settled",
+    "Terms",
+    "clear_checkpoints",
+    "machine_of",
+    "terms_of",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

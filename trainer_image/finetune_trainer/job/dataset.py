@@ -99,7 +99,11 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
         check_can_stop(model.folder, tokenizer)
     check_length(limits, work.spec.training.max_length)
     template = fetch_template(
-        work.spec.dataset.template, own=work.stage_input.template, access=work.access, folder=work.folder
+        work.spec.dataset.template,
+        own=work.stage_input.template,
+        access=work.access,
+        folder=work.folder,
+        kept=work.stage_input.template_source,
     )
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)

@@ -24,7 +24,7 @@ from finetune_api.stage import JobIdentity, StageInput
 from finetune_api.templates import LIBRARY
 from finetune_trainer.errors import StageError
 
-__all__ = ["local_input", "stage_input_from_environment"]
+__all__ = ["local_input", "local_storage", "stage_input_from_environment"]
 
 _MESSAGES: Final = {
     "missing": "is missing; add it",
@@ -109,7 +109,7 @@ def local_input(path: Path, variables: Mapping[str, str] = os.environ, *, needs_
         job=JobIdentity(namespace="", name=name, uid=uid),
         spec=spec,
         output_uri=output_uri,
-        storage=_local_storage(variables),
+        storage=local_storage(variables),
     )
 
 
@@ -135,7 +135,14 @@ def _alike(name: str) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
-def _local_storage(variables: Mapping[str, str]) -> ResolvedStorage:
+def local_storage(variables: Mapping[str, str] = os.environ) -> ResolvedStorage:
+    """Return how storage is reached without a FineTuneRuntime: as the variables say.
+
+    Raises
+    ------
+    StageError
+        InvalidSpec: a variable says nothing usable.
+    """
     endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
     region = variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION") or None
     if not (endpoint or region):

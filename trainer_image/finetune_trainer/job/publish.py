@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
@@ -82,9 +82,14 @@ def publish_result(
     tuned: Tuned,
     stored: StoredModel,
     after: Evaluation,
-    threads: int,
+    machine: Mapping[str, Any],
 ) -> StageReport:
     """Store the files beside the model, then the manifest that makes the result complete.
+
+    Parameters
+    ----------
+    machine
+        What the bits of the arithmetic depend on besides the program.
 
     Returns
     -------
@@ -112,7 +117,7 @@ def publish_result(
         prepared=inputs.prepared,
         report=report,
         files=sorted([*entries, *inputs.stored.entries], key=lambda entry: entry.path),
-        threads=threads,
+        machine=machine,
     )
     with work.console.step("manifest", "write the manifest"):
         publish_manifest(work.output, work.stage_input.job, manifest)

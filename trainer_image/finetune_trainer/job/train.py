@@ -6,13 +6,13 @@ The order makes the numbers believable: the test runs on what was read back from
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from finetune_api.report import StageReport
 from finetune_api.status import Results, Score
-from finetune_trainer.checkpoint.checkpoints import Checkpoints, Identity, clear_checkpoints
+from finetune_trainer.checkpoint.checkpoints import Checkpoints, Identity, clear_checkpoints, machine_of
 from finetune_trainer.evaluation.references import references
 from finetune_trainer.evaluation.results import Evaluation, results
 from finetune_trainer.evaluation.trust import Evidence, warnings_of
@@ -24,6 +24,7 @@ from finetune_trainer.job.reuse import own_result, take_or_reuse
 from finetune_trainer.job.score import score_after, score_train
 from finetune_trainer.job.tune import Tuned, tune
 from finetune_trainer.job.watcher import TrainingWatcher
+from finetune_trainer.model.device import processor
 from finetune_trainer.output.folder import abort_uploads
 from finetune_trainer.output.ownership import check_owner
 from finetune_trainer.prepare.prepared import Prepared
@@ -56,11 +57,19 @@ def run_train(work: Work) -> StageReport:
             after = score_after(model, inputs.prepared, limit=limit, watcher=watcher, console=console)
             train = score_train(model, inputs.prepared, watcher=watcher, console=console)
             report = report_of(work, inputs, tuned, after, train)
-            report = publish_result(work, inputs, report, tuned=tuned, stored=stored, after=after, threads=host.threads)
+            report = publish_result(
+                work, inputs, report, tuned=tuned, stored=stored, after=after, machine=surroundings(host)
+            )
         finally:
             checkpoints.close()
     checkpoints.clear()
     return judged(report, work.spec.evaluation, console)
+
+
+def surroundings(host: Host) -> dict[str, Any]:
+    """Return what the bits of the arithmetic depend on, for the manifest."""
+    machine = {"device": host.device.type, **machine_of(host.device, host.threads)}
+    return machine | ({"processor": name} if (name := processor()) else {})
 
 
 def take_existing(work: Work) -> StageReport | None:

@@ -49,7 +49,9 @@ class TrainingWatcher:
             "grad_norm": round(entry.grad_norm, 6),
             "tokens_per_second": round(entry.tokens_per_second, 1),
         }
-        self._write({"step": entry.step, "epoch": round(entry.epoch, 4), **values})
+        # The file has every bit, by which a rerun is compared.
+        exact = {"train_loss": entry.loss, "grad_norm": entry.grad_norm}
+        self._write({"step": entry.step, "epoch": round(entry.epoch, 4), **values, **exact})
         if self._console.interactive:
             self.progress(entry.step, entry.total_steps)
         else:

@@ -32,6 +32,7 @@ __all__ = [
     "gpu_memory_errors",
     "peak_memory_bytes",
     "pick_device",
+    "processor",
     "resolve_precision",
     "to_device",
 ]
@@ -92,6 +93,16 @@ def pick_device(gpus: int) -> torch.device:
             "and train.runtimeClassName and gpuResourceName of the FineTuneRuntime",
         )
     return torch.device("cuda", 0)
+
+
+def processor(path: Path = Path("/proc/cpuinfo")) -> str | None:
+    """Return the model of the CPU, which libraries choose their kernels by; None where the system names none."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, None) or None
 
 
 def dtype_of(precision: Precision) -> torch.dtype:

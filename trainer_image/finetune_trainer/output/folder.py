@@ -26,9 +26,11 @@ __all__ = [
     "OWNER",
     "abort_uploads",
     "artifact_of",
+    "changed",
     "clear",
     "damage",
     "is_log",
+    "missing",
 ]
 
 OWNER: Final = "owner.json"
@@ -85,11 +87,22 @@ def damage(store: Store, entries: Iterable[FileEntry]) -> str | None:
     Every file has to be there with its size. The content is compared up to 4 MiB a file; larger ones, such as weights,
     go by their size only, and status carries their digests for whoever loads them.
     """
-    stored = {file.key: file.size for file in store.list()}
     entries = list(entries)
+    gone = missing(store, entries)
+    return f"{gone[0]} is gone" if gone else changed(store, entries)
+
+
+def missing(store: Store, entries: Iterable[FileEntry]) -> list[str]:
+    """Return the paths of files that are no longer there."""
+    stored = {file.key for file in store.list()}
+    return [entry.path for entry in entries if entry.path not in stored]
+
+
+def changed(store: Store, entries: Iterable[FileEntry]) -> str | None:
+    """Say which of the files that are still there is the first that isn't what was written, or None."""
+    stored = {file.key: file.size for file in store.list()}
+    entries = [entry for entry in entries if entry.path in stored]
     for entry in entries:
-        if entry.path not in stored:
-            return f"{entry.path} is gone"
         if stored[entry.path] != entry.bytes:
             return f"{entry.path} has {stored[entry.path]} bytes where {entry.bytes} were written"
     for entry in entries:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from finetune_api import __version__
 from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
 from finetune_api.stage import JobIdentity, StageInput
+from finetune_api.templates import RuntimeTemplate
 from finetune_trainer.errors import StageError
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.storage.files import FileEntry, parse_entries
@@ -40,7 +41,12 @@ def versions() -> dict[str, str]:
 
 
 def build_manifest(
-    *, stage_input: StageInput, prepared: Prepared, report: StageReport, files: Sequence[FileEntry], threads: int
+    *,
+    stage_input: StageInput,
+    prepared: Prepared,
+    report: StageReport,
+    files: Sequence[FileEntry],
+    machine: Mapping[str, Any],
 ) -> bytes:
     """Return the document as it is stored.
 
@@ -50,8 +56,8 @@ def build_manifest(
         The report without ``digest``, which is the digest of this document.
     files
         All files of the result.
-    threads
-        Arithmetic threads; sums of floats depend on them.
+    machine
+        What the sums of floats depend on: device, capability, threads.
     """
     adapter = report.resolved.adapter_revision if report.resolved else None
     document = {
@@ -63,10 +69,12 @@ def build_manifest(
         **({"template": stage_input.template.to_wire()} if stage_input.template is not None else {}),
         "image": stage_input.image,
         "versions": versions(),
-        "machine": {"architecture": platform.machine(), "threads": threads},
+        "machine": dict(machine),
         "modelRevision": report.resolved.model_revision if report.resolved else None,
         **({"datasetRevision": revision} if (revision := prepared.summary.revision) else {}),
         **({"adapterRevision": adapter} if adapter else {}),
+        **({"inputs": dict(prepared.inputs)} if prepared.inputs else {}),
+        **({"templateSource": text} if (text := prepared.template_source) is not None else {}),
         "seed": stage_input.spec.training.seed,
         "templateDigest": prepared.template_digest,
         "tokenizerDigest": prepared.tokenizer_digest,
@@ -93,6 +101,14 @@ class Manifest:
         With ``digest``, as it was when the job ended.
     files
         All files of the result.
+    versions, machine, image
+        By what it was computed, as far as the version that wrote it told.
+    inputs
+        Digest of the rows that were read, by field of the spec; empty where nothing told.
+    template
+        The runtime's template that the spec names, as it was then.
+    template_source
+        Text of the file that ``dataset.template`` names, as it was then.
     """
 
     digest: str
@@ -103,6 +119,15 @@ class Manifest:
     report: StageReport
     adapter_revision: str | None
     files: tuple[FileEntry, ...]
+    versions: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    image: str | None = None
+    seed: int | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    template: RuntimeTemplate | None = None
+    template_source: str | None = None
+    template_digest: str | None = None
+    tokenizer_digest: str | None = None
 
 
 def read_manifest(data: bytes) -> Manifest | None:
@@ -123,8 +148,17 @@ def read_manifest(data: bytes) -> Manifest | None:
             report=report,
             adapter_revision=document.get("adapterRevision"),
             files=tuple(parse_entries(document["files"], place="manifest.json")),
+            versions=dict(document.get("versions") or {}),
+            machine=dict(document.get("machine") or {}),
+            image=document.get("image"),
+            seed=document.get("seed"),
+            inputs={str(name): str(digest) for name, digest in (document.get("inputs") or {}).items()},
+            template=RuntimeTemplate.model_validate(document["template"]) if document.get("template") else None,
+            template_source=document.get("templateSource"),
+            template_digest=document.get("templateDigest"),
+            tokenizer_digest=document.get("tokenizerDigest"),
         )
-    except (ValueError, KeyError, TypeError, ValidationError, StageError):
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError, StageError):
         return None
     succeeded = report.stage == "train" and report.results is not None and report.failure is None
     return manifest if succeeded and not report.reused else None

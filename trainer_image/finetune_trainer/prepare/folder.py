@@ -89,6 +89,8 @@ class Rest(BaseModel):
     few_shot: tuple[Shot, ...] = ()
     thoughts: Thoughts | None = None
     percents: Percents | None = None
+    inputs: dict[str, str] = {}
+    template_source: str | None = None
     template_digest: str
     tokenizer_digest: str
     summary: dict[str, Any]
@@ -163,6 +165,8 @@ def load_prepared(folder: Path) -> Prepared:
             few_shot=rest.few_shot,
             thoughts=rest.thoughts,
             percents=rest.percents,
+            inputs=rest.inputs,
+            template_source=rest.template_source,
             template_digest=rest.template_digest,
             tokenizer_digest=rest.tokenizer_digest,
             summary=DatasetSummary.model_validate(rest.summary),

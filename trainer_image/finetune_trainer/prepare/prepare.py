@@ -39,7 +39,7 @@ from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.prepare.remarks import tell_of_promptsource, tell_of_thoughts, warn_of_text
 from finetune_trainer.prepare.rendering import TemplateRow
 from finetune_trainer.process.console import Steps, no_steps
-from finetune_trainer.storage.rowfiles import RowFile, given_files, revision_of
+from finetune_trainer.storage.rowfiles import RowFile, content_digests, given_files, revision_of
 from finetune_trainer.text.encode import Encoder, tokenizer_digest
 from finetune_trainer.text.stop import stop_texts
 from finetune_trainer.text.template.catalog import MESSAGES, PromptTemplate, resolve_template
@@ -199,6 +199,8 @@ def prepare(
                 wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
                 thoughts=encoder.thoughts and encoder.thoughts.marks,
                 percents=percents,
+                inputs=content_digests(rows, spec.dataset),
+                template_source=template_source if spec.dataset.template.file else None,
                 template_digest=template.digest,
                 tokenizer_digest=tokenizer_digest(tokenizer),
                 summary=summary.to_wire(),

@@ -178,6 +178,10 @@ class Prepared:
         Examples of the few-shot baseline, in their order; empty where none was asked for, or no train row is fit.
     thoughts
         Where the thought ends in an answer; None where answers have none.
+    inputs
+        Digest of what was read for each field of the spec that names rows; none of a hub's, which have a commit.
+    template_source
+        Text of the file that ``dataset.template`` names; None where it names none.
     """
 
     parts: dict[Part, EncodedPart]
@@ -195,5 +199,7 @@ class Prepared:
     thoughts: Thoughts | None = None
     template_digest: str
     tokenizer_digest: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    template_source: str | None = None
     percents: Percents | None = None
     summary: DatasetSummary

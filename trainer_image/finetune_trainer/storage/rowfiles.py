@@ -18,7 +18,7 @@ from finetune_api.reasons import Reason
 from finetune_api.uris import hub_rows
 from finetune_trainer.errors import StageError
 from finetune_trainer.storage.hubclasses import Classes
-from finetune_trainer.storage.store import StoredFile
+from finetune_trainer.storage.store import StoredFile, sha256_file
 
 __all__ = [
     "PARTS_GIVEN",
@@ -26,6 +26,7 @@ __all__ = [
     "GivenPart",
     "RowFile",
     "check_unchanged",
+    "content_digests",
     "format_of_name",
     "given_files",
     "revision_of",
@@ -103,6 +104,25 @@ def revision_of(files: Sequence[RowFile]) -> str | None:
     if len(commits) == 1:
         return origins[0][1]
     return digest_of(origins) if origins else None
+
+
+def content_digests(files: Sequence[RowFile], dataset: Dataset) -> dict[str, str]:
+    """Return a digest of what was read for each field of the spec that names rows, such as ``dataset.files.test``.
+
+    It is the file's own, or of a folder one over those of its files in the order of reading; names don't count. What
+    comes from a hub is left out, since its commit names it.
+    """
+    found: dict[str, list[str]] = {}
+    for file in files:
+        if file.origin is None:
+            found.setdefault(_field_of(file, dataset), []).append(sha256_file(file.path))
+    return {field: digests[0] if len(digests) == 1 else digest_of(digests) for field, digests in found.items()}
+
+
+def _field_of(file: RowFile, dataset: Dataset) -> str:
+    if dataset.sources is not None:
+        return f"dataset.sources[{file.source}].uri"
+    return f"dataset.files.{file.part}" if dataset.files is not None else "dataset.uri"
 
 
 def given_files(files: Mapping[str, Path] | Sequence[RowFile], dataset: Dataset) -> Sequence[RowFile]:

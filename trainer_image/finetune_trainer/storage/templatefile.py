@@ -22,13 +22,17 @@ MAX_BYTES = 4 * 2**20
 """The largest file of the published collection has 0.3 MB."""
 
 
-def fetch_template(template: Template, *, own: RuntimeTemplate | None, access: Access, folder: Path) -> str | None:
+def fetch_template(
+    template: Template, *, own: RuntimeTemplate | None, access: Access, folder: Path, kept: str | None = None
+) -> str | None:
     """Return the text of the file, or of the runtime's template; None where the template names neither.
 
     Parameters
     ----------
     own
         The runtime's template that the job names.
+    kept
+        The file's text as it was when the job ran first; it is not read then.
 
     Raises
     ------
@@ -42,8 +46,8 @@ def fetch_template(template: Template, *, own: RuntimeTemplate | None, access: A
                 Reason.INVALID_SPEC, f"dataset.template.name: {template.name} is no template of the library"
             )
         return own.document
-    if template.file is None:
-        return None
+    if template.file is None or kept is not None:
+        return kept
     field, uri = template.file
     try:
         store, key = access.open_file("dataset", uri, field)

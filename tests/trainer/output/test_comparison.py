@@ -1,0 +1,290 @@
+"""Two results held against each other: what differs is named, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from finetune_trainer.output.comparison import compare
+from finetune_trainer.output.finding import Finding
+from tests.support.result_pair import by_subject, changed_copy, edit_manifest, result_at, rewrite
+from tests.support.stage_run import run
+from tests.support.tiny_job import job_spec, make_stage_input, topic_rows, write_rows
+
+Change = Callable[[Path], object]
+
+
+def nothing(_: Path) -> None:
+    """Change nothing."""
+
+
+@pytest.fixture(scope="module")
+def output(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of a small job."""
+    folder = tmp_path_factory.mktemp("compared")
+    rows = write_rows(folder / "rows.jsonl", topic_rows(80))
+    spec = job_spec(model=f"file://{tiny}/model/", rows=f"file://{rows}", output=f"file://{folder}/out/", epochs=1)
+    report, _ = run(make_stage_input("train", spec, includes_prepare=True), folder)
+    assert report.failure is None, report.failure
+    return folder / "out"
+
+
+@pytest.fixture
+def found(output: Path, tmp_path: Path) -> Callable[..., dict[str, Finding]]:
+    """Compare two copies of the result, each with a change."""
+
+    def look(then: Change = nothing, now: Change = nothing) -> dict[str, Finding]:
+        original = changed_copy(output, tmp_path / "original", then)
+        again = changed_copy(output, tmp_path / "again", now)
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        return by_subject(compare(result_at(original), result_at(again), scratch))
+
+    return look
+
+
+def differing(found: dict[str, Finding]) -> list[str]:
+    return [subject for subject, finding in found.items() if finding.state == "Different"]
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def set_metrics(folder: Path, lines: list[dict[str, Any]]) -> None:
+    rewrite(folder, "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def arrays(change: Callable[[dict[str, Any]], object]) -> Change:
+    """Change the arrays of the rows, as another preparation would."""
+
+    def write(folder: Path) -> None:
+        path = folder / "prepared/rows.safetensors"
+        values = {name: value.copy() for name, value in load_file(path).items()}
+        change(values)
+        save_file(values, path)
+        rewrite(folder, "prepared/rows.safetensors", path.read_bytes())
+        edit_manifest(folder, lambda document: document.update(fingerprint="sha256:" + "0" * 64))
+
+    return write
+
+
+def test_a_result_is_the_same_as_itself_in_all_subjects(found: Callable[..., dict[str, Finding]]) -> None:
+    every = found()
+    assert {finding.state for finding in every.values()} == {"Same"}
+    assert list(every) == [
+        *("spec", "files", "model.uri", "dataset.uri", "template", "tokenizer", "settings"),
+        *("split", "tokens", "rows", "prepared rows"),
+        *("baseline", "losses", "validation", "test", "results", "weights"),
+    ]
+    assert every["losses"].text.endswith("equal to the bit")
+
+
+def test_the_last_bit_of_one_loss_is_told_with_its_step_and_size(found: Callable[..., dict[str, Finding]]) -> None:
+    sizes = []
+
+    def other_bit(folder: Path) -> None:
+        lines = metrics(folder)
+        loss = lines[1]["train_loss"]
+        lines[1]["train_loss"] = math.nextafter(loss, math.inf)
+        sizes.append(lines[1]["train_loss"] - loss)
+        set_metrics(folder, lines)
+
+    every = found(now=other_bit)
+    assert differing(every) == ["losses"]
+    losses = every["losses"]
+    assert "first at optimizer step 2" in losses.text
+    assert (losses.largest, losses.arithmetic) == (sizes[0], True)
+
+
+def test_losses_of_a_version_that_rounded_them_are_compared_as_far_as_they_go(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    def rounded(folder: Path) -> None:
+        set_metrics(
+            folder, [{k: round(v, 6) if k == "train_loss" else v for k, v in m.items()} for m in metrics(folder)]
+        )
+
+    every = found(then=rounded)
+    assert differing(every) == []
+    assert "to 6 digits, of which that version kept no more" in every["losses"].text
+
+
+def test_a_training_that_went_on_longer_is_told(found: Callable[..., dict[str, Finding]]) -> None:
+    def longer(folder: Path) -> None:
+        lines = metrics(folder)
+        last = max(line["step"] for line in lines)
+        set_metrics(folder, [*lines, {"step": last + 1, "train_loss": 0.123456789}])
+
+    every = found(now=longer)
+    assert differing(every) == ["losses"]
+
+
+def test_a_row_that_is_answered_otherwise_is_named_with_the_model(found: Callable[..., dict[str, Finding]]) -> None:
+    row = []
+
+    def answer(folder: Path) -> None:
+        lines = (folder / "predictions.jsonl").read_text().splitlines()
+        line = json.loads(lines[2])
+        row.append(line["row"])
+        lines[2] = json.dumps(line | {"tuned": "otherwise"})
+        rewrite(folder, "predictions.jsonl", "\n".join(lines).encode())
+
+    every = found(now=answer)
+    assert differing(every) == ["test"]
+    assert f"1 of 24 rows are answered otherwise, the first of them row {row[0]}" in every["test"].text
+    assert every["baseline"].state == "Same"
+
+
+def test_a_score_that_differs_is_told_with_both(found: Callable[..., dict[str, Finding]]) -> None:
+    def score(document: dict[str, Any]) -> None:
+        document["report"]["results"]["baseline"]["score"] = "0.9999"
+
+    every = found(then=lambda folder: edit_manifest(folder, score))
+    assert differing(every) == ["baseline"]
+    assert '"0.9999"' in every["baseline"].text
+
+
+def test_other_weights_are_told_by_their_file(found: Callable[..., dict[str, Finding]]) -> None:
+    every = found(now=lambda folder: rewrite(folder, "model/model.safetensors", b"other"))
+    assert differing(every) == ["weights"]
+    assert "model/model.safetensors" in every["weights"].text
+
+
+def test_a_row_that_went_to_another_part_is_named(found: Callable[..., dict[str, Finding]]) -> None:
+    rows = []
+
+    def swap(values: dict[str, Any]) -> None:
+        train, test = values["train.rows"], values["test.rows"]
+        rows.extend([int(train[0]), int(test[0])])
+        train[0], test[0] = test[0], train[0]
+
+    every = found(now=arrays(swap))
+    assert differing(every) == ["split", "tokens", "prepared rows"]
+    assert f"part train: 1 rows are no longer in it, the first of them row {rows[0]}" in every["split"].text
+    assert f"1 rows are new in it, the first of them row {rows[1]}" in every["split"].text
+    assert not every["split"].arithmetic
+
+
+def test_a_row_with_other_tokens_is_named(found: Callable[..., dict[str, Finding]]) -> None:
+    row = []
+
+    def token(values: dict[str, Any]) -> None:
+        values["test.tokens"][values["test.offsets"][3]] += 1
+        row.append(int(values["test.rows"][3]))
+
+    every = found(now=arrays(token))
+    assert differing(every) == ["tokens", "prepared rows"]
+    assert every["tokens"].text == f"row {row[0]} of test has other tokens"
+
+
+def test_without_the_prepared_rows_of_the_original_no_row_is_named_and_the_difference_is_told(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    every = found(
+        then=lambda folder: shutil.rmtree(folder / "prepared"),
+        now=lambda folder: edit_manifest(folder, lambda document: document.update(fingerprint="sha256:" + "0" * 64)),
+    )
+    assert differing(every) == ["tokens"]
+    assert {subject for subject, finding in every.items() if finding.state == "NotCompared"} == {"files", "split"}
+    assert "prepared/ of the result is gone" in every["split"].text
+
+
+def test_a_text_that_was_prepared_otherwise_is_told_by_its_line_and_not_shown(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    def text(folder: Path) -> None:
+        path = folder / "prepared/texts.test.jsonl"
+        lines = path.read_text().splitlines()
+        lines[4] = lines[4].replace("Topic", "Secret")
+        rewrite(folder, "prepared/texts.test.jsonl", ("\n".join(lines) + "\n").encode())
+
+    every = found(now=text)
+    assert differing(every) == ["prepared rows"]
+    assert "texts.test.jsonl has another digest; line 5 is the first that differs" in every["prepared rows"].text
+    assert "Secret" not in every["prepared rows"].text
+
+
+def test_a_row_that_somebody_changed_in_the_stored_result_is_told(found: Callable[..., dict[str, Finding]]) -> None:
+    def tamper(folder: Path) -> None:
+        path = folder / "predictions.jsonl"
+        path.write_text(path.read_text().replace('"tuned": "', '"tuned": "x', 1))
+
+    every = found(then=tamper)
+    assert differing(every) == ["files"]
+    assert "predictions.jsonl" in every["files"].text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["spec"]["training"].update(seed=8), "tells the seed 7, and its spec has training.seed 8"),
+        (lambda d: d["spec"]["training"].update(epochs=3), "not the one that its specDigest names"),
+    ],
+)
+def test_a_spec_that_was_changed_in_the_manifest_is_told(
+    change: Callable[[dict[str, Any]], object], words: str, found: Callable[..., dict[str, Finding]]
+) -> None:
+    every = found(then=lambda folder: edit_manifest(folder, change))
+    assert differing(every) == ["spec"]
+    assert words in every["spec"].text
+
+
+@pytest.mark.parametrize(
+    ("change", "subject", "words"),
+    [
+        (
+            lambda d: d["inputs"].update({"dataset.uri": "sha256:x"}),
+            "dataset.uri",
+            "has changed since: digest sha256:x",
+        ),
+        (lambda d: d.update(modelRevision="sha256:x"), "model.uri", "has changed since: revision sha256:x"),
+        (lambda d: d.update(templateDigest="sha256:x"), "template", "template topic of the library has another text"),
+        (lambda d: d.update(tokenizerDigest="sha256:x"), "tokenizer", "the model's tokenizer is another one"),
+        (lambda d: d["report"]["resolved"].update(batchSize=3), "settings", "batchSize 3, and it was 16"),
+        (lambda d: d["report"]["dataset"].update(duplicates=77), "rows", "duplicates 77, and it was"),
+        (lambda d: d["report"]["results"].update(gain="+0.9"), "results", 'gain "+0.9", and it was'),
+    ],
+)
+def test_what_changed_is_told_by_name(
+    change: Callable[[dict[str, Any]], object],
+    subject: str,
+    words: str,
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    every = found(now=lambda folder: edit_manifest(folder, change))
+    assert differing(every) == [subject]
+    assert words in every[subject].text
+
+
+def test_a_model_at_a_place_of_another_kind_is_not_called_changed(found: Callable[..., dict[str, Finding]]) -> None:
+    def elsewhere(document: dict[str, Any]) -> None:
+        document["spec"]["model"]["uri"] = "s3://models/tiny/"
+        document["modelRevision"] = "sha256:of-etags"
+
+    every = found(now=lambda folder: edit_manifest(folder, elsewhere))
+    assert differing(every) == []
+    assert every["model.uri"].state == "NotCompared"
+
+
+def test_of_an_older_manifest_is_compared_what_it_has_and_the_rest_is_named(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    def older(folder: Path) -> None:
+        rest = json.loads((folder / "prepared/prepared.json").read_text())
+        del rest["inputs"], rest["template_source"]
+        rewrite(folder, "prepared/prepared.json", json.dumps(rest).encode())
+        edit_manifest(folder, lambda d: [d.pop(key) for key in ("inputs", "templateDigest", "tokenizerDigest", "seed")])
+
+    every = found(then=older)
+    assert differing(every) == []
+    missing = {subject for subject, finding in every.items() if finding.state == "NotCompared"}
+    assert missing == {"dataset.uri", "template", "tokenizer"}
+    assert "told no digest" in every["dataset.uri"].text
