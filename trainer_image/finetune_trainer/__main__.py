@@ -35,7 +35,7 @@ __all__ = ["main"]
 INTERRUPTED = 130
 _AT: Final = "where an input lies now, such as dataset.uri=file:///data/rows.jsonl; may be repeated"
 TERMINATED = b'{"level":"warning","event":"interrupted","message":"SIGTERM: stopped; run again, it is done anew"}\n'
-TERMINATED_TEXT = b"! stopped by SIGTERM; run the same file again\n"
+TERMINATED_TEXT = b"! stopped by SIGTERM; run the same again\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from tests.support.docs import ROOT, commands
 from tests.support.hubserver import HubServer
 from tests.support.result_copy import snapshot
 from tests.support.result_pair import changed_copy, edit_manifest, rewrite
+from tests.support.s3server import S3Server
 from tests.support.stage_run import events, run
 from tests.support.tiny_job import job_spec, make_stage_input, topic_rows, write_rows
 from tests.support.tiny_model import WORDS
@@ -63,11 +64,12 @@ def output(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def again(tmp_path: Path) -> Callable[..., tuple[int, Log]]:
     """Reproduce the result in a folder; (exit code, log)."""
 
-    def call(folder: Path, **options: Any) -> tuple[int, Log]:
+    def call(place: Path | str, **options: Any) -> tuple[int, Log]:
         stream, work = io.StringIO(), tmp_path / "scratch"
         work.mkdir(exist_ok=True)
+        uri = place if isinstance(place, str) else f"file://{place}/"
         code = reproduce(
-            Request(uri=f"file://{folder}/", work_dir=work, **options),
+            Request(uri=uri, work_dir=work, **options),
             console=Console(job="reproduce", stage=None, stream=stream, interactive=False),
             interrupt=Interrupt(),
         )
@@ -146,8 +148,24 @@ def test_rows_that_changed_since_are_told_by_their_field_before_what_follows_fro
     assert states(log)["model.uri"] == "Same"
 
 
-def test_last_digits_on_another_machine_are_told_with_the_largest_difference(
-    output: Path, tmp_path: Path, again: Callable[..., tuple[int, Log]]
+@pytest.fixture
+def in_s3(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], str]:
+    """Store a folder in S3, which the environment names with its keys; its URI."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+
+    def store(folder: Path) -> str:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                s3.client().upload_file(str(path), bucket, f"out/{path.relative_to(folder).as_posix()}")
+        return f"s3://{bucket}/out/"
+
+    return store
+
+
+def test_of_a_result_in_s3_last_digits_of_another_machine_are_told_with_the_largest_difference(
+    output: Path, tmp_path: Path, in_s3: Callable[[Path], str], again: Callable[..., tuple[int, Log]]
 ) -> None:
     sizes = []
 
@@ -159,7 +177,7 @@ def test_last_digits_on_another_machine_are_told_with_the_largest_difference(
         rewrite(folder, "metrics.jsonl", "\n".join(json.dumps(line) for line in lines).encode())
         edit_manifest(folder, lambda document: document["machine"].update(capability="OTHER"))
 
-    code, log = again(changed_copy(output, tmp_path / "copy", elsewhere))
+    code, log = again(in_s3(changed_copy(output, tmp_path / "copy", elsewhere)))
     assert code == 41
     (loss,) = [line for line in log if line.get("subject") == "losses"]
     assert loss["largest_difference"] == sizes[0]
@@ -214,7 +232,7 @@ def test_rows_of_a_hub_are_read_at_the_commit_of_then_and_a_template_is_the_text
     spec["dataset"]["template"] = {"promptsource": {"uri": f"file://{prompts}", "name": "topic"}}
     output = train(spec, tmp_path)
     hub.history[commit] = {place: dict(hub.repos[place])}
-    hub.commits["main"] = "f" * 40
+    hub.commits |= {"main": "f" * 40, "then": commit}
     hub.repos[place] = {"train.jsonl": lines(rows[:30]), "test.jsonl": lines(rows[30:])}
     prompts.unlink()
     code, log = again(output)
@@ -240,12 +258,12 @@ def huge(folder: Path) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Path], object], dict[str, Any], int, str]] = {
-    "a job that has not finished": (no_manifest, {}, 22, "no manifest.json: a job has begun there and not finished"),
-    "an empty folder": (shutil.rmtree, {}, 22, "has no manifest.json: no job has finished there"),
-    "a manifest of something else": (not_ours, {}, 22, "is not the manifest of a finished job"),
-    "another digest": (lambda _: None, {"digest": "sha256:x"}, 22, "and sha256:x was expected; it was changed"),
+    "a job that has not finished": (no_manifest, {}, 14, "no manifest.json: a job has begun there and not finished"),
+    "an empty folder": (shutil.rmtree, {}, 14, "has no manifest.json: no job has finished there"),
+    "a manifest of something else": (not_ours, {}, 14, "is not the manifest of a finished job"),
+    "another digest": (lambda _: None, {"digest": "sha256:x"}, 14, "and sha256:x was expected; it was changed"),
     "a GPU": (of_a_gpu, {}, 10, "the job ran on a GPU, and none works here; --cpu computes on the CPU"),
-    "a full disk": (huge, {}, 20, "bytes of disk besides its model and rows"),
+    "a full disk": (huge, {}, 31, "bytes of disk besides its model and rows"),
 }
 
 

@@ -17,6 +17,7 @@ from finetune_trainer.model.device import (
     cpu_quota,
     gpu_memory_errors,
     pick_device,
+    processor,
     resolve_precision,
 )
 
@@ -128,3 +129,17 @@ def test_a_full_gpu_is_a_reason_of_its_own_that_says_when() -> None:
 
 def test_the_peak_of_memory_is_at_least_what_python_needs() -> None:
     assert 50e6 < hardware.peak_memory_bytes(CPU) < 50e9
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: One CPU @ 2.0GHz\nprocessor\t: 1\nmodel name\t: Two\n", "One CPU @ 2.0GHz"),
+        ("processor\t: 0\nBogoMIPS\t: 50\n", None),
+        ("model name\t:\n", None),
+    ],
+)
+def test_the_processor_is_named_as_the_system_names_it(text: str, name: str | None, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text(text)
+    assert processor(tmp_path / "cpuinfo") == name
+    assert processor(tmp_path / "nowhere") is None

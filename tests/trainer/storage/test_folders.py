@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from finetune_api.dataset import Dataset
+from finetune_api.digest import digest_of
 from finetune_api.reasons import Reason
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.table import read_table
 from finetune_trainer.errors import StageError
 from finetune_trainer.process.console import no_progress
 from finetune_trainer.storage.access import Access
-from finetune_trainer.storage.rowfiles import RowFile
+from finetune_trainer.storage.rowfiles import RowFile, content_digests
 from finetune_trainer.storage.rows import fetch_dataset
 from tests.support.fetch_kit import failure
 from tests.support.s3server import S3Server
@@ -193,3 +195,24 @@ def test_the_digest_of_a_file_in_a_storage_is_compared_too(access: Access, tmp_p
     uri = local(tmp_path, {"a.jsonl": row("1")}) + "a.jsonl"
     error = failure(lambda: fetched(access, dataset(uri, digest="sha256:" + "0" * 64), tmp_path))
     assert (error.reason, "dataset.digest says sha256:000" in error.message) == (Reason.VERIFICATION_FAILED, True)
+
+
+def sha256(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def test_what_was_read_has_a_digest_for_each_field_of_the_spec(access: Access, tmp_path: Path) -> None:
+    place = local(tmp_path, {"in/a.jsonl": row("1"), "in/b.jsonl": row("2"), "c.jsonl": row("3")})
+    one, folder = sha256(row("3")), digest_of([sha256(row("1")), sha256(row("2"))])
+
+    def told(**where: object) -> dict[str, str]:
+        about = {"template": {"name": "topic"}, **where}
+        spec = Dataset.model_validate(about, context={"local": True})
+        return content_digests(fetched(access, spec, tmp_path / str(len(where) + len(str(where)))), spec)
+
+    assert told(uri=f"{place}c.jsonl") == {"dataset.uri": one}
+    assert told(uri=f"{place}in/") == {"dataset.uri": folder}
+    files = {"train": f"{place}in/", "test": f"{place}c.jsonl"}
+    assert told(files=files) == {"dataset.files.train": folder, "dataset.files.test": one}
+    sources = [{"uri": f"{place}c.jsonl"}, {"uri": f"{place}in/"}]
+    assert told(sources=sources) == {"dataset.sources[0].uri": one, "dataset.sources[1].uri": folder}

@@ -27,7 +27,7 @@ from finetune_trainer.output.manifest import Manifest, read_manifest
 from finetune_trainer.output.surroundings import Change, changes
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.environment import Environment
-from finetune_trainer.process.interrupt import Interrupt
+from finetune_trainer.process.interrupt import Interrupt, Interrupted
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.local import LocalStore
 from finetune_trainer.storage.store import Store
@@ -88,6 +88,12 @@ def reproduce(request: Request, *, console: Console, interrupt: Interrupt) -> in
     except StageError as error:
         failure_of(error, console)
         return error.exit_code
+    except Interrupted:
+        if request.into is None:
+            console.event(
+                "state_let_go", "without --into nothing keeps its state; run again, it begins anew", level="warning"
+            )
+        raise
 
 
 def _reproduce(request: Request, scratch: Path, console: Console, interrupt: Interrupt) -> int:
