@@ -77,7 +77,7 @@ def test_a_job_that_keeps_thoughts_learns_them_and_scores_the_answers(
     assert closed
     thoughts = {line["tunedThought"] for line in closed if "tunedThought" in line}
     if kind != "plain":  # marks that are several tokens take longer to learn
-        assert len(thoughts & {f"{row['label'][:1]} it is" for row in topic_rows(120)}) > 1
+        assert thoughts & {f"{row['label'][:1]} it is" for row in topic_rows(120)}
     assert all(line["tunedCorrect"] == (line["tuned"] == line["expected"]) for line in lines)
     assert all(line["tuned"] == "" and not line["tunedCorrect"] for line in lines if "tunedUnfinished" in line)
     assert not any("baselineExactMatchTokens" in line for line in lines)
