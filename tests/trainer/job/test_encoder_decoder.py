@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -87,6 +88,19 @@ def test_adapters_end_with_a_gain_and_name_their_layers(lora: Finished) -> None:
     assert resolved.target_modules == ["k", "o", "q", "v", "wi", "wo"]
     adapter = json.loads((lora.output / "adapter/adapter_config.json").read_text())
     assert adapter["task_type"] == "SEQ_2_SEQ_LM"
+
+
+def test_a_job_goes_on_from_the_adapter_of_another(lora: Finished, tmp_path: Path) -> None:
+    spec = copy.deepcopy(lora.spec)
+    spec["model"]["adapter"] = {"uri": f"file://{lora.output}/adapter/"}
+    spec["output"]["uri"] = f"file://{tmp_path}/out/"
+    spec["training"]["epochs"] = 1
+    before, earlier = finished(spec, tmp_path).report.results, lora.report.results
+    assert before is not None
+    assert earlier is not None
+    # That job's score is the merged model's, whose last bits differ.
+    assert (before.baseline.score, before.baseline.correct) == (earlier.test.score, earlier.test.correct)
+    assert float(before.baseline.loss or "") == pytest.approx(float(earlier.test.loss or ""), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])

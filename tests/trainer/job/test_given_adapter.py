@@ -221,6 +221,7 @@ def test_settings_that_contradict_the_adapter_are_refused_with_both(
         ({"use_of_a_later_version": {"a": 1}}, "sets use_of_a_later_version"),
         ({"peft_type": "LOHA"}, "of kind LOHA"),
         ({"task_type": "SEQ_CLS"}, "task_type SEQ_CLS"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, "it has task_type SEQ_2_SEQ_LM, and that model is for CAUSAL_LM"),
         ({"r": 0}, "has r 0"),
         ({"lora_alpha": 0.5}, "has lora_alpha 0.5"),
         ({"r": 4096}, "rank"),

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from finetune_api.job import LoRA, Training
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
-from finetune_trainer.storage.adapterfiles import FetchedAdapter
+from finetune_trainer.storage.adapterfiles import TASKS, FetchedAdapter
 
 __all__ = ["PREFIX", "base_warning", "check_base", "continued"]
 
@@ -109,6 +109,12 @@ def check_base(
         ModelInvalid: it is for another base, or no adapter that can be continued; names the first that differs.
     """
     where = f"model.adapter.uri: {adapter.uri}"
+    task, own = adapter.config.get("task_type"), TASKS[bool(config.is_encoder_decoder)]
+    if task not in (None, own):
+        raise _invalid(
+            f"{where} is for another model than {base} (model.uri): it has task_type {task}, and that model is for "
+            f"{own}; name the base that the adapter was trained on"
+        )
     for name in sorted(adapter.shapes):
         if _OUTSIDE.search(name) or "lora_embedding" in name:
             raise _invalid(

@@ -25,6 +25,7 @@ from finetune_trainer.model.kinds import network_class
 from finetune_trainer.model.limits import read_config
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.model.shape import matrices
+from finetune_trainer.storage.adapterfiles import TASKS
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -105,7 +106,7 @@ def _attach(model: PreTrainedModel, lora: LoRA, *, seed: int) -> PeftModel:
         use_dora=lora.use_dora,
         init_lora_weights="gaussian" if lora.init_lora_weights == "Gaussian" else True,
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
-        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+        task_type=TASKS[bool(model.config.is_encoder_decoder)],
     )
     try:
         adapter: PeftModel = get_peft_model(model, config, autocast_adapter_dtype=False)

@@ -24,11 +24,13 @@ from finetune_trainer.storage.mounted import MountedStore
 from finetune_trainer.storage.store import Store, StoredFile, download, revision_of, with_digests
 from finetune_trainer.storage.weights import check_weights
 
-__all__ = ["FetchedAdapter", "fetch_adapter"]
+__all__ = ["TASKS", "FetchedAdapter", "fetch_adapter"]
 
 CONFIG: Final = "adapter_config.json"
 TENSORS: Final = "adapter_model.safetensors"
 _FILES: Final = (CONFIG, TENSORS)
+TASKS: Final = {False: "CAUSAL_LM", True: "SEQ_2_SEQ_LM"}
+"""What peft calls the task of a model without and with an encoder."""
 _PICKLE: Final = "adapter_model.bin"
 _LARGEST_CONFIG: Final = 4 * 1024 * 1024
 
@@ -181,8 +183,9 @@ def _checked(config: dict[str, Any], place: str) -> dict[str, Any]:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise _invalid(f"{place} is an adapter of kind {str(kind)[:40]}; only LoRA can be continued")
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise _invalid(f"{place} is for task_type {str(config['task_type'])[:40]}, and a job tunes CAUSAL_LM")
+    if config.get("task_type") not in (None, *TASKS.values()):
+        told = " or ".join(TASKS.values())
+        raise _invalid(f"{place} is for task_type {str(config['task_type'])[:40]}, and a job tunes {told}")
     if config.get("bias", "none") != "none":
         raise _invalid(
             f"{CONFIG} of {place} has bias {str(config['bias'])[:20]}, so biases of the base belong to the adapter; "
