@@ -8,7 +8,6 @@ their own. ``source.py`` below says what a file is.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -18,7 +17,8 @@ from finetune_trainer.data.classes import named, usable
 from finetune_trainer.data.json_text import Shape, objects_of
 from finetune_trainer.data.opened import numbered_lines
 from finetune_trainer.data.separated import read_separated
-from finetune_trainer.data.source import BadRow, Row, Source, has_surrogate, look_at, too_long
+from finetune_trainer.data.source import BadRow, Row, Source, look_at, too_long
+from finetune_trainer.data.strict_json import parsed
 from finetune_trainer.errors import StageError
 
 __all__ = ["BadRow", "Row", "Source", "look_at", "read_rows"]
@@ -117,34 +117,9 @@ def _not_json(text: str, error: json.JSONDecodeError) -> str:
 
 
 def _json_object(text: str) -> dict[str, Any]:
-    values = json.loads(
-        text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeated_keys
-    )
+    values = parsed(text)
     if not isinstance(values, dict):
         raise ValueError(f"a JSON {_json_type(values)}, not an object")  # noqa: TRY004  # the caller tells by ValueError
-    # A lone surrogate such as "\ud800" is valid JSON but no text: it can be neither tokenised nor stored.
-    if "\\ud" in text.lower() and has_surrogate(json.dumps(values, ensure_ascii=False)):
-        raise ValueError("holds half of a surrogate pair, which is not text")
-    return values
-
-
-def _refuse_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text if len(text) <= 30 else text[:27] + '...'} is too large; write it as text")
-    return value
-
-
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object, and only one of its values can be meant")
     return values
 
 

@@ -208,7 +208,9 @@ def test_json_has_one_form_however_the_row_spells_it(value: object, text: str) -
     [
         ("{person: Ada}", "column 'entities' is no JSON"),
         ("[1,", "column 'entities' is no JSON"),
-        ('{"a": NaN}', "column 'entities' is no JSON"),
+        ('{"a": NaN}', "column 'entities' is no JSON: NaN is not a JSON number"),
+        ('{"a": 1, "a": 2}', "column 'entities' is no JSON: the key 'a' stands twice"),
+        ('{"a": "\\ud83d"}', "column 'entities' is no JSON: holds half of a surrogate pair"),
         ("[" * 100000, "column 'entities' is no JSON"),
         ("Ada", "column 'entities' is no JSON"),
         ("7", "column 'entities' holds no JSON object and no list"),

@@ -232,3 +232,50 @@ def test_a_call_has_no_null_arguments_that_its_tool_does_not_have(tool: dict[str
     turns = to_messages([ASK, calling(call({"city": None, "a": None}))], "m", beside={"tools": [tool]})
     assert turns[-1].calls[0]["function"]["arguments"] == kept
     assert turns[-1].calls[0]["id"] == "c1"
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        (14, "14"),
+        (0, "0"),
+        (2.5, "2.5"),
+        (False, "false"),
+        ({"a": "é"}, '{"a": "é"}'),
+        ([{"a": 1}, {"a": 2}], '[{"a": 1}, {"a": 2}]'),
+        ([1, 2], "[1, 2]"),
+        ([{"type": "text", "text": "one"}, "two"], "one\ntwo"),
+        (None, ""),
+    ],
+)
+def test_a_result_that_is_a_value_is_read_as_json_and_never_as_nothing(content: object, read: str) -> None:
+    (_, _, result, _) = to_messages([ASK, calling(), {**RESULT, "content": content}, DONE], "m")
+    assert result.content == read
+
+
+UNUSABLE = pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice in one object"),
+        ('{"a": 1e400}', "the number 1e400 is too large"),
+        ('{"a": "\\ud83d"}', "holds half of a surrogate pair"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+    ],
+)
+"""What Python's reader takes."""
+
+
+@UNUSABLE
+def test_json_text_in_a_cell_is_held_to_the_rule_of_a_row(text: str, why: str) -> None:
+    turn = f'{{"role": "assistant", "content": "x", "more": {text}}}'
+    with pytest.raises(ValueError, match=f"no JSON list of messages: {why}"):
+        to_messages(f'[{{"role": "user", "content": "q"}}, {turn}]', "m")
+    with pytest.raises(ValueError, match=f"are no JSON: {why}"):
+        to_messages([ASK, calling(call(text))], "m")
+    with pytest.raises(ValueError, match=f"no JSON list of tools: {why}"):
+        to_messages([ASK, DONE], "m", beside={"tools": f'[{{"name": "f", "parameters": {text}}}]'})
+
+
+def test_the_flat_form_of_a_tool_is_that_with_a_function() -> None:
+    flat = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+    assert as_dicts(to_messages([ASK, DONE], "m", beside={"tools": [flat]}))[1] == [WEATHER]

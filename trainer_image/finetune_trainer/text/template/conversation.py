@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
+from finetune_trainer.data.strict_json import parsed, why_not
 from finetune_trainer.text.template.thoughts import thought_of
 from finetune_trainer.text.template.tools import (
     CALL_ROLES,
@@ -180,9 +181,9 @@ def to_messages(
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError as e:
-            raise ValueError(f"column {column!r} is no JSON list of messages") from e
+            value = parsed(value)
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"column {column!r} is no JSON list of messages{why_not(e)}") from e
     if not isinstance(value, list) or not all(isinstance(m, Mapping) for m in value):
         raise ValueError(f"column {column!r} is no list of objects with role and content")
     value = [_one_dialect(n, m) for n, m in enumerate(value, start=1)]
@@ -220,7 +221,7 @@ def _one_dialect(n: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
 def _message(n: int, message: Mapping[str, Any]) -> Message:
     role, content = _role(n, message), message.get("content")
     if role == "tool":
-        text = json.dumps(content, ensure_ascii=False) if isinstance(content, Mapping) else _content(n, content)
+        text = json.dumps(content, ensure_ascii=False) if _is_value(content) else _content(n, content)
         return Message(role, text, more=_keys({k: message[k] for k in ("tool_call_id", "name") if message.get(k)}))
     if role in CALL_ROLES:
         return Message("assistant", "", more=_keys({"tool_calls": called_in_text(n, _content(n, content))}))
@@ -235,6 +236,13 @@ def _message(n: int, message: Mapping[str, Any]) -> Message:
     if not text and not calls:
         raise ValueError(f"message {n} has no text as its content")
     return Message(role, text, more=_keys({"tool_calls": calls} if calls else {})).thinking(thought)
+
+
+def _is_value(content: Any) -> bool:
+    """Whether a tool's result is a value that files have as it is: a number, an object, a list of such."""
+    if isinstance(content, list):
+        return not all(isinstance(part, str) or (isinstance(part, Mapping) and "type" in part) for part in content)
+    return content is not None and not isinstance(content, str)
 
 
 def _bare(message: Message, tools: Sequence[Mapping[str, Any]]) -> Message:

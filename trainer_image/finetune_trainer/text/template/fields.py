@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from finetune_trainer.data.strict_json import parsed, why_not
 from finetune_trainer.text.template.catalog import MESSAGES, Field, PromptTemplate
 from finetune_trainer.text.template.conversation import Message, as_text_of_turn, to_messages
 from finetune_trainer.text.template.labels import Answers, as_text
@@ -146,16 +147,12 @@ def _json_text(value: Any, column: str) -> str:
     """One form of JSON for every row, however its file spells it."""
     if isinstance(value, str):
         try:
-            value = json.loads(value, parse_constant=_no_constant)
+            value = parsed(value)
         except (ValueError, RecursionError) as e:
-            raise ValueError(f"column {column!r} is no JSON") from e
+            raise ValueError(f"column {column!r} is no JSON{why_not(e)}") from e
     if not isinstance(value, list | dict):
         raise ValueError(f"column {column!r} holds no JSON object and no list")  # noqa: TRY004  # tells a bad row
     return json.dumps(value, ensure_ascii=False)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -176,9 +173,10 @@ def row_choices(value: Any, column: str) -> tuple[tuple[str, ...], tuple[str, ..
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError as e:
-            raise ValueError(f'column {column!r} is no JSON list of choices such as ["one", "two"]') from e
+            value = parsed(value)
+        except (ValueError, RecursionError) as e:
+            why = why_not(e)
+            raise ValueError(f'column {column!r} is no JSON list of choices such as ["one", "two"]{why}') from e
     names: Any = []
     if isinstance(value, Mapping):
         value, names = value.get("text"), value.get("label", [])

@@ -6,9 +6,10 @@ text: chat templates take objects, and the one that wants text gets it where it 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+from finetune_trainer.data.strict_json import parsed, why_not
 
 __all__ = [
     "CALL_ROLES",
@@ -56,7 +57,7 @@ def offered_tools(values: Mapping[str, Any], column: str | None) -> list[dict[st
         try:
             value = _parsed(value)
         except ValueError as e:
-            raise ValueError(f"column {found[0]!r} is no JSON list of tools") from e
+            raise ValueError(f"column {found[0]!r} is no JSON list of tools{why_not(e)}") from e
     if not isinstance(value, list) or not value:
         raise ValueError(f"column {found[0]!r} is no list of tools")
     return [_tool(n, entry, found[0]) for n, entry in enumerate(value, start=1)]
@@ -64,7 +65,8 @@ def offered_tools(values: Mapping[str, Any], column: str | None) -> list[dict[st
 
 def _tool(n: int, entry: Any, column: str) -> dict[str, Any]:
     if isinstance(entry, Mapping) and "function" not in entry and "name" in entry:
-        entry = {"type": "function", "function": entry}
+        # OpenAI's later form has type and function in one object.
+        entry = {"type": "function", "function": {k: v for k, v in entry.items() if (k, v) != ("type", "function")}}
     kind = entry.get("type", "function") if isinstance(entry, Mapping) else "function"
     if kind != "function":
         raise ValueError(f"tool {n} in column {column!r} has type {shown(str(kind))}; only functions can be learned")
@@ -162,7 +164,7 @@ def called_in_text(n: int, text: str) -> list[dict[str, Any]]:
     try:
         value = _parsed(text)
     except ValueError as e:
-        raise ValueError(f"message {n} is a call of a tool, and its text is no JSON") from e
+        raise ValueError(f"message {n} is a call of a tool, and its text is no JSON{why_not(e)}") from e
     return [_call(n, entry) for entry in (value if isinstance(value, list) else [value])]
 
 
@@ -199,13 +201,9 @@ def _arguments(n: int, name: str, value: Any) -> dict[str, Any]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return parsed(text)
     except RecursionError as e:
         raise ValueError("it is nested too deeply") from e
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _is_nothing(value: Any) -> bool:
