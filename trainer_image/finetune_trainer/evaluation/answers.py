@@ -7,10 +7,12 @@ Unicode form) is held against nobody. An expected answer that it can't spell at 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from finetune_trainer.evaluation.thoughts import Parted, ThoughtReader
@@ -70,6 +72,7 @@ class Answers:
         self._thoughts = ThoughtReader(tokenizer, prepared.thoughts) if prepared.thoughts is not None else None
         # A token spells at least one byte: so many of the last ones hold whatever stop text has just been completed.
         self._window = 2 * _EVERY + max((len(text.encode()) for text in prepared.stop), default=0)
+        self._marks = _marks(tokenizer, prepared) - self.stops
 
     def reference(self, completion: Sequence[int]) -> str | None:
         """Return what an answer must be to match an expected completion; None where no answer can."""
@@ -139,4 +142,30 @@ class Answers:
         return self.rule.occurs(recent) and self.rule.ends(self._text(tokens))
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Return tokens as text: without special ones, but those that belong to expected answers."""
+        pieces: list[str] = []
+        for is_mark, run in itertools.groupby(tokens, key=self._marks.__contains__):
+            ids = list(run)
+            if is_mark:
+                pieces += self._tokenizer.convert_ids_to_tokens(ids)
+            else:
+                text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                pieces.append(str(text))
+        return "".join(pieces)
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase, prepared: Prepared) -> frozenset[int]:
+    """Special tokens that the chat template writes into answers, such as the one before a call of a tool.
+
+    Without it a call is a text that happens to be JSON, so an answer that lacks it is another one. A row's own text
+    never has special tokens.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    found: set[int] = set()
+    for part in (prepared.parts[name] for name in ("validation", "test") if name in prepared.parts):
+        places = np.flatnonzero(np.isin(part.tokens, list(special)))
+        rows = np.searchsorted(part.offsets, places, side="right") - 1
+        inside = places - part.offsets[rows] >= part.prompt_lengths[rows]
+        inside &= places < part.offsets[rows + 1] - len(prepared.end_ids)
+        found.update(np.unique(part.tokens[places[inside]]).tolist())
+    return frozenset(found - {tokenizer.unk_token_id})
