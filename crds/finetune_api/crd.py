@@ -248,6 +248,13 @@ def job_crd() -> Schema:
             _column("Test", ".status.results.test.score", "Score of the tuned model on the same rows."),
             _AGE,
             _column(
+                "ETA",
+                ".status.progress.etaSeconds",
+                "Seconds until training and scoring are over, as of the newest report.",
+                kind="integer",
+                wide=True,
+            ),
+            _column(
                 "Gain", ".status.results.gain", "How much better the tuned model is; above 0 is better.", wide=True
             ),
             _column(

@@ -10,10 +10,12 @@ from typing import Final, Literal
 from finetune_api import GROUP
 
 __all__ = [
+    "ANNOTATION_PROGRESS_CA",
     "CREDENTIALS_DIR",
     "DATA_DIR",
     "ENV_POD_NAME",
     "ENV_POD_UID",
+    "ENV_PROGRESS_URL",
     "ENV_STAGE_INPUT",
     "ENV_WORK_DIR",
     "JOB_NAME_PATTERN",
@@ -22,6 +24,10 @@ __all__ = [
     "LABEL_STAGE",
     "MANAGED_BY",
     "MODEL_CACHE_DIR",
+    "PROGRESS_AUDIENCE",
+    "PROGRESS_CA_FILE",
+    "PROGRESS_DIR",
+    "PROGRESS_TOKEN_FILE",
     "ROLES",
     "TERMINATION_LOG",
     "Role",
@@ -48,6 +54,8 @@ ENV_STAGE_INPUT: Final = "FINETUNE_STAGE_INPUT"
 ENV_WORK_DIR: Final = "FINETUNE_WORK_DIR"
 ENV_POD_NAME: Final = "FINETUNE_POD_NAME"
 ENV_POD_UID: Final = "FINETUNE_POD_UID"
+ENV_PROGRESS_URL: Final = "FINETUNE_PROGRESS_URL"
+"""Where a pod posts its live reports; absent where nobody takes them."""
 
 CREDENTIALS_DIR: Final = "/var/run/secrets/finetune.dev"
 """One folder a role below it, each key of the Secret a file; absent: the service account's own identity."""
@@ -57,6 +65,16 @@ DATA_DIR: Final = "/mnt/finetune.dev"
 
 MODEL_CACHE_DIR: Final = "/var/cache/finetune.dev"
 """The volume of the runtime's model cache, writable."""
+
+ANNOTATION_PROGRESS_CA: Final = f"{GROUP}/progress-ca"
+"""Annotation of a pod with the certificate that signs the operator's."""
+
+PROGRESS_AUDIENCE: Final = f"{GROUP}/progress"
+"""Audience of a pod's token for live reports; the API server refuses such a token, and the operator every other."""
+
+PROGRESS_DIR: Final = "/var/run/finetune.dev/progress"
+PROGRESS_TOKEN_FILE: Final = "token"  # noqa: S105 - a file's name
+PROGRESS_CA_FILE: Final = "ca.crt"
 
 TERMINATION_LOG: Final = "/dev/termination-log"
 

@@ -19,6 +19,7 @@ from finetune_api.templates import RuntimeTemplate
 __all__ = [
     "FineTuneRuntimeSpec",
     "Limits",
+    "LiveProgress",
     "ModelCache",
     "PrepareResources",
     "PrepareRuntime",
@@ -39,6 +40,9 @@ LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([-A-Za-
 
 SidecarInjection = Literal["Declined", "Allowed"]
 """Whether pods ask service meshes to leave them alone."""
+
+LiveProgress = Literal["Enabled", "Disabled"]
+"""Whether pods tell how far they are while they work."""
 
 _DIGEST: Final = re.compile(r"@sha256:[0-9a-f]{64}\Z")
 _LABEL_KEY: Final = "^([a-z0-9][a-z0-9.-]*/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
@@ -307,6 +311,9 @@ class FineTuneRuntimeSpec(SpecModel):
     templates: list[RuntimeTemplate] = Field(
         [], max_length=16, description="Templates that jobs on this runtime can name beside the library's."
     )
+    progress: LiveProgress = Field(
+        "Enabled", description="Disabled: pods of jobs post no live reports, and get no token for it."
+    )
     limits: Limits = Field(Limits(), description="Upper bounds for every job.")
     simulated_gpus: bool = Field(
         False, description="For test clusters: nothing backs gpuResourceName, and the CPU computes in its place."
@@ -353,6 +360,7 @@ class ResolvedRuntime(ApiModel):
     storage: ResolvedStorage = Field(ResolvedStorage(), description="How this job's stores are reached.")
     template: RuntimeTemplate | None = Field(None, description="The runtime's template that the job names.")
     model_cache: ModelCache | None = Field(None, description="The volume that keeps weights.")
+    progress: LiveProgress = Field("Enabled", description="Whether pods post live reports.")
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     active_deadline_seconds: int = Field(ge=1, description="The runtime's largest activeDeadlineSeconds.")
     pending_timeout_seconds: int = Field(ge=1, description="How long the job waits for something missing.")

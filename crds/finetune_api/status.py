@@ -1,7 +1,7 @@
 """``FineTuneJob.status``: what the operator tells, every list and string bounded, every float a decimal string.
 
-``stages``, ``runtime`` and the terminal conditions are the operator's memory and are read back; ``phase`` is derived
-and never read back (Kubernetes API conventions, "Typical status properties").
+``stages``, ``runtime``, ``progress`` and the terminal conditions are the operator's memory and are read back; ``phase``
+is derived and never read back (Kubernetes API conventions, "Typical status properties").
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.base import ApiModel, DecimalString, Digest, LocalName, Timestamp
+from finetune_api.live import NEWEST_POINTS, LivePhase, Progress, ValidationPoint
 from finetune_api.metrics import MetricName, SecondaryName
 from finetune_api.names import StageName
 from finetune_api.runtime import ResolvedRuntime
@@ -26,6 +27,7 @@ __all__ = [
     "Failure",
     "FewShotScore",
     "FineTuneJobStatus",
+    "LivePhase",
     "MetricName",
     "NearDuplicates",
     "Phase",
@@ -43,7 +45,18 @@ __all__ = [
     "ValidationPoint",
 ]
 
-Phase = Literal["Pending", "Queued", "Preparing", "Training", "Suspended", "Succeeded", "Failed"]
+Phase = Literal[
+    "Pending",
+    "Queued",
+    "Preparing",
+    "Baseline",
+    "Training",
+    "Uploading",
+    "Evaluating",
+    "Suspended",
+    "Succeeded",
+    "Failed",
+]
 Message = Annotated[str, Field(max_length=1024)]
 
 
@@ -83,18 +96,6 @@ class StageStatus(ApiModel):
         description="Seconds that count against activeDeadlineSeconds, waiting for a node included.",
     )
     digest: Digest | None = Field(None, description="Digest of the manifest that the stage left behind.")
-
-
-class Progress(ApiModel):
-    """How far training is."""
-
-    percent: int = Field(ge=0, le=100, description="Share of the work that is done.")
-    step: int | None = Field(None, ge=0, description="Optimizer steps done.")
-    total_steps: int | None = Field(None, ge=0, description="Optimizer steps planned.")
-    epoch: DecimalString | None = Field(None, description="Passes over the rows so far.")
-    eta_seconds: int | None = Field(None, ge=0, description="Estimated seconds to the end.")
-    tokens_per_second: int | None = Field(None, ge=0, description="Training tokens a second, padding not counted.")
-    last_report_time: Timestamp | None = Field(None, description="When the pod last reported.")
 
 
 class DroppedRows(ApiModel):
@@ -216,15 +217,6 @@ class Resolved(ApiModel):
     adapter_revision: str | None = Field(
         None, max_length=128, description="The same of model.adapter; the baseline is the model with it."
     )
-
-
-class ValidationPoint(ApiModel):
-    """Loss and score on the validation rows, after an epoch or so many steps."""
-
-    epoch: int = Field(ge=0, description="Epochs done.")
-    step: int = Field(ge=0, description="Optimizer steps done.")
-    loss: DecimalString = Field(description="Mean cross-entropy of a completion token.")
-    score: DecimalString = Field(description="resolved.metric on the validation rows.")
 
 
 class SecondaryScore(ApiModel):
@@ -393,7 +385,7 @@ class FineTuneJobStatus(ApiModel):
     progress: Progress | None = Field(None, description="How far the job is.")
     dataset: DatasetSummary | None = Field(None, description="What was read and how it was cut.")
     resolved: Resolved | None = Field(None, description="What was chosen where the spec left a choice.")
-    validation: Annotated[list[ValidationPoint], Field(max_length=10)] | None = Field(
+    validation: Annotated[list[ValidationPoint], Field(max_length=NEWEST_POINTS)] | None = Field(
         None, description="The newest validation points."
     )
     results: Results | None = Field(None, description="Before and after on the same sealed rows.")

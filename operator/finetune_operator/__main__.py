@@ -22,6 +22,7 @@ from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.process.endpoints import serving
 from finetune_operator.process.engine import Engine
 from finetune_operator.process.handlers import build_registry
+from finetune_operator.process.live import taking_reports
 from finetune_operator.process.logs import configure_logging
 from finetune_operator.process.metrics import Metrics
 from finetune_operator.process.settings import Settings, SettingsError
@@ -62,6 +63,7 @@ async def operate(settings: Settings, *, installed: InstalledRuntime | None = No
         # Servers and workers are there before Kopf, which takes every task begun after it for its own and cancels it.
         async with (
             serving(engine, health_port=settings.health_port, metrics_port=settings.metrics_port),
+            taking_reports(engine, gateway, settings),
             engine.running(),
         ):
             log.info("Watching", extra={"event": "Started", "fields": {"version": __version__}})

@@ -69,6 +69,7 @@ def _stages() -> Iterator[Case]:
     )
     yield from RUNTIME.text("gpuResourceName", 253, lambda n: "a.com/".ljust(n, "x"))
     yield from RUNTIME.choice("sidecarInjection", "Declined", "Allowed")
+    yield from RUNTIME.choice("progress", "Enabled", "Disabled")
 
 
 def _node_selector(path: str) -> Iterator[Case]:

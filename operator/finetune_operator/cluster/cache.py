@@ -269,6 +269,13 @@ class Cache:
         """Return the pods labelled with a FineTuneJob's uid, sorted by name."""
         return tuple(self._pods.members((namespace, job_uid)))
 
+    def owner_of(self, namespace: str, pod_name: str) -> tuple[PodView, JobKey, str] | None:
+        """Return a pod, and key and uid of the FineTuneJob that it says it works for."""
+        entry = self._pods.entries.get((namespace, pod_name))
+        if entry is None or entry.owner is None or entry.group is None:
+            return None
+        return entry.value, entry.owner, entry.group[1]
+
     def size(self, kind: Kind) -> int:
         """Count the objects of a kind."""
         return len(self._stores[kind].entries)

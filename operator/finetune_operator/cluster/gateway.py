@@ -183,6 +183,23 @@ class KubernetesGateway:
         body = {**patch, "metadata": {**patch.get("metadata", {}), "resourceVersion": resource_version}}
         await self._request("patch", "PATCH", _runtime_path(name), RUNTIME_PLURAL, body)
 
+    async def patch_secret(self, namespace: str, name: str, patch: Raw) -> Raw:
+        """See :class:`ClusterGateway`."""
+        return await self._request("patch", "PATCH", f"/api/v1/namespaces/{namespace}/secrets/{name}", "secrets", patch)
+
+    async def review_token(self, token: str, *, audience: str) -> Raw:
+        """See :class:`ClusterGateway`."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        answer = await self._request(
+            "create", "POST", "/apis/authentication.k8s.io/v1/tokenreviews", "tokenreviews", body
+        )
+        status = answer.get("status")
+        return status if isinstance(status, dict) else {}
+
     async def create_event(self, namespace: str, event: Raw) -> None:
         """See :class:`ClusterGateway`."""
         await self._request("create", "POST", f"/api/v1/namespaces/{namespace}/events", "events", event)

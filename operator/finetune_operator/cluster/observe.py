@@ -29,7 +29,7 @@ from finetune_operator.cluster.views import (
     runtime_view,
     start_trouble,
 )
-from finetune_operator.decide.plan import ChildView, Observed, PodView, RuntimeView
+from finetune_operator.decide.plan import ChildView, Observed, PodReport, PodView, ReportEndpoint, RuntimeView
 
 __all__ = ["SETTLING", "Observer"]
 
@@ -53,9 +53,23 @@ class Observer:
     ----------
     now
         The current time, aware.
+    endpoint
+        Where pods post live reports, if they may.
+    report
+        The live report to show, by the uid of a job.
     """
 
-    def __init__(self, gateway: ClusterGateway, cache: Cache, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        gateway: ClusterGateway,
+        cache: Cache,
+        *,
+        now: Callable[[], datetime],
+        endpoint: Callable[[], ReportEndpoint | None] = lambda: None,
+        report: Callable[[str], PodReport | None] = lambda _uid: None,
+    ) -> None:
+        self._endpoint = endpoint
+        self._report = report
         self._gateway = gateway
         self._cache = cache
         self._now = now
@@ -93,6 +107,8 @@ class Observer:
             live=live,
             create_error=create_error,
             gone=self._cache.gone(key.namespace, uid),
+            endpoint=self._endpoint(),
+            report=self._report(uid),
         )
 
     # --- live reads ---------------------------------------------------------------------------------------------------

@@ -167,6 +167,14 @@ class ClusterGateway(Protocol):
         """Merge-patch a FineTuneRuntime if it still has this resourceVersion."""
         ...
 
+    async def patch_secret(self, namespace: str, name: str, patch: Raw) -> Raw:
+        """Merge-patch a Secret and return it as stored; a resourceVersion in the patch that is old is a conflict."""
+        ...
+
+    async def review_token(self, token: str, *, audience: str) -> Raw:
+        """Return ``status`` of a TokenReview: whether the token is good for this audience, and whose it is."""
+        ...
+
     async def create_event(self, namespace: str, event: Raw) -> None:
         """Create a core/v1 Event."""
         ...

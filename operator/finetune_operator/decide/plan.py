@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from finetune_api.live import LiveReport
 from finetune_api.names import StageName
 from finetune_api.reasons import Reason
 
@@ -23,7 +24,9 @@ __all__ = [
     "Event",
     "Observed",
     "Plan",
+    "PodReport",
     "PodView",
+    "ReportEndpoint",
     "RuntimeView",
     "SetChildDeadline",
     "SetChildTTL",
@@ -135,6 +138,28 @@ class RuntimeView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ReportEndpoint:
+    """Where pods post live reports."""
+
+    url: str
+    ca: str
+    """Certificate in PEM that its own is signed with."""
+    since: datetime
+    """Since when it has listened."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodReport:
+    """The live report that is to be shown."""
+
+    report: LiveReport
+    pod_uid: str
+    received: datetime
+    heard: datetime
+    """When the newest one came; not each is shown."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
     """One job and everything around it at one moment.
 
@@ -153,6 +178,9 @@ class Observed:
     """Why the API server doesn't create the next child (quota, admission, a webhook that is down), until it does."""
     gone: Mapping[str, datetime] = field(default_factory=dict)
     """By uid, children that this operator has seen and that are gone: when it missed them."""
+    endpoint: ReportEndpoint | None = None
+    """Absent where the operator takes no live reports."""
+    report: PodReport | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,6 +16,7 @@ from finetune_operator.decide.attempts import attempt_note, interruption_note, w
 from finetune_operator.decide.holds import Hold, hold_of
 from finetune_operator.decide.named import named_by
 from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
+from finetune_operator.decide.progress import seconds_of_silence_left, silence_note, with_progress
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import has_started, running, seconds_spent, stood_still
 from finetune_operator.decide.start import before_pod
@@ -74,6 +75,7 @@ def works(s: Situation) -> Plan:
     status = _seen(s, child)
     started = has_started(s.current_stage, child, s.pods)
     if started:
+        status = with_progress(s, status)
         reason, message = _started(s, status)
     else:
         reason, message = before_pod(s, s.current_stage.name)
@@ -83,7 +85,7 @@ def works(s: Situation) -> Plan:
         reason=reason,
         message=message,
         actions=_edited_deadline(s, child, status),
-        requeue_after=_poll(s, child),
+        requeue_after=_first(_poll(s, child), seconds_of_silence_left(s) if started else None),
         clock_goes_on=not started and not s.begun and _may_still_be_missing(s),
     )
 
@@ -93,7 +95,7 @@ def _started(s: Situation, status: FineTuneJobStatus) -> tuple[str, str]:
     reason, message = _STARTED[s.current_stage.name]
     if not s.pods and s.reason == reason:
         return reason, s.told  # a pod that saved its state may be gone before the next one comes
-    notes = _note_about_the_deadline(s), attempt_note(s, status), interruption_note(s)
+    notes = _note_about_the_deadline(s), attempt_note(s, status), interruption_note(s), silence_note(s)
     return reason, message + "".join(notes)
 
 
@@ -134,6 +136,10 @@ def _poll(s: Situation, child: ChildView) -> float | None:
     begins += [child.start_time] if child.start_time and not begins else []
     waited = max((s.now - begin).total_seconds() for begin in begins) if begins else 0.0
     return POLL_SECONDS if waited < _POLL_SLOWER_AFTER else SLOW_POLL_SECONDS
+
+
+def _first(*pauses: float | None) -> float | None:
+    return min((pause for pause in pauses if pause is not None), default=None)
 
 
 def _edited_deadline(s: Situation, child: ChildView, status: FineTuneJobStatus) -> list[Action]:

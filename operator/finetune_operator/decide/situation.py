@@ -32,7 +32,7 @@ from finetune_operator.decide.stages import (
     stage_is_done,
     stage_list,
 )
-from finetune_operator.decide.status import condition, is_terminal, read_status
+from finetune_operator.decide.status import at_rest, condition, is_terminal, read_status
 from finetune_operator.decide.text import explain, parse_time
 
 __all__ = ["Situation", "look"]
@@ -50,7 +50,8 @@ class Situation:
     stored
         Status as it stands.
     status
-        The same as far as it can be read, with the conditions of then, and with every stage that the spec asks for.
+        The same as far as it can be read, with the conditions of then, without the pace of a pod that worked then, and
+        with every stage that the spec asks for.
     spec, spec_error
         What the job asks for, or why that can't be read.
     runtime
@@ -242,9 +243,15 @@ def look(observed: Observed) -> Situation | None:
         uid=uid,
         generation=generation if isinstance(generation, int) and generation >= 0 else 0,
         stored=stored,
-        status=read_status(stored),
+        status=_read_at_rest(stored),
     )
     return situation if situation.ended else _asked_for(situation)
+
+
+def _read_at_rest(stored: dict[str, Any]) -> FineTuneJobStatus:
+    """Read a status; an arm under which the pod works on adds its pace again."""
+    status = read_status(stored)
+    return status.model_copy(update={"progress": at_rest(status.progress)}) if status.progress else status
 
 
 def _asked_for(situation: Situation) -> Situation:

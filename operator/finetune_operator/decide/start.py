@@ -120,4 +120,5 @@ def _manifest(s: Situation, runtime: ResolvedRuntime, stage: StageName) -> dict[
         backoff_limit=max(0, s.spec.backoff_limit - s.current_stage.failures),
         prepared_digest=prepared if stage == "train" else None,
         short_report=s.current_stage.recreated > 0,
+        endpoint=s.observed.endpoint,
     )

@@ -1,7 +1,8 @@
 """Reads and writes ``FineTuneJob.status``: the operator's memory, the derived phase, what the reports say.
 
-Pure. What is read back is ``runtime``, ``stages``, ``startTime``, the waiting clock and the conditions; ``phase`` is
-derived and never read. A stored status may come from anywhere (another version, a restore), so reading never raises.
+Pure. What is read back is ``runtime``, ``stages``, ``progress``, ``startTime``, the waiting clock and the conditions;
+``phase`` is derived and never read. A stored status may come from anywhere (another version, a restore), so reading
+never raises.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from finetune_api.report import StageReport
 from finetune_api.status import Condition, FineTuneJobStatus, Phase, Progress, Resolved
 from finetune_operator.decide.conditions import Verdict, derive_conditions
 
-__all__ = ["condition", "is_terminal", "phase_of", "read_status", "to_stored", "with_generation", "with_report"]
+__all__ = [
+    "at_rest",
+    "condition",
+    "is_terminal",
+    "phase_of",
+    "read_status",
+    "to_stored",
+    "with_generation",
+    "with_report",
+]
 
 _MAX_ARTIFACTS: Final = 8
 
@@ -59,6 +69,11 @@ def condition(status: FineTuneJobStatus, kind: str) -> Condition | None:
     return next((item for item in status.conditions or [] if item.type == kind), None)
 
 
+def at_rest(progress: Progress) -> Progress:
+    """Return a progress without what holds for a pod that works only: how fast it is, and when it will be done."""
+    return progress.model_copy(update={"eta_seconds": None, "tokens_per_second": None})
+
+
 def with_generation(stored: dict[str, Any], generation: int) -> dict[str, Any]:
     """Return the stored status with ``observedGeneration`` renewed everywhere and all else as it is.
 
@@ -89,7 +104,7 @@ def with_report(status: FineTuneJobStatus, report: StageReport, *, succeeded: bo
 
 
 def phase_of(status: FineTuneJobStatus, verdict: Verdict) -> Phase:
-    """Derive the phase from the stages that have started.
+    """Derive the phase from the stages that have started, and the last one's from what its pod told of it.
 
     But for Suspended and Queued, from which it comes back to where it was, it never runs backwards.
     """
@@ -101,7 +116,9 @@ def phase_of(status: FineTuneJobStatus, verdict: Verdict) -> Phase:
         return "Queued"
     idle = ("Pending", "Skipped")
     started = {stage.name for stage in status.stages or [] if stage.attempts > 0 or stage.state not in idle}
-    return "Training" if "train" in started else "Preparing" if "prepare" in started else "Pending"
+    if "train" in started:
+        return (status.progress.phase if status.progress else None) or "Training"
+    return "Preparing" if "prepare" in started else "Pending"
 
 
 def to_stored(status: FineTuneJobStatus, verdict: Verdict, *, generation: int, now: datetime) -> dict[str, Any]:
@@ -113,7 +130,7 @@ def to_stored(status: FineTuneJobStatus, verdict: Verdict, *, generation: int, n
         update={
             "observed_generation": generation,
             "phase": phase_of(status, verdict),
-            "progress": Progress(percent=100) if verdict.succeeded else None,
+            "progress": Progress(percent=100) if verdict.succeeded else status.progress,
             "conditions": derive_conditions(verdict, prior=status.conditions or [], generation=generation, now=now),
         }
     ).to_wire()

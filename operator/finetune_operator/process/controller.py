@@ -25,7 +25,7 @@ from finetune_operator.cluster.protocol import (
     Raw,
     UnavailableError,
 )
-from finetune_operator.cluster.views import as_dict, condition, is_finished, metadata
+from finetune_operator.cluster.views import as_dict, as_text, condition, is_finished, metadata
 from finetune_operator.decide.plan import Observed, Plan
 from finetune_operator.decide.text import parse_time
 from finetune_operator.process.metrics import Metrics
@@ -39,6 +39,9 @@ Reconcile = Callable[[Observed], Plan]
 
 FAULTS_TO_TELL: Final = 3
 """Times in a row that the control plane has to fail at a create before the status tells of it."""
+
+LEAST_PAUSE: Final = 0.1
+"""Seconds before another look for a live report that came during this one."""
 
 REFUSED_PAUSE: Final = 15.0
 """Seconds between two tries of a create that was refused, where the plan names none."""
@@ -64,7 +67,13 @@ _FAILURES: Final[tuple[tuple[type[ClusterError], _Failure], ...]] = (
 
 
 class Controller:
-    """Brings one job after the other to where reconcile wants it."""
+    """Brings one job after the other to where reconcile wants it.
+
+    Parameters
+    ----------
+    report_due
+        In how many seconds a live report of the job with a uid is to be shown, if one waits for it.
+    """
 
     def __init__(
         self,
@@ -74,7 +83,9 @@ class Controller:
         applier: Applier,
         reconcile: Reconcile,
         metrics: Metrics,
+        report_due: Callable[[str], float | None] = lambda _uid: None,
     ) -> None:
+        self._report_due = report_due
         self._queue = queue
         self._observer = observer
         self._applier = applier
@@ -113,6 +124,9 @@ class Controller:
             return "gone"
         applied = await self._applier.apply(key, observed, plan)
         self._tell(key, observed, applied)
+        # A run voids the delay that was set for a report that comes too early to be shown.
+        if (due := self._report_due(as_text(metadata(observed.job).get("uid")) or "")) is not None:
+            self._queue.add_after(key, max(due, LEAST_PAUSE))
         return self._again(key, plan, applied)
 
     def _again(self, key: JobKey, plan: Plan, applied: Applied) -> str:

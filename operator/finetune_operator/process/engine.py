@@ -17,9 +17,11 @@ from finetune_operator.cluster.observe import Observer
 from finetune_operator.cluster.protocol import ClusterGateway, JobKey, Kind, Raw
 from finetune_operator.cluster.views import as_text, is_finished, job_key, metadata, runtime_name
 from finetune_operator.decide.installation import InstalledRuntime
+from finetune_operator.decide.plan import ReportEndpoint
 from finetune_operator.process.controller import Controller, Reconcile
 from finetune_operator.process.installer import Installer
 from finetune_operator.process.metrics import Metrics
+from finetune_operator.process.reports import ReportBook
 from finetune_operator.process.resync import Resync
 from finetune_operator.process.settings import Settings
 from finetune_operator.process.workqueue import WorkQueue
@@ -64,12 +66,16 @@ class Engine:
         self.died = asyncio.Event()
         """Set when a worker or the resync has ended by an error, after which the process has to end too."""
         metrics.look_at(jobs=self.cache.jobs, queue_depth=self.queue.__len__)
+        self.reports = ReportBook(now=now, clock=lambda: asyncio.get_running_loop().time())
+        self.endpoint: ReportEndpoint | None = None
+        """Where pods post live reports, once it stands."""
         self._controller = Controller(
             queue=self.queue,
-            observer=Observer(gateway, self.cache, now=now),
+            observer=Observer(gateway, self.cache, now=now, endpoint=lambda: self.endpoint, report=self.reports.shown),
             applier=Applier(gateway, self.cache, now=now),
             reconcile=reconcile,
             metrics=metrics,
+            report_due=self.reports.due_in,
         )
         self._resync = Resync(
             gateway=gateway, cache=self.cache, queue=self.queue, metrics=metrics, interval=settings.resync_seconds
@@ -82,6 +88,8 @@ class Engine:
     def event(self, kind: Kind, event_type: str | None, raw: Raw) -> None:
         """Take a watch event: remember it, and have the jobs that it concerns looked at."""
         key = self.cache.event(kind, event_type, raw)
+        if kind == "jobs" and (event_type == "DELETED" or is_finished(raw)):
+            self.reports.forget(as_text(metadata(raw).get("uid")) or "")
         if key is not None:
             self.queue.add(key)
         elif kind == "runtimes":

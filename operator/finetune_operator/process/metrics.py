@@ -80,6 +80,12 @@ class Metrics:
             "Objects that were gone without a watch having said so.",
             registry=self.registry,
         )
+        self._reports = Counter(
+            "finetune_reports_total",
+            "Live reports of pods by the HTTP status that answered them.",
+            ["code"],
+            registry=self.registry,
+        )
         self._depth = Gauge("finetune_workqueue_depth", "Keys that are ready to run.", registry=self.registry)
         Gauge("finetune_build_info", "1, with the version.", ["version"], registry=self.registry).labels(
             __version__
@@ -103,6 +109,10 @@ class Metrics:
     def requested(self, verb: str, resource: str, code: int) -> None:
         """Count one request to the Kubernetes API."""
         self._requests.labels(verb, resource, str(code)).inc()
+
+    def reported(self, code: int) -> None:
+        """Count one live report."""
+        self._reports.labels(str(code)).inc()
 
     def resynced(self, result: str, *, ghosts: int = 0) -> None:
         """Count one full list."""

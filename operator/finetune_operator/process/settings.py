@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import kopf
 
@@ -41,6 +42,15 @@ class Settings:
         ``FINETUNE_RESYNC_SECONDS`` (300): time between two full lists of the cluster.
     runtime_file
         ``FINETUNE_RUNTIME_FILE``: JSON manifest of the FineTuneRuntime that the installation brings; empty: none.
+    progress_url
+        ``FINETUNE_PROGRESS_URL``: ``https://<host>:<port>`` by which pods reach the endpoint for live reports; empty:
+        there is none.
+    progress_port
+        ``FINETUNE_PROGRESS_PORT`` (8443), on all addresses of the pod.
+    progress_secret, namespace
+        ``FINETUNE_PROGRESS_SECRET`` and ``FINETUNE_NAMESPACE``: where the endpoint's certificate authority lies.
+    progress_ca_dir
+        ``FINETUNE_PROGRESS_CA_DIR``: where kubelet mounts that Secret.
     """
 
     health_port: int = 8080
@@ -49,6 +59,11 @@ class Settings:
     workers: int = 16
     resync_seconds: int = 300
     runtime_file: str = ""
+    progress_url: str = ""
+    progress_port: int = 8443
+    progress_secret: str = "finetune-operator-progress"  # noqa: S105 - its name
+    progress_ca_dir: str = "/etc/finetune/progress"
+    namespace: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -60,6 +75,8 @@ class Settings:
             A value can't be used.
         """
         defaults = cls()
+        if environment.get("FINETUNE_PROGRESS_URL") and not environment.get("FINETUNE_NAMESPACE"):
+            raise SettingsError("FINETUNE_NAMESPACE is not set; FINETUNE_PROGRESS_URL needs it")
         level = (environment.get("FINETUNE_LOG_LEVEL") or defaults.log_level).upper()
         if level not in LOG_LEVELS:
             raise SettingsError(f"FINETUNE_LOG_LEVEL is {level!r}; use one of {', '.join(LOG_LEVELS)}")
@@ -70,6 +87,11 @@ class Settings:
             workers=_whole(environment, "FINETUNE_WORKERS", defaults.workers, 1, 256),
             resync_seconds=_whole(environment, "FINETUNE_RESYNC_SECONDS", defaults.resync_seconds, 1, 86400),
             runtime_file=environment.get("FINETUNE_RUNTIME_FILE", ""),
+            progress_url=_https(environment, "FINETUNE_PROGRESS_URL"),
+            progress_port=_whole(environment, "FINETUNE_PROGRESS_PORT", defaults.progress_port, 1, 65535),
+            progress_secret=environment.get("FINETUNE_PROGRESS_SECRET") or defaults.progress_secret,
+            progress_ca_dir=environment.get("FINETUNE_PROGRESS_CA_DIR") or defaults.progress_ca_dir,
+            namespace=environment.get("FINETUNE_NAMESPACE", ""),
         )
 
 
@@ -78,6 +100,13 @@ def _whole(environment: Mapping[str, str], name: str, default: int, least: int, 
     if not text.isdecimal() or not least <= int(text) <= most:
         raise SettingsError(f"{name} is {text!r}; use a whole number from {least} to {most}")
     return int(text)
+
+
+def _https(environment: Mapping[str, str], name: str) -> str:
+    text = (environment.get(name) or "").rstrip("/")
+    if text and not (text.startswith("https://") and urlsplit(text).hostname):
+        raise SettingsError(f"{name} is {text!r}; use https://<host>:<port>")
+    return text
 
 
 class Backoffs:

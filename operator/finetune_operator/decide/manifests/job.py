@@ -14,9 +14,11 @@ from finetune_api import API_VERSION, JOB_KIND
 from finetune_api.digest import spec_digest
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import (
+    ANNOTATION_PROGRESS_CA,
     CREDENTIALS_DIR,
     ENV_POD_NAME,
     ENV_POD_UID,
+    ENV_PROGRESS_URL,
     ENV_STAGE_INPUT,
     ENV_WORK_DIR,
     ROLES,
@@ -29,7 +31,8 @@ from finetune_api.names import (
 from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime, StageResources, StageRuntime
 from finetune_api.stage import JobIdentity, StageInput
-from finetune_operator.decide.manifests.mounts import Mount, mounts_of
+from finetune_operator.decide.manifests.mounts import Mount, mounts_of, reporting
+from finetune_operator.decide.plan import ReportEndpoint
 
 __all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "secrets_of", "stage_input"]
 
@@ -94,6 +97,7 @@ def build_job(
     backoff_limit: int | None = None,
     prepared_digest: str | None = None,
     short_report: bool = False,
+    endpoint: ReportEndpoint | None = None,
 ) -> dict[str, Any]:
     """Return the child Job of a stage.
 
@@ -117,6 +121,8 @@ def build_job(
         Digest that prepare reported, for train to check.
     short_report
         Whether to report in a few hundred bytes, because an earlier report did not arrive whole.
+    endpoint
+        Where the stage that trains posts live reports, unless the runtime says that it doesn't.
     """
     document = stage_input(
         job=job,
@@ -129,6 +135,8 @@ def build_job(
     )
     labels = child_labels(job.name, job.uid, stage)
     declined = runtime.sidecar_injection == "Declined"
+    if stage != "train" or runtime.progress == "Disabled":
+        endpoint = None
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -161,9 +169,10 @@ def build_job(
                         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                         "karpenter.sh/do-not-disrupt": "true",
                         **(_NOT_INJECTED_ANNOTATIONS if declined else {}),
+                        **({ANNOTATION_PROGRESS_CA: endpoint.ca} if endpoint else {}),
                     },
                 },
-                "spec": _pod_spec(spec, runtime, stage, document),
+                "spec": _pod_spec(spec, runtime, stage, document, endpoint),
             },
         },
     }
@@ -182,10 +191,12 @@ def _exit_codes(codes: list[int]) -> dict[str, Any]:
     return {"containerName": CONTAINER, "operator": "In", "values": codes}
 
 
-def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str) -> dict[str, Any]:
+def _pod_spec(
+    spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName, document: str, endpoint: ReportEndpoint | None
+) -> dict[str, Any]:
     own: StageRuntime = runtime.prepare if stage == "prepare" else runtime.train
     secrets = secrets_of(spec)
-    mounts = mounts_of(spec, stage, runtime.model_cache)
+    mounts = (*mounts_of(spec, stage, runtime.model_cache), *([reporting()] if endpoint else []))
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -206,6 +217,7 @@ def _pod_spec(spec: FineTuneJobSpec, runtime: ResolvedRuntime, stage: StageName,
                 roles=tuple(secrets),
                 mounts=mounts,
                 document=document,
+                url=endpoint.url if endpoint else None,
             )
         ],
         "volumes": [
@@ -254,6 +266,7 @@ def _container(
     roles: tuple[Role, ...],
     mounts: tuple[Mount, ...],
     document: str,
+    url: str | None,
 ) -> dict[str, Any]:
     return {
         "name": CONTAINER,
@@ -269,6 +282,7 @@ def _container(
             {"name": "OMP_NUM_THREADS", "valueFrom": {"resourceFieldRef": _cpu_limit()}},
             {"name": ENV_WORK_DIR, "value": "/workspace"},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - an emptyDir of this pod alone
+            *([{"name": ENV_PROGRESS_URL, "value": url}] if url else []),
         ],
         "resources": {"requests": dict(amounts), "limits": amounts},
         "securityContext": {

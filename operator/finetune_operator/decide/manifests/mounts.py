@@ -1,4 +1,4 @@
-"""Volumes for the URIs of a job that name a PersistentVolumeClaim or a ConfigMap of its namespace.
+"""Volumes for the URIs of a job that name a PersistentVolumeClaim or a ConfigMap of its namespace, and for its reports.
 
 Pure; ``job.py`` puts them into the pod. kubelet mounts them read-only, as it does Secrets, so the operator needs no
 right to read any of them. A claim is mounted whole: with a subPath kubelet would make the folder where it is missing.
@@ -7,14 +7,26 @@ right to read any of them. A claim is mounted whole: with a subPath kubelet woul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from finetune_api.job import FineTuneJobSpec
-from finetune_api.names import MODEL_CACHE_DIR, StageName, mount_path
+from finetune_api.names import (
+    ANNOTATION_PROGRESS_CA,
+    MODEL_CACHE_DIR,
+    PROGRESS_AUDIENCE,
+    PROGRESS_CA_FILE,
+    PROGRESS_DIR,
+    PROGRESS_TOKEN_FILE,
+    StageName,
+    mount_path,
+)
 from finetune_api.runtime import ModelCache
 from finetune_api.uris import URI, parse_uri
 
-__all__ = ["Mount", "dataset_uris", "mounts_of", "uris_by_field"]
+__all__ = ["TOKEN_SECONDS", "Mount", "dataset_uris", "mounts_of", "reporting", "uris_by_field"]
+
+TOKEN_SECONDS: Final = 3600
+"""Life of a pod's token for live reports; kubelet puts a new one into the file when a fifth of it is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,17 @@ def mounts_of(spec: FineTuneJobSpec, stage: StageName, cache: ModelCache | None 
         *(_config_map(f"configmap-{number}", name, uris) for number, name in enumerate(maps)),
         *([_model_cache(cache.claim_name)] if cache is not None and stage == "train" else []),
     )
+
+
+def reporting() -> Mount:
+    """Return what a pod needs for live reports: a token that is good for nothing else, and whom to trust."""
+    token = {"audience": PROGRESS_AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": PROGRESS_TOKEN_FILE}
+    field = {"fieldPath": f"metadata.annotations['{ANNOTATION_PROGRESS_CA}']"}
+    sources = [
+        {"serviceAccountToken": token},
+        {"downwardAPI": {"items": [{"path": PROGRESS_CA_FILE, "fieldRef": field}]}},
+    ]
+    return _mount("progress", {"projected": {"defaultMode": 0o440, "sources": sources}}, PROGRESS_DIR)
 
 
 def _model_cache(claim: str) -> Mount:
