@@ -89,7 +89,9 @@ class LiveReport(ApiModel):
     v: Literal[1] = Field(1, description="Version of this document.")
     sequence: Count = Field(description="Grows with every report of a pod; an earlier one that comes late is ignored.")
     phase: LivePhase = Field(description="What the pod does.")
-    percent: Annotated[int, Field(ge=0, le=99)] = Field(description="Share of the planned optimizer steps, at most 99.")
+    percent: Annotated[int, Field(ge=0, le=99)] | None = Field(
+        None, description="Share of the planned optimizer steps that is done; absent while it isn't known."
+    )
     step: Count | None = Field(None, description="Optimizer steps done.")
     total_steps: Count | None = Field(None, description="Optimizer steps planned.")
     epoch: DecimalString | None = Field(None, description="Passes over the rows so far.")

@@ -17,7 +17,7 @@ from finetune_api.names import StageName, child_name
 from finetune_api.reasons import Reason
 from finetune_api.report import ReportedFailure, StageReport, encode_report
 from finetune_api.status import Artifact, DatasetSummary, Resolved, Results, Score
-from finetune_operator.decide.plan import ChildView, Observed, PodView, RuntimeView
+from finetune_operator.decide.plan import ChildView, Observed, PodReport, PodView, ReportEndpoint, RuntimeView
 
 T0 = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 NAMESPACE, NAME, UID = "team-a", "support-intent", "0f3c9a1b-1111-4222-8333-444455556666"
@@ -242,6 +242,8 @@ def observed(
     live: bool = False,
     create_error: str | None = None,
     gone: Mapping[str, datetime] | None = None,
+    endpoint: ReportEndpoint | None = None,
+    report: PodReport | None = None,
 ) -> Observed:
     return Observed(
         job=job,
@@ -252,4 +254,6 @@ def observed(
         live=live,
         create_error=create_error,
         gone=gone or {},
+        endpoint=endpoint,
+        report=report,
     )

@@ -63,6 +63,10 @@ class MemoryCluster:
         self.served = frozenset({"finetunejobs", "finetunejobs/status", "finetuneruntimes"})
         self.refusals: list[ClusterError] = []
         """Errors that the next creations of children are answered with, in this order."""
+        self.tokens: dict[str, Raw] = {}
+        """``status`` of the TokenReview of each token that is good."""
+        self.reviewed: list[str] = []
+        """Tokens that a TokenReview was asked for."""
 
     # --- what anybody may do ------------------------------------------------------------------------------------------
 
@@ -217,6 +221,13 @@ class MemoryGateway:
     async def patch_runtime(self, name: str, *, resource_version: str, patch: Raw) -> None:
         version = {**patch.get("metadata", {}), "resourceVersion": resource_version}
         self._cluster.patch("runtimes", "", name, {**patch, "metadata": version})
+
+    async def patch_secret(self, namespace: str, name: str, patch: Raw) -> Raw:
+        return self._cluster.patch("secrets", namespace, name, patch)
+
+    async def review_token(self, token: str, *, audience: str) -> Raw:
+        self._cluster.reviewed.append(token)
+        return copy.deepcopy(self._cluster.tokens.get(token, {"authenticated": False, "error": "invalid"}))
 
     async def create_event(self, namespace: str, event: Raw) -> None:
         self._cluster.create("events", event)

@@ -23,7 +23,9 @@ from finetune_operator.decide.plan import (
     Event,
     Observed,
     Plan,
+    PodReport,
     PodView,
+    ReportEndpoint,
     RuntimeView,
     SetChildDeadline,
     SetChildTTL,
@@ -32,7 +34,7 @@ from finetune_operator.decide.reconcile import reconcile
 from tests.support import builders
 from tests.support.kstatus import Kstatus, kstatus
 
-PHASES = ("Pending", "Preparing", "Training", "Succeeded", "Failed")
+PHASES = ("Pending", "Preparing", "Baseline", "Training", "Uploading", "Evaluating", "Succeeded", "Failed")
 """In their order; from Suspended a job comes back to where it was."""
 MAX_STATUS_BYTES = 64 * 1024
 ENDED = ("Succeeded", "Failed")
@@ -52,6 +54,8 @@ class Simulation:
         self.pods: dict[str, PodView] = {}
         self.now = builders.T0
         self.create_error: str | None = None
+        self.endpoint: ReportEndpoint | None = None
+        self.report: PodReport | None = None
         self.writes: list[str] = []
         self.events: list[Event] = []
         self.manifests: list[dict[str, Any]] = []
@@ -153,6 +157,8 @@ class Simulation:
             live=live,
             create_error=self.create_error,
             gone=self.gone,
+            endpoint=self.endpoint,
+            report=self.report,
         )
 
     def restart(self) -> Simulation:

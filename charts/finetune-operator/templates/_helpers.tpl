@@ -42,6 +42,10 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
+{{- define "finetune-operator.progressName" -}}
+{{- include "finetune-operator.suffixed" (dict "root" . "suffix" "progress") }}
+{{- end }}
+
 {{- define "finetune-operator.image" -}}
 {{- with .Values.image }}
 {{- if .digest }}

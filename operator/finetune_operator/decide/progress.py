@@ -43,7 +43,7 @@ def wait_of(shown: LiveReport | None, newest: LiveReport) -> float | None:
     if shown is None or shown.phase != newest.phase or shown.validation != newest.validation:
         return 0.0
     if shown.percent != newest.percent:
-        return 0.0 if shown.percent // 10 != newest.percent // 10 else PERCENT_SECONDS
+        return 0.0 if (shown.percent or 0) // 10 != (newest.percent or 0) // 10 else PERCENT_SECONDS
     same = shown.model_copy(update={"sequence": newest.sequence}) == newest
     return None if same else OTHER_SECONDS
 
@@ -118,15 +118,17 @@ def _told(s: Situation) -> PodReport | None:
 def _progress(before: Progress, told: PodReport) -> Progress:
     report = told.report
     phases = [phase for phase in (before.phase, report.phase) if phase is not None]
+    # A new attempt doesn't know how far it is before it has fetched its state; till then the last word holds.
+    known = before if report.percent is None else report
     return Progress(
         phase=max(phases, key=_ORDER.index),
-        percent=report.percent,
-        step=report.step,
-        total_steps=report.total_steps,
-        epoch=report.epoch,
+        percent=known.percent,
+        step=known.step,
+        total_steps=known.total_steps,
+        epoch=known.epoch,
+        loss=known.loss,
         eta_seconds=report.eta_seconds,
         tokens_per_second=report.tokens_per_second,
-        loss=report.loss,
         last_report_time=rfc3339(told.received),
     )
 

@@ -85,8 +85,8 @@ async def _authority(gateway: ClusterGateway, settings: Settings) -> Authority |
             pause = min(LONGEST_PAUSE, 2 * pause)
         except ClusterError as error:
             log.error(  # noqa: TRY400 - the message says it all
-                "No live reports are taken, because Secret %s/%s could not be patched: %s; upgrade the chart's release, "
-                "which makes the Secret and the right to patch it, and restart the operator",
+                "No live reports are taken, because Secret %s/%s could not be patched: %s; upgrade the chart's "
+                "release, which makes the Secret and the right to patch it, and restart the operator",
                 settings.namespace,
                 settings.progress_secret,
                 error.message,

@@ -27,6 +27,7 @@ from finetune_trainer.process.console import Console
 from finetune_trainer.process.environment import Environment
 from finetune_trainer.process.interrupt import Interrupt, Interrupted
 from finetune_trainer.process.logs import logging_to
+from finetune_trainer.process.reporter import Reporter
 from finetune_trainer.process.watchdog import Watchdog, stacks
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.store import FIELDS, OUTPUT_PREFIX
@@ -82,6 +83,7 @@ def run_stage(
         with (
             logging_to(console),
             watchdog,
+            Reporter(environment.progress_url, environment.progress_dir, console),
             tempfile.TemporaryDirectory(dir=environment.work_dir, prefix="stage-") as scratch,
         ):
             access = Access(

@@ -1,4 +1,4 @@
-"""Shows what the loop and the evaluator tell: on the console, and as ``metrics.jsonl``."""
+"""Shows what the loop and the evaluator tell: on the console, in live reports, and as ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -52,6 +52,13 @@ class TrainingWatcher:
         # The file has every bit, by which a rerun is compared.
         exact = {"train_loss": entry.loss, "grad_norm": entry.grad_norm}
         self._write({"step": entry.step, "epoch": round(entry.epoch, 4), **values, **exact})
+        self._console.live.trained(
+            step=entry.step,
+            total=entry.total_steps,
+            epoch=entry.epoch,
+            loss=entry.loss,
+            tokens_per_second=entry.tokens_per_second,
+        )
         if self._console.interactive:
             self.progress(entry.step, entry.total_steps)
         else:
@@ -61,6 +68,7 @@ class TrainingWatcher:
 
     def on_validation(self, point: ValidationPoint) -> None:
         """A validation."""
+        self._console.live.validated(point)
         self._write(
             {
                 "step": point.step,
@@ -85,6 +93,7 @@ class TrainingWatcher:
         self._console.alive()
         if not self._training:
             self.progress(done, total)
+            self._console.live.scored(done, total)
 
     def _write(self, values: dict[str, object]) -> None:
         self._metrics.write(json.dumps(values) + "\n")

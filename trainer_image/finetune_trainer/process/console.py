@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from finetune_api.names import StageName
 from finetune_trainer.process.kept_log import KeptLog
+from finetune_trainer.process.live import LiveState
 
 __all__ = ["Console", "Progress", "Steps", "no_progress", "no_steps"]
 
@@ -76,6 +77,8 @@ class Console:
         The sub-step under way.
     kept
         The lines so far, as JSON whatever the stream got.
+    live
+        How far the stage is, for live reports.
     """
 
     def __init__(
@@ -90,12 +93,13 @@ class Console:
         self.signs = 0
         self.running: str | None = None
         self.kept = KeptLog()
+        self.live = LiveState()
 
     def for_stage(self, stage: StageName) -> Console:
         """Return a console for another stage of the same job on the same stream."""
         console = Console(job=self._job, stage=stage, stream=self._stream, interactive=self.interactive)
         console._secrets = self._secrets
-        console.kept = self.kept
+        console.kept, console.live = self.kept, self.live
         return console
 
     def hide(self, secrets: Sequence[str]) -> None:
@@ -164,6 +168,7 @@ class Console:
         begin = time.perf_counter()
         progress = _Bar(self, text, self._stream) if self.interactive else _Lines(self, name)
         self.running = name
+        self.live.began(name)
         if not self.interactive:
             self.event("step_started", step=name)
         try:
@@ -174,6 +179,7 @@ class Console:
         progress.close()
         self.running = None
         self.seconds[name] = seconds = time.perf_counter() - begin
+        self.live.ended(name, seconds)
         if self.interactive:
             self.event("step_finished", f"{text:<58} {_duration(seconds):>9}")
         else:

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from finetune_api.names import CREDENTIALS_DIR, ENV_POD_UID, ENV_WORK_DIR, MODEL_CACHE_DIR, TERMINATION_LOG
+from finetune_api.names import (
+    CREDENTIALS_DIR,
+    ENV_POD_UID,
+    ENV_PROGRESS_URL,
+    ENV_WORK_DIR,
+    MODEL_CACHE_DIR,
+    PROGRESS_DIR,
+    TERMINATION_LOG,
+)
 
 __all__ = ["ENV_CREDENTIALS_DIR", "ENV_TERMINATION_LOG", "Environment"]
 
@@ -36,6 +44,8 @@ class Environment:
         UID of the pod; None in a local run.
     model_cache_dir
         Where the volume of the runtime's model cache is mounted, if it has one.
+    progress_url, progress_dir
+        Where live reports go, and the folder of the token and certificate for it; None where nobody takes them.
     """
 
     credentials_dir: Path
@@ -43,6 +53,8 @@ class Environment:
     termination_log: Path | None = None
     pod_uid: str | None = None
     model_cache_dir: Path = Path(MODEL_CACHE_DIR)
+    progress_url: str | None = None
+    progress_dir: Path = Path(PROGRESS_DIR)
 
     @staticmethod
     def of_pod(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -52,6 +64,7 @@ class Environment:
             work_dir=Path(variables.get(ENV_WORK_DIR) or tempfile.gettempdir()),
             termination_log=Path(variables.get(ENV_TERMINATION_LOG, TERMINATION_LOG)),
             pod_uid=variables.get(ENV_POD_UID),
+            progress_url=variables.get(ENV_PROGRESS_URL) or None,
         )
 
     def secrets(self) -> list[str]:

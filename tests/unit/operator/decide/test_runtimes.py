@@ -38,6 +38,7 @@ def test_the_snapshot_repeats_what_the_runtime_says() -> None:
         prepare={"nodeSelector": {"pool": "cpu"}},
         train={"runtimeClassName": "nvidia"},
         sidecarInjection="Allowed",
+        progress="Disabled",
         terminationGracePeriodSeconds=90,
     )
     snapshot = resolved(runtime)
@@ -60,6 +61,7 @@ def test_the_snapshot_repeats_what_the_runtime_says() -> None:
         "gpuResourceName": "nvidia.com/gpu",
         "simulatedGpus": False,
         "sidecarInjection": "Allowed",
+        "progress": "Disabled",
         "terminationGracePeriodSeconds": 90,
         "storage": {
             "dataset": {
@@ -337,7 +339,9 @@ def test_a_fault_of_one_stage_is_told_with_the_stage() -> None:
 def test_a_snapshot_without_a_word_about_sidecars_declines_them() -> None:
     wire = resolved(b.runtime_spec()).to_wire()
     assert wire.pop("sidecarInjection") == "Declined"
-    assert ResolvedRuntime.model_validate(wire).sidecar_injection == "Declined"
+    assert wire.pop("progress") == "Enabled"
+    known = ResolvedRuntime.model_validate(wire)
+    assert (known.sidecar_injection, known.progress) == ("Declined", "Enabled")
 
 
 @pytest.mark.parametrize(("own", "runtimes", "expected"), [(None, 500, 500), (300, 500, 300), (900, 500, 500)])
