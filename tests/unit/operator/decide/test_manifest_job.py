@@ -19,6 +19,7 @@ from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.stage import JobIdentity, StageInput
 from finetune_operator.decide.manifests.job import CONTAINER, build_job
+from finetune_operator.decide.plan import ReportEndpoint
 from finetune_operator.decide.runtimes import resolve_runtime
 from tests.support import builders as b
 from tests.support.spec_strategies import specs
@@ -61,6 +62,11 @@ VOLUMES = b.job_spec(
         "split": {"trainPercent": None, "validationPercent": None, "testPercent": None},
     },
 )
+ENDPOINT = ReportEndpoint(
+    url="https://finetune-operator-progress.finetune-system.svc:8443/v1/progress",
+    ca="-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
+    since=b.T0,
+)
 PLACEMENT = {"nodeSelector", "tolerations", "runtimeClassName"}
 
 
@@ -72,12 +78,19 @@ def build(
     job: JobIdentity = JOB,
     digest: str | None = None,
     seconds: int = 14400,
+    endpoint: ReportEndpoint | None = None,
 ) -> dict[str, Any]:
     parsed = FineTuneJobSpec.model_validate(b.job_spec() if spec is None else spec)
     resolved = resolve_runtime(view=b.runtime(runtime), spec=parsed, job=job)
     assert isinstance(resolved, ResolvedRuntime), resolved
     return build_job(
-        job=job, spec=parsed, runtime=resolved, stage=stage, deadline_seconds=seconds, prepared_digest=digest
+        job=job,
+        spec=parsed,
+        runtime=resolved,
+        stage=stage,
+        deadline_seconds=seconds,
+        prepared_digest=digest,
+        endpoint=endpoint,
     )
 
 
@@ -102,6 +115,7 @@ def told(manifest: dict[str, Any]) -> str:
 CASES: dict[str, dict[str, Any]] = {
     "prepare": {"stage": "prepare"},
     "train": {"stage": "train", "digest": b.DIGEST},
+    "train-with-live-reports": {"stage": "train", "digest": b.DIGEST, "endpoint": ENDPOINT},
     "train-on-cpu": {
         "stage": "train",
         "spec": b.cpu_spec(
@@ -447,3 +461,26 @@ def test_an_adapter_has_its_own_secret_and_its_volume_in_both_stages(stage: Stag
     paths = {m["name"]: m["mountPath"] for m in container(manifest)["volumeMounts"]}
     assert paths["credentials-adapter"] == f"{CREDENTIALS_DIR}/adapter"
     assert paths["claim-0"] == f"{DATA_DIR}/pvc/adapters"
+
+
+# --- live reports -----------------------------------------------------------------------------------------------------
+
+
+def test_without_reports_a_pod_has_no_token_at_all() -> None:
+    assert "serviceAccountToken" not in json.dumps(build("train"))
+    assert pod(build("train", endpoint=ENDPOINT))["automountServiceAccountToken"] is False
+
+
+def test_the_stage_that_prepares_reports_nothing() -> None:
+    assert build("prepare", endpoint=ENDPOINT) == build("prepare")
+
+
+def test_a_runtime_that_forbids_reports_changes_nothing_of_a_pod() -> None:
+    disabled = b.runtime_spec(progress="Disabled")
+    assert build("train", runtime=disabled, endpoint=ENDPOINT) == build("train")
+
+
+def test_the_token_is_good_for_reports_alone_and_not_for_long() -> None:
+    (volume,) = [v for v in pod(build("train", endpoint=ENDPOINT))["volumes"] if "projected" in v]
+    token = volume["projected"]["sources"][0]["serviceAccountToken"]
+    assert token == {"audience": "finetune.dev/progress", "expirationSeconds": 3600, "path": "token"}

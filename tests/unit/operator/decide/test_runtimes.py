@@ -336,7 +336,7 @@ def test_a_fault_of_one_stage_is_told_with_the_stage() -> None:
     assert "prepare: nodeSelector has a key that is no label" in message
 
 
-def test_a_snapshot_without_a_word_about_sidecars_declines_them() -> None:
+def test_a_snapshot_of_an_earlier_version_has_the_defaults_of_what_it_does_not_name() -> None:
     wire = resolved(b.runtime_spec()).to_wire()
     assert wire.pop("sidecarInjection") == "Declined"
     assert wire.pop("progress") == "Enabled"
