@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_api.names import child_labels
 from tests.chart.kit import OPERATOR_RULES, Values, container, kinds, one
 from tests.support.apiserver import CRD_FILES
 from tests.support.helm import CHART, DIGEST, RUNTIME_VALUES, helm, refusal, render, render_anew
@@ -30,6 +32,10 @@ def test_the_defaults_make_these_kinds() -> None:
         "CustomResourceDefinition",
         "CustomResourceDefinition",
         "Deployment",
+        "Role",
+        "RoleBinding",
+        "Secret",
+        "Service",
         "Service",
         "ServiceAccount",
     ]
@@ -118,8 +124,66 @@ def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
         for rule in o.get("rules", ()):
             words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
             assert not any("*" in word for word in words)
-            assert not words & {"secrets", "pods/exec", "pods/log", "roles", "clusterroles", "rolebindings"}
+            if o["kind"] != "Role":  # the one of live reports, below
+                assert "secrets" not in words
+            assert not words & {"pods/exec", "pods/log", "roles", "clusterroles", "rolebindings"}
             assert not words & {"escalate", "bind", "impersonate", "serviceaccounts/token"}
+
+
+# --- live reports ----------------------------------------------------------------------------------------------------
+
+
+def test_of_secrets_the_operator_may_patch_its_own_one_and_read_none() -> None:
+    (rule,) = one("Role")["rules"]
+    assert rule == {
+        "apiGroups": [""],
+        "resources": ["secrets"],
+        "resourceNames": ["finetune-operator-progress"],
+        "verbs": ["patch"],
+    }
+    assert one("Role")["metadata"]["namespace"] == "finetune-system"
+
+
+def test_no_upgrade_takes_the_authority_away() -> None:
+    secret = one("Secret")
+    assert not {"data", "stringData"} & secret.keys()
+
+
+def test_pods_reach_the_endpoint_by_the_name_that_its_certificate_has() -> None:
+    service = one("Service", name="finetune-operator-progress")
+    env = {entry["name"]: entry.get("value") for entry in container()["env"]}
+    host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+    assert env["FINETUNE_PROGRESS_URL"] == f"https://{host}:{service['spec']['ports'][0]['port']}"
+    assert {"name": "progress", "containerPort": int(env["FINETUNE_PROGRESS_PORT"])} in container()["ports"]
+
+
+def test_the_secret_that_may_be_patched_is_the_one_that_is_mounted() -> None:
+    env = {entry["name"]: entry.get("value") for entry in container()["env"]}
+    volumes = {volume["name"]: volume for volume in one("Deployment")["spec"]["template"]["spec"]["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container()["volumeMounts"]}
+    assert volumes["progress"]["secret"]["secretName"] == env["FINETUNE_PROGRESS_SECRET"]
+    assert volumes["progress"]["secret"]["optional"] is True
+    assert mounts["progress"] == env["FINETUNE_PROGRESS_CA_DIR"]
+
+
+def test_without_live_reports_there_is_no_right_no_secret_and_no_port() -> None:
+    values = {"progress": {"enabled": False}}
+    objects = render(values)
+    assert not {"Role", "RoleBinding", "Secret"} & set(kinds(objects))
+    assert "tokenreviews" not in json.dumps(objects)
+    assert "progress" not in json.dumps(one("Deployment", values))
+
+
+def test_a_network_policy_lets_pods_of_jobs_report_from_every_namespace() -> None:
+    policy = one("NetworkPolicy", {"networkPolicy": {"enabled": True}})
+    (entry,) = [e for e in policy["spec"]["ingress"] if e["ports"][0]["port"] == "progress"]
+    (peer,) = entry["from"]
+    wanted = peer["podSelector"]["matchLabels"]
+    assert peer["namespaceSelector"] == {}
+    assert wanted.items() <= child_labels("name", "uid", "train").items()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_binding_joins_the_operators_account_and_its_role() -> None:
@@ -293,13 +357,19 @@ def test_what_selects_the_operator_finds_its_pod_or_service(kind: str) -> None:
     spec = one(kind, values)["spec"]
     selector = spec.get("podSelector", spec.get("selector", {}))
     labels = selector.get("matchLabels", selector)
-    target = one("Service") if kind == "ServiceMonitor" else one("Deployment")["spec"]["template"]
+    target = (
+        one("Service", name="finetune-operator-metrics")
+        if kind == "ServiceMonitor"
+        else one("Deployment")["spec"]["template"]
+    )
     assert labels
     assert labels.items() <= target["metadata"]["labels"].items()
 
 
 def test_the_service_leads_to_the_metrics() -> None:
-    assert one("Service")["spec"]["ports"] == [{"name": "metrics", "port": 9090, "targetPort": "metrics"}]
+    assert one("Service", name="finetune-operator-metrics")["spec"]["ports"] == [
+        {"name": "metrics", "port": 9090, "targetPort": "metrics"}
+    ]
 
 
 def test_a_service_monitor_is_made_on_demand() -> None:

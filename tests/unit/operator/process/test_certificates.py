@@ -31,7 +31,9 @@ class Bench:
         self.cluster = MemoryCluster(now=lambda: NOW)
         self.cluster.create("secrets", {"metadata": {"namespace": NAMESPACE, "name": NAME}})
 
-    def find(self, folder: Path | None = None, *, now: datetime = NOW, gateway: MemoryGateway | None = None) -> Authority:
+    def find(
+        self, folder: Path | None = None, *, now: datetime = NOW, gateway: MemoryGateway | None = None
+    ) -> Authority:
         return asyncio.run(
             found_or_made(
                 gateway or MemoryGateway(self.cluster), namespace=NAMESPACE, name=NAME, folder=folder, now=lambda: now

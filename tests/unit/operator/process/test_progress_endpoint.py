@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -222,7 +223,9 @@ async def test_a_mebibyte_is_refused_before_it_is_read(bench: Bench) -> None:
 async def test_a_body_without_a_length_is_cut_off_at_the_bound(bench: Bench) -> None:
     token = bench.add(POD)
     reader, writer = await asyncio.open_connection("localhost", bench.port, ssl=client_context(bench.authority))
-    head = f"POST /v1/progress HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        f"POST /v1/progress HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     writer.write(head.encode())
     chunk = b"x" * 4096
     for _ in range(4):
@@ -271,10 +274,8 @@ async def test_a_connection_that_says_nothing_is_ended(
     async with Bench(bounds=Bounds(handshake_seconds=0.3, seconds=0.3)).serving() as bench:
         reader, writer = await open_one(bench)
         writer.write(first)
-        try:
+        with suppress(ConnectionError, ssl.SSLError):
             assert await asyncio.wait_for(reader.read(), 5) == b""
-        except (ConnectionError, ssl.SSLError):
-            pass
         writer.close()
 
 
@@ -311,10 +312,8 @@ async def test_a_flood_leaves_the_loop_to_the_others() -> None:
                 late.append(loop.time() - begun - 0.005)
 
         async def floods(number: int) -> None:
-            try:
+            with suppress(OSError):
                 await bench.post(token_of(OTHER, salt=str(number)))
-            except OSError:
-                pass
 
         flood = [asyncio.create_task(floods(number)) for number in range(100)]
         await reconciles()
@@ -340,7 +339,10 @@ async def test_a_review_that_hangs_holds_up_nobody_whose_verdict_is_known() -> N
     async with bench.serving():
         bench.add(POD)
         assert (await bench.post(known))[0] == 200
-        pods = [replace(OTHER, job=f"o{n}", name=f"p{n}", uid=f"u{n}", job_uid=f"j{n}", child_uid=f"c{n}") for n in range(12)]
+        pods = [
+            replace(OTHER, job=f"o{n}", name=f"p{n}", uid=f"u{n}", job_uid=f"j{n}", child_uid=f"c{n}")
+            for n in range(12)
+        ]
         hanging = [asyncio.create_task(bench.post(bench.add(pod))) for pod in pods]
         await asyncio.sleep(0.3)
         assert (await bench.post(known, {**REPORT, "sequence": 2}))[0] == 200
