@@ -46,6 +46,7 @@ OPERATOR_RULES: Final = (
     },
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "get", "list"]},
+    {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
 )
 LABEL: Final = "labelSelector=finetune.dev/job-uid"
 

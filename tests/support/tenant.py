@@ -33,9 +33,9 @@ class Tenant:
 
     # --- what the tenant and the platform team do ---------------------------------------------------------------------
 
-    def add_runtime(self) -> None:
+    def add_runtime(self, **changes: Any) -> None:
         """Create the runtime that the tenant's jobs name."""
-        self._post("finetuneruntimes", "FineTuneRuntime", self.namespace, runtime_spec())
+        self._post("finetuneruntimes", "FineTuneRuntime", self.namespace, runtime_spec(**changes))
 
     def submit(self, spec: Raw | None = None, name: str = JOB) -> Raw:
         """Create a FineTuneJob."""
