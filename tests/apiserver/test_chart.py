@@ -55,7 +55,12 @@ def upgrade(cluster: ApiServer, **changes: Any) -> None:
 def test_one_install_makes_everything_and_says_what_comes_next(cluster: ApiServer, said: str) -> None:
     assert "kubectl get ftj --watch" in said
     names = cluster.kubectl("-n", NAMESPACE, "get", "deployment,service,serviceaccount", "-o", "name").split()
-    assert names == [f"deployment.apps/{RELEASE}", f"service/{RELEASE}-metrics", f"serviceaccount/{RELEASE}"]
+    assert names == [
+        f"deployment.apps/{RELEASE}",
+        f"service/{RELEASE}-metrics",
+        f"service/{RELEASE}-progress",
+        f"serviceaccount/{RELEASE}",
+    ]
 
 
 def test_a_second_run_changes_nothing(cluster: ApiServer, said: str) -> None:
@@ -163,6 +168,7 @@ MAY = {
     "jobs.batch": {"get", "list", "watch", "create", "patch", "delete"},
     "pods": {"get", "list", "watch"},
     "events": {"get", "list", "create", "patch"},
+    "tokenreviews.authentication.k8s.io": {"create"},
 }
 NOTHING = [
     "secrets",
@@ -176,7 +182,7 @@ NOTHING = [
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 
 
-def may(cluster: ApiServer, resource: str, *, name: str = "", **who: Any) -> set[str]:
+def may(cluster: ApiServer, resource: str, *, name: str = "", namespace: str = "team-a", **who: Any) -> set[str]:
     """Verbs that somebody, the operator's account unless said, may use on a resource, or on one object of it."""
     kind, _, subresource = resource.partition("/")
     plural, _, group = kind.partition(".")
@@ -188,7 +194,7 @@ def may(cluster: ApiServer, resource: str, *, name: str = "", **who: Any) -> set
             "spec": {
                 **(who or {"user": ACCOUNT}),
                 "resourceAttributes": {
-                    "namespace": "team-a",
+                    "namespace": namespace,
                     "verb": verb,
                     "group": group,
                     "resource": plural,
@@ -213,6 +219,28 @@ def test_the_operators_account_may_write_the_runtime_of_the_values_and_no_other(
     cluster: ApiServer, said: str, name: str, verbs: set[str]
 ) -> None:
     assert may(cluster, "finetuneruntimes.finetune.dev", name=name) == {"get", "list", "watch"} | verbs
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace", "verbs"),
+    [
+        ("finetune-operator-progress", NAMESPACE, {"patch"}),
+        ("other", NAMESPACE, set()),
+        ("finetune-operator-progress", "team-a", set()),
+    ],
+)
+def test_of_all_secrets_the_operators_account_may_patch_its_own_one(
+    cluster: ApiServer, said: str, name: str, namespace: str, verbs: set[str]
+) -> None:
+    assert may(cluster, "secrets", name=name, namespace=namespace) == verbs
+
+
+def test_an_upgrade_leaves_the_authority_where_it_is(cluster: ApiServer, said: str) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/finetune-operator-progress"
+    patch = {"data": {"tls.crt": "a2VwdA=="}}
+    assert cluster.request("PATCH", path, patch, content_type="application/merge-patch+json")[0] == 200
+    helm("upgrade", RELEASE, str(CHART), "-n", NAMESPACE, "--reuse-values", kubeconfig=cluster.kubeconfig)
+    assert cluster.request("GET", path)[1]["data"] == {"tls.crt": "a2VwdA=="}
 
 
 def test_a_tenant_whose_role_ends_at_a_namespace_reads_runtimes_and_writes_none(cluster: ApiServer, said: str) -> None:
