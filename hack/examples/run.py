@@ -3,8 +3,8 @@
     python -m hack.examples.run [NAME ...]
 
 Each job.yaml runs as it stands by ``finetune-trainer run``, one after the other, against a local S3 server that holds
-the demo's model and the folder's rows. One line an example is printed as it ends. A run of all keeps the table in
-benchmarks/results; a run of some only prints it.
+the demo's model and the folder's rows, and a local hub, whose models are tiny ones of the tests. One line an example is
+printed as it ends. A run of all keeps the table in benchmarks/results; a run of some only prints it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 
 from benchmarks.common import ROOT, finish, machine, table, versions
 from hack.examples.outcome import COLUMNS, Outcome, outcome_of
-from tests.support.examples import EXAMPLES, NAMES, Examples
+from tests.support.examples import EXAMPLES, HUB_MODELS, NAMES, Examples
 from tests.support.hubserver import running_hub
 from tests.support.s3server import running_s3
 
@@ -93,6 +93,7 @@ def main() -> None:
         "machine": machine(),
         "versions": versions("torch", "transformers", "peft"),
         "model": MODEL,
+        "stand_ins": sorted(HUB_MODELS),
         "examples": {outcome.name: outcome.figures() for outcome in outcomes},
     }
     finish("examples", figures, text)

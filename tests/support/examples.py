@@ -1,7 +1,7 @@
 """Serves an example's model and rows from a local S3 server or hub, and runs its job.yaml as it stands.
 
 The buckets are those that the jobs name. The models are tiny and have random weights: what a test sees is that the job
-is accepted, runs, is scored and stored, not that it learns.
+is accepted, runs, is scored and stored; that it learns is seen of the T5 alone, whose rows are made for it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from tests.support.hubserver import HubServer
 from tests.support.s3server import S3Server
 from tests.support.stage_run import run
 from tests.support.tiny_model import make_model
+from tests.support.tiny_seq2seq import make_encoder_decoder
 
-__all__ = ["EXAMPLES", "MODELS", "NAMES", "Examples"]
+__all__ = ["EXAMPLES", "HUB_MODELS", "MODELS", "NAMES", "Examples"]
 
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 NAMES: Final = tuple(sorted(path.parent.name for path in EXAMPLES.glob("*/job.yaml")))
@@ -42,7 +43,11 @@ def _tiny_chat_model(folder: Path) -> None:
 
 
 MODELS: Final[dict[str, Callable[[Path], None]]] = {"smollm2-135m-instruct": _tiny_chat_model}
-"""What stands for each model that an example names, by the last part of its URI."""
+"""What stands for each model of the bucket that an example names, by the last part of its URI."""
+HUB_MODELS: Final[dict[str, Callable[[Path], None]]] = {
+    "google/flan-t5-small": lambda folder: make_encoder_decoder(folder, "t5-untied", calm=True)
+}
+"""What stands for each model of the hub: it learns its example from the start, so that a score can be seen to rise."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Examples:
     folder: Path
 
     def serve_models(self, real: Mapping[str, Path] | None = None) -> None:
-        """Make the buckets and put the models there: the folders of ``real``, tiny ones in place of the others."""
+        """Make buckets and hub, and put the models there: the folders of ``real``, tiny ones in place of the others."""
         for bucket in ("demo-models", "demo-data", "demo-results"):
             self.s3.make_bucket(bucket)
         folders = dict(real or {})
@@ -63,6 +68,10 @@ class Examples:
             MODELS[name](folders[name])
         for name, folder in folders.items():
             self._upload(folder, "demo-models", f"{name}/")
+        for repo, make in HUB_MODELS.items():
+            folder = self.folder / "hub" / repo
+            make(folder)
+            self.hub.repos[repo] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
     def serve_rows(self, name: str) -> None:
         """Put the files of an example where its job reads them; rows of a hub as Parquet, a file a split."""
@@ -76,15 +85,15 @@ class Examples:
     def run(
         self, name: str, scratch: Path, *, file: str = "job.yaml", change: dict[str, Any] | None = None
     ) -> StageReport:
-        """Run a job of the folder ``name``; ``change`` is laid over the blocks of its spec and its output kept apart.
+        """Run a job of the folder ``name``, which is read as it stands first; ``change`` is laid over its blocks.
 
         ``scratch`` takes the pod's files and must be new.
         """
         self.serve_rows(name)
         path = EXAMPLES / name / file
-        if change is not None:
-            path = _changed(path, scratch, change)
         stage_input = local_input(path)
+        if change is not None:
+            stage_input = local_input(_changed(path, scratch, change))
         spec = stage_input.spec
         data = [spec.dataset.uri, *(source.uri for source in spec.dataset.sources or [])]
         storage = ResolvedStorage(
@@ -96,7 +105,7 @@ class Examples:
             stage_input.model_copy(update={"simulated_gpus": True, "storage": storage}),
             scratch,
             fresh=True,
-            credentials=self._credentials(),
+            credentials=self._credentials(scratch, spec.model.uri),
         )
         return report
 
@@ -129,14 +138,15 @@ class Examples:
             return Storage(prefix="hf://", endpoint=self.hub.endpoint)
         return Storage(prefix="s3://", endpoint=self.s3.endpoint)
 
-    def _credentials(self) -> Path:
+    def _credentials(self, scratch: Path, model: str) -> Path:
+        """Mount the keys of S3 as a pod has them; a model of the public hub has no Secret."""
         keys = {"AWS_ACCESS_KEY_ID": self.s3.access_key, "AWS_SECRET_ACCESS_KEY": self.s3.secret_key}
-        for role in ("model", "dataset", "output"):
-            folder = self.folder / "credentials" / role
-            folder.mkdir(parents=True, exist_ok=True)
+        for role in ("dataset", "output") if model.startswith("hf://") else ("model", "dataset", "output"):
+            folder = scratch / "credentials" / role
+            folder.mkdir(parents=True)
             for key, value in keys.items():
                 (folder / key).write_text(value)
-        return self.folder / "credentials"
+        return scratch / "credentials"
 
 
 def _parquet(path: Path) -> bytes:

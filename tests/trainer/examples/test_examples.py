@@ -27,6 +27,14 @@ def _classification(report: StageReport) -> None:
     assert {one.name for one in report.results.references or []} == {"MajorityClass", "BagOfWords"}
 
 
+def _encoder_decoder(report: StageReport) -> None:
+    results = report.results
+    assert results is not None
+    assert results.metric == "ChoiceAccuracy"
+    assert float(results.test.score) > float(results.baseline.score) + 0.3
+    assert float(results.p_value or 1) < 0.001
+
+
 def _metric(name: str) -> Callable[[StageReport], None]:
     def check(report: StageReport) -> None:
         assert report.results is not None
@@ -48,6 +56,7 @@ def _hub(report: StageReport) -> None:
 
 EXPECTATIONS: Final[dict[str, Callable[[StageReport], None]]] = {
     "classification": _classification,
+    "encoder-decoder": _encoder_decoder,
     "extraction": _metric("JSONFieldAccuracy"),
     "hub-parquet": _hub,
     "promptsource": _metric("ChoiceAccuracy"),

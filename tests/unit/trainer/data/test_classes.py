@@ -25,7 +25,7 @@ def test_what_is_no_number_of_a_class_stays(value: Any) -> None:
 
 
 def test_a_text_that_is_a_name_itself_is_no_number() -> None:
-    assert named({"label": "1"}, {"label": ("2", "1")}) == {"label": "1"}
+    assert named({"label": "1"}, {"label": ("1", "2")}) == {"label": "1"}
 
 
 def test_a_row_without_the_column_stays() -> None:
