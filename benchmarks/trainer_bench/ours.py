@@ -23,7 +23,8 @@ from finetune_trainer.model.load import load_model
 from finetune_trainer.model.lora import add_lora
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from finetune_trainer.training import beginning
-from finetune_trainer.training.loop import default_limits, train
+from finetune_trainer.training.limits import default_limits
+from finetune_trainer.training.loop import train
 from finetune_trainer.training.observer import LogEntry, Silent
 from finetune_trainer.training.plan import Hyperparameters, steps
 

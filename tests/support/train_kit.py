@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from finetune_trainer.model.load import LoadedModel, load_model
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 from finetune_trainer.training.observer import LogEntry
 from finetune_trainer.training.plan import Hyperparameters
+from finetune_trainer.training.samples import Sample
 
 __all__ = ["CPU", "FULL", "Recorder", "load", "without_validation"]
 
@@ -31,12 +33,16 @@ class Recorder:
     def __init__(self) -> None:
         self.entries: list[LogEntry] = []
         self.points: list[ValidationPoint] = []
+        self.samples: list[Sample] = []
 
     def on_log(self, entry: LogEntry) -> None:
         self.entries.append(entry)
 
     def on_validation(self, point: ValidationPoint) -> None:
         self.points.append(point)
+
+    def on_samples(self, samples: Sequence[Sample]) -> None:
+        self.samples += samples
 
     def on_evaluated(self, done: int, total: int) -> None: ...
 

@@ -27,6 +27,7 @@ from finetune_trainer.training.observer import LogEntry, Silent
 from finetune_trainer.training.optimizer import MasterAdamW
 from finetune_trainer.training.outcome import TrainOutcome
 from finetune_trainer.training.plan import BatchLimits, Hyperparameters
+from finetune_trainer.training.samples import Sample
 from finetune_trainer.training.state import Checkpointer, Moment, TrainingState, TrainingStopped
 from tests.support.tiny_model import learnable_rows, make_model, make_prepared
 
@@ -109,12 +110,17 @@ class Stop(Silent, Checkpointer):
     def __init__(self, *, extra: int | None = None, save_at: Sequence[int] = ()) -> None:
         self.extra, self.save_at = extra, save_at
         self.saved: list[TrainingState] = []
+        self.samples: list[Sample] = []
         self.moments: list[tuple[int, Moment]] = []
         self.step, self.asked = 0, 0
 
     @override
     def on_log(self, entry: LogEntry) -> None:
         self.step = entry.step
+
+    @override
+    def on_samples(self, samples: Sequence[Sample]) -> None:
+        self.samples += samples
 
     @property
     @override
@@ -138,7 +144,9 @@ class Result:
     weights: Mapping[str, torch.Tensor]
 
 
-def go(base: Path, case: Case, stop: Stop | None = None, state: TrainingState | None = None) -> Result:
+def go(
+    base: Path, case: Case, stop: Stop | None = None, state: TrainingState | None = None, samples: int = 0
+) -> Result:
     loaded = load_model(base, device=CPU, precision=case.precision)
     prepared = case.prepared(loaded)
     if state is None:  # as in a job, where the baseline comes first; a later attempt doesn't repeat it
@@ -147,7 +155,8 @@ def go(base: Path, case: Case, stop: Stop | None = None, state: TrainingState | 
         loaded = add_lora(loaded, case.parameters.lora, seed=case.parameters.seed)
     stop = stop or Stop()
     # A row a micro-batch, so that each step has a middle.
-    outcome = train(loaded, prepared, case.parameters, observer=stop, limits=LIMITS, checkpointer=stop, state=state)
+    watched: dict[str, Any] = {"observer": stop, "limits": LIMITS, "checkpointer": stop, "samples": samples}
+    outcome = train(loaded, prepared, case.parameters, state=state, **watched)
     return Result(outcome, outcome.weights)
 
 
@@ -193,6 +202,28 @@ def test_a_training_that_is_stopped_after_every_step_ends_with_the_same_bits(
             break
     assert set(reached) == set(range(1, case.steps + 1))
     assert_same(resumed, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["adapters with dropout in bfloat16", "early stopping within an epoch"])
+def test_a_training_that_is_stopped_after_every_step_has_the_samples_of_one_that_was_not(
+    name: str, base: Path, tmp_path: Path
+) -> None:
+    """Stopped at each step, in the middle of the next one, of each validation and of the samples."""
+    case, quiet = CASES[name], Stop()
+    undisturbed = go(base, case, quiet, samples=4)
+    assert_same(undisturbed, go(base, case))
+    state: TrainingState | None = None
+    for attempt in range(50):
+        stop = Stop(extra=attempt % 3)
+        try:
+            resumed = go(base, case, stop, state, samples=4)
+        except TrainingStopped as stopped:
+            state = stored_and_read(stopped.state, base, case, tmp_path / str(attempt))
+        else:
+            break
+    assert state is not None
+    assert_same(resumed, undisturbed)
+    assert [*state.progress.samples, *stop.samples] == quiet.samples
 
 
 def test_a_state_that_is_kept_while_the_training_goes_on_does_not_change_with_it(base: Path) -> None:

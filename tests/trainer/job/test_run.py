@@ -163,6 +163,28 @@ def test_metrics_have_a_line_for_training_and_one_for_each_epoch(finished: Finis
     assert len([line for line in lines if "valid_loss" in line]) == finished.spec["training"]["epochs"]
 
 
+def test_samples_show_ten_validation_rows_as_the_model_learns(finished: Finished) -> None:
+    lines = [json.loads(line) for line in (finished.output / "samples.jsonl").read_text().splitlines()]
+    epochs = finished.spec["training"]["epochs"]
+    by_epoch = [[line for line in lines if line["epoch"] == epoch] for epoch in range(epochs + 1)]
+    rows = [[line["row"] for line in told] for told in by_epoch]
+    assert [len(set(told)) for told in rows] == [10] * (epochs + 1)
+    assert all(told == rows[0] for told in rows)
+    assert sum(line["correct"] for line in by_epoch[-1]) > sum(line["correct"] for line in by_epoch[0])
+    source = topic_rows()
+    assert all(source[line["row"] - 1]["label"] == line["expected"] for line in lines)
+    scored = {json.loads(line)["row"] for line in (finished.output / "predictions.jsonl").read_text().splitlines()}
+    assert scored.isdisjoint(rows[0])
+
+
+def test_the_manifest_names_the_samples_and_card_and_page_show_them(finished: Finished) -> None:
+    files = {file["path"]: file for file in json.loads((finished.output / "manifest.json").read_bytes())["files"]}
+    digest = sha256_digest((finished.output / "samples.jsonl").read_bytes())
+    assert files["samples.jsonl"]["sha256"] == digest
+    assert "the same 10 validation rows as it learned" in (finished.output / "README.md").read_text()
+    assert "How its answers changed" in (finished.output / "report/index.html").read_text()
+
+
 def test_the_model_card_has_the_numbers_and_how_to_load(finished: Finished) -> None:
     card, results = (finished.output / "README.md").read_text(), finished.report.results
     assert results is not None

@@ -71,6 +71,24 @@ def sure(scored: Evaluation, chance: random.Random) -> Evaluation:
     return dataclasses.replace(scored, rows=rows)
 
 
+def samples_of(texts: list[TextRow], labels: list[str], chance: random.Random) -> list[dict[str, Any]]:
+    """As ``samples.jsonl`` has them: ever more of the rows are right."""
+    lines = []
+    for epoch in range(5):
+        for row in texts[:10]:
+            choice = row.completion if chance.random() < epoch / 4 else chance.choice(labels)
+            line = {
+                "epoch": epoch,
+                "step": 40 * epoch,
+                "row": row.row,
+                "prompt": row.prompt,
+                "expected": row.completion,
+            }
+            written = choice if epoch > 1 else f"Sure! I would say it is {LONG}"
+            lines.append({**line, "completion": written, "choice": choice, "correct": choice == row.completion})
+    return lines
+
+
 def write_page(path: Path) -> Path:
     """A page with everything that it can show, and words that are hard to lay out."""
     chance = random.Random(0)  # noqa: S311 - made-up rows
@@ -97,7 +115,15 @@ def write_page(path: Path) -> Path:
         for i, row in enumerate(after.rows)
     ]
     spec = job_spec(model="s3://abc/m/", rows="s3://abc/r.jsonl", output="s3://abc/o/")
-    html = html_page(make_stage_input("train", spec), report, texts=texts, baseline=before, test=after, metrics=lines)
+    html = html_page(
+        make_stage_input("train", spec),
+        report,
+        texts=texts,
+        baseline=before,
+        test=after,
+        metrics=lines,
+        samples=samples_of(texts, labels, chance),
+    )
     path.write_text(html, encoding="utf-8")
     return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -21,7 +22,14 @@ BEFORE = answered(("a", "b"), ("a", "a"), ("b", EVIL), ("b", "a"))
 AFTER = answered(("a", "a"), ("a", "b", 3.0), ("b", "b"), ("b", EVIL, 9.0))
 
 
-def page(before: Evaluation, after: Evaluation, *, epochs: int = 2, texts: Sequence[TextRow] = ()) -> str:
+def page(
+    before: Evaluation,
+    after: Evaluation,
+    *,
+    epochs: int = 2,
+    texts: Sequence[TextRow] = (),
+    samples: Sequence[dict[str, Any]] = (),
+) -> str:
     spec = job_spec(model="s3://abc/m/", rows="s3://abc/r.jsonl", output="s3://abc/o/")
     points = [ValidationPoint(epoch=n + 1, step=n + 1, loss=f"{2 - n / 4}", score="0.5") for n in range(epochs)]
     report = StageReport(
@@ -40,7 +48,15 @@ def page(before: Evaluation, after: Evaluation, *, epochs: int = 2, texts: Seque
         for p in points
     ]
     texts = texts or [TextRow(i + 1, f"question {i} {EVIL}", r.expected) for i, r in enumerate(after.rows)]
-    return html_page(make_stage_input("train", spec), report, texts=texts, baseline=before, test=after, metrics=lines)
+    return html_page(
+        make_stage_input("train", spec),
+        report,
+        texts=texts,
+        baseline=before,
+        test=after,
+        metrics=lines,
+        samples=samples,
+    )
 
 
 class Seen(HTMLParser):
@@ -132,6 +148,18 @@ def sure(confidence: float, right: int) -> Evaluation:
     """Four rows that a model was so sure of."""
     rows = [answered_row(i, expected="a", predicted="a" if i < right else "b", confidence=confidence) for i in range(4)]
     return Evaluation(metric="ChoiceAccuracy", rows=rows, seconds=1.0)
+
+
+def test_the_page_shows_how_the_answers_to_a_row_changed() -> None:
+    row = {"row": 7, "prompt": f"question {EVIL}", "expected": "a", "completion": EVIL, "choice": "b"}
+    lines = [{**row, "epoch": 0, "correct": False}, {**row, "epoch": 1, "choice": "a", "correct": True}]
+    seen = Seen(page(BEFORE, AFTER, samples=lines))
+    assert f"Row 7 question {EVIL} Expected a Before b (wrong) writes: {EVIL} Epoch 1 a (right)" in seen.text
+    assert "script" not in seen.tags
+
+
+def test_a_page_without_samples_does_not_speak_of_them() -> None:
+    assert "samples" not in page(BEFORE, AFTER)
 
 
 def test_the_page_draws_how_sure_the_models_were_and_says_that_less_error_is_better() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune_trainer.model.device import Precision
-from finetune_trainer.training.loop import default_limits
+from finetune_trainer.training.limits import default_limits
 from tests.support.tiny_model import make_model
 from tests.support.train_kit import FULL, load
 

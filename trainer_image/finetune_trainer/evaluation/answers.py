@@ -116,6 +116,13 @@ class Answers:
         text = self._text(tokens)
         return self.rule.ends(text) or not self.rule.may_become(text, reference)
 
+    def ended(self, tokens: Sequence[int]) -> bool:
+        """Tell whether more tokens would change nothing of the answer; in a thought it hasn't begun."""
+        if not tokens or tokens[-1] in self.stops:
+            return bool(tokens)
+        answer = self._parted(tokens).answer
+        return answer is not None and self.rule.ends(answer)
+
     def said(self, tokens: Sequence[int]) -> Said:
         """Return the answer in what a model wrote, and its thought."""
         parted = self._parted(tokens[:-1] if tokens and tokens[-1] in self.stops else tokens)

@@ -57,6 +57,7 @@ def evaluate(
     limit: int | None = None,
     progress: Progress = no_progress,
     token_budget: int | None = None,
+    quiet: bool = False,
 ) -> Evaluation:
     """Score a model on a part.
 
@@ -74,6 +75,8 @@ def evaluate(
         Called with the rows scored so far, and all.
     token_budget
         Tokens in a batch; changes speed and memory, not results.
+    quiet
+        Don't warn of rows that no text can match: for a look at a few rows, of which all are scored elsewhere.
 
     Raises
     ------
@@ -91,7 +94,7 @@ def evaluate(
     whole = generate or bool(asked)
     answers = Answers(loaded.tokenizer, prepared, loaded.eos_ids, whole=whole)
     judge = _Judge(part, prepared, texts, whole=whole, asked=asked)
-    rows = Rows(len(sample))
+    rows, cut = Rows(len(sample)), set[int]()
     for at in np.flatnonzero(~fits).tolist():
         rows.put(at, judge.unasked(int(sample[at])))
     with gpu_memory_errors("evaluation"), _evaluating(loaded):
@@ -100,10 +103,13 @@ def evaluate(
         for batch, replies in _ask(questions, loaded, answers, prepared, budget):
             for at, answer in zip(places[batch].tolist(), replies, strict=True):
                 rows.put(at, judge.row(int(sample[at]), answer))
+                if answer.cut:
+                    cut.add(at)
             done += len(batch)
             progress(done, len(rows))
-    judge.warn()
-    return Evaluation(metric=prepared.metric, rows=rows, seconds=time.monotonic() - start)
+    if not quiet:
+        judge.warn()
+    return Evaluation(metric=prepared.metric, rows=rows, seconds=time.monotonic() - start, cut=frozenset(cut))
 
 
 @contextlib.contextmanager
@@ -119,11 +125,15 @@ def _evaluating(loaded: LoadedModel) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
-    """How a model took a question: likelihoods, which expected tokens it would have said, and what it says."""
+    """How a model took a question: likelihoods, which expected tokens it would have said, and what it says.
+
+    ``cut`` is whether it would have said more.
+    """
 
     scored: Scored
     right: tuple[bool, ...]
     said: Said
+    cut: bool
     reference: str | None
     expected: str
 
@@ -169,6 +179,7 @@ def _answer(questions: Sequence[Question], answerer: Answerer, answers: Answers)
             scored=row,
             right=right[i],
             said=answers.said(said[i]),
+            cut=len(said[i]) >= answerer.limit and not all(right[i]) and not answers.ended(said[i]),
             reference=references[i],
             expected=answers.expected(expected[i]) if answers.whole else "",
         )

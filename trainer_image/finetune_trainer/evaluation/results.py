@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self, cast
 
@@ -22,11 +22,18 @@ __all__ = ["Evaluation", "RowResult", "compared", "few_shot_score", "results"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The rows of a part as one model answered them, in the order of the part."""
+    """The rows of a part as one model answered them, in the order of the part.
+
+    Attributes
+    ----------
+    cut
+        Positions of the rows whose answer was decoded to ``max_new_tokens`` and had not ended; not kept.
+    """
 
     metric: MetricName
     rows: Sequence[RowResult]
     seconds: float
+    cut: frozenset[int] = field(default=frozenset(), compare=False)
 
     @cached_property
     def _table(self) -> Rows:

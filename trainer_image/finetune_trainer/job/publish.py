@@ -28,6 +28,7 @@ from finetune_trainer.output.ownership import check_owner, publish_manifest
 from finetune_trainer.output.predictions import write_predictions, write_results
 from finetune_trainer.output.report.content import confidences
 from finetune_trainer.output.report.page import html_page
+from finetune_trainer.output.samples import SAMPLES
 from finetune_trainer.output.serving import check_served
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.process.console import Console
@@ -102,9 +103,11 @@ def publish_result(
         if any(entry.path.startswith(f"{name}/") for entry in stored.entries)
     ]
     report = report.model_copy(update={"artifacts": [*artifacts, inputs.stored.artifact]})
-    folder, metrics = work.folder / "beside", work.folder / METRICS
-    _write_beside(folder, work.stage_input, inputs.prepared, report, tuned=tuned, after=after, metrics=metrics)
-    files = {**files_of(folder), METRICS: metrics}
+    folder, metrics, samples = work.folder / "beside", work.folder / METRICS, work.folder / SAMPLES
+    _write_beside(
+        folder, work.stage_input, inputs.prepared, report, tuned=tuned, after=after, metrics=metrics, samples=samples
+    )
+    files = {**files_of(folder), METRICS: metrics, **({SAMPLES: samples} if samples.exists() else {})}
     entries = (*stored.entries, *_store(work, "report", "store the report", files, work.folder / "beside_back"))
     told = [
         artifact_of("predictions", "predictions.jsonl", entries),
@@ -133,6 +136,7 @@ def _write_beside(
     tuned: Tuned,
     after: Evaluation,
     metrics: Path,
+    samples: Path,
 ) -> None:
     page = folder / "report/index.html"
     page.parent.mkdir(parents=True)
@@ -147,12 +151,19 @@ def _write_beside(
     )
     sure = {name: bins for name, of in (("baseline", tuned.before), ("test", after)) if (bins := confidences(of))}
     write_results(folder / "results.json", report, tuned.layers, wordings=prepared.wordings, calibration=sure)
-    card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared)
+    answers = _lines_of(samples) if samples.exists() else []
+    sampled = len({line["row"] for line in answers if line["step"] == answers[0]["step"]})
+    card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared, sampled=sampled)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = _lines_of(metrics)
     texts = prepared.texts["test"]
-    html = html_page(asked, report, texts=texts, baseline=tuned.before, test=after, metrics=lines)
+    html = html_page(asked, report, texts=texts, baseline=tuned.before, test=after, metrics=lines, samples=answers)
     page.write_text(html, encoding="utf-8")
+
+
+def _lines_of(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:  # not splitlines: texts may hold other ends of lines than the file's
+        return [json.loads(line) for line in file]
 
 
 def _store(work: Work, name: str, text: str, files: Mapping[str, Path], back: Path) -> tuple[FileEntry, ...]:

@@ -16,6 +16,7 @@ from finetune_trainer.process.interrupt import Interrupt, Interrupted
 from finetune_trainer.training.loop import train
 from finetune_trainer.training.outcome import TrainOutcome
 from finetune_trainer.training.plan import Hyperparameters
+from finetune_trainer.training.samples import SAMPLED_ROWS
 from finetune_trainer.training.state import TrainingState, TrainingStopped
 
 __all__ = ["train_resumably"]
@@ -43,7 +44,7 @@ def train_resumably(
     """
     newest = checkpoints.newest(terms_of(loaded, parameters, threads=threads))
     if newest is not None:
-        watcher.resume(newest.metrics)
+        watcher.resume(newest.metrics, newest.state.progress.samples)
     with console.step("train", f"train with {parameters.method}") as progress, interrupt.deferred():
         watcher.training(progress)
         try:
@@ -54,6 +55,7 @@ def train_resumably(
                 observer=watcher,
                 checkpointer=checkpoints,
                 state=newest.state if newest else None,
+                samples=SAMPLED_ROWS,
             )
         except TrainingStopped as stopped:
             _leave(stopped.state, checkpoints, console, interrupt)

@@ -27,6 +27,7 @@ from finetune_trainer.job.watcher import TrainingWatcher
 from finetune_trainer.model.device import processor
 from finetune_trainer.output.folder import abort_uploads
 from finetune_trainer.output.ownership import check_owner
+from finetune_trainer.output.samples import SAMPLES, SampleFile
 from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.text.choices import shared_beginning
 
@@ -48,7 +49,8 @@ def run_train(work: Work) -> StageReport:
     inputs, console, limit = bring_inputs(work), work.console, work.spec.evaluation.limit
     host = host_of(gpus=work.spec.resources.gpus_per_node, simulated=work.stage_input.simulated_gpus, console=console)
     with (work.folder / METRICS).open("w", encoding="utf-8") as metrics:
-        watcher = TrainingWatcher(console, metrics, inputs.prepared.metric)
+        samples = SampleFile(work.folder / SAMPLES, inputs.prepared)
+        watcher = TrainingWatcher(console, metrics, inputs.prepared.metric, samples)
         checkpoints = checkpoints_of(work, inputs, host)
         try:
             tuned = tune(work, inputs, host, checkpoints, watcher)

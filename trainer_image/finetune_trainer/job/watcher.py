@@ -1,36 +1,40 @@
-"""Shows what the loop and the evaluator tell: on the console, in live reports, and as ``metrics.jsonl``."""
+"""Shows what loop and evaluator tell: on the console, in live reports, as ``metrics.jsonl`` and ``samples.jsonl``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from finetune_api.metrics import MetricName
 from finetune_api.status import ValidationPoint
 from finetune_trainer.evaluation.words import validation_name
+from finetune_trainer.output.samples import SampleFile
 from finetune_trainer.process.console import Console, Progress, no_progress
 from finetune_trainer.training.observer import LogEntry
+from finetune_trainer.training.samples import Sample
 
 __all__ = ["TrainingWatcher"]
 
 
 class TrainingWatcher:
-    """Writes what loop and evaluator tell to ``metrics.jsonl`` and to the console.
+    """Writes what loop and evaluator tell to ``metrics.jsonl``, to ``samples.jsonl`` and to the console.
 
     ``progress`` is the running step's; set it to show how far evaluation or training is.
     """
 
-    def __init__(self, console: Console, metrics: TextIO, metric: MetricName) -> None:
+    def __init__(self, console: Console, metrics: TextIO, metric: MetricName, samples: SampleFile) -> None:
         self._console = console
-        self._metrics = metrics
+        self._metrics, self._samples = metrics, samples
         self._score = validation_name(metric)
         self.progress: Progress = no_progress
         self._training = False
 
-    def resume(self, metrics: str) -> None:
-        """Begin with what an earlier attempt wrote to ``metrics.jsonl`` up to the state that this one goes on from."""
+    def resume(self, metrics: str, samples: Sequence[Sample]) -> None:
+        """Begin with what an earlier attempt wrote to both files up to the state that this one goes on from."""
         self._metrics.write(metrics)
         self._metrics.flush()
+        self._samples.add(samples)
 
     def training(self, progress: Progress) -> None:
         """Show optimizer steps from now on; evaluations during training don't move the bar."""
@@ -86,6 +90,15 @@ class TrainingWatcher:
             step=point.step,
             loss=float(point.loss),
             score=float(point.score),
+        )
+
+    def on_samples(self, samples: Sequence[Sample]) -> None:
+        """Answers to a few validation rows; no text of them goes to the log."""
+        self._samples.add(samples)
+        verdicts = [sample.correct for sample in samples if sample.correct is not None]
+        values: dict[str, Any] = {"correct": sum(verdicts)} if verdicts else {}
+        self._console.event(
+            "samples", epoch=samples[0].epoch, step=samples[0].step, rows=len(samples), judged=len(verdicts), **values
         )
 
     def on_evaluated(self, done: int, total: int) -> None:

@@ -46,8 +46,15 @@ _HUB_METRICS: Final[dict[SecondaryName, str]] = {
 """The Hub's names; others go by our own."""
 
 
-def model_card(stage_input: StageInput, report: StageReport, *, serving: Serving, prepared: Prepared) -> str:
+def model_card(
+    stage_input: StageInput, report: StageReport, *, serving: Serving, prepared: Prepared, sampled: int = 0
+) -> str:
     """Return README.md: the numbers with their uncertainty, the data, and how to load the result.
+
+    Parameters
+    ----------
+    sampled
+        Validation rows whose answers by epoch are in ``samples.jsonl``.
 
     Raises
     ------
@@ -94,13 +101,18 @@ Fingerprint of the encoded rows: `{data.fingerprint}`.
 
 {spec.training.epochs} epochs, {resolved.batch_size} rows a step, peak learning rate {resolved.learning_rate},
 {resolved.precision}, seed {spec.training.seed}. `metrics.jsonl` has the curves, `manifest.json` all settings, versions
-and digests.
+and digests.{_sampled(sampled)}
 
 ## Loading
 
 {snippet(stage_input, report, serving=serving, prepared=prepared)}
 {_settings(serving, prepared)}
 """
+
+
+def _sampled(rows: int) -> str:
+    """Say where a reader sees the model learn."""
+    return f" `samples.jsonl` has what it wrote to the same {rows} validation rows as it learned." if rows else ""
 
 
 def _adapter(adapter: Adapter | None, resolved: Resolved) -> str:

@@ -37,7 +37,7 @@ OWNER: Final = "owner.json"
 MANIFEST: Final = "manifest.json"
 
 JOB_FOLDERS: Final = (PREPARED, "checkpoints/", "model/", "adapter/", "report/")
-JOB_FILES: Final = (MANIFEST, "results.json", "metrics.jsonl", "predictions.jsonl", "README.md")
+JOB_FILES: Final = (MANIFEST, "results.json", "metrics.jsonl", "samples.jsonl", "predictions.jsonl", "README.md")
 """With :data:`JOB_FOLDERS` all that jobs write besides ``owner.json``; what else lies in the folder is not theirs."""
 
 LOGS: Final = "logs/"

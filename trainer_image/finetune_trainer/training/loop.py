@@ -39,18 +39,14 @@ from finetune_trainer.training.batch import Batch, collate, collate_apart, input
 from finetune_trainer.training.beginning import shared_beginning
 from finetune_trainer.training.eight_bits import MasterAdamW8bit
 from finetune_trainer.training.kept import Kept
+from finetune_trainer.training.limits import default_limits
 from finetune_trainer.training.loss import summed_cross_entropy
 from finetune_trainer.training.observer import LogEntry, Observer, Silent
 from finetune_trainer.training.optimizer import MasterAdafactor, MasterAdamW, MasterOptimizer, decaying
 from finetune_trainer.training.outcome import TrainOutcome
 from finetune_trainer.training.packing import supports_packing
-from finetune_trainer.training.plan import (
-    BatchLimits,
-    Hyperparameters,
-    micro_batches,
-    step_seed,
-    steps,
-)
+from finetune_trainer.training.plan import BatchLimits, Hyperparameters, micro_batches, step_seed, steps
+from finetune_trainer.training.samples import Samples
 from finetune_trainer.training.state import (
     Checkpointer,
     NoCheckpoints,
@@ -59,20 +55,8 @@ from finetune_trainer.training.state import (
     TrainingStopped,
 )
 
-__all__ = ["default_limits", "train"]
+__all__ = ["train"]
 
-LIMITS: Final = {
-    ("cpu", "Float32"): BatchLimits(tokens=256, labels=256, overhead=64),
-    ("cpu", "BFloat16"): BatchLimits(tokens=1024, labels=1024, overhead=256),
-    ("cuda", "Float32"): BatchLimits(tokens=16384, labels=8192, overhead=1024),
-    ("cuda", "BFloat16"): BatchLimits(tokens=16384, labels=8192, overhead=1024),
-}
-"""By device and precision. On a CPU a batch that fills the processor gains nothing by growing, and its activations are
-most of the memory; what a batch costs by itself is the way of all gradients through memory, which weighs more the
-faster the products are."""
-ADAPTER_LIMITS: Final = {**LIMITS, ("cpu", "Float32"): BatchLimits(tokens=512, labels=256, overhead=64)}
-"""The same where only adapters are trained: their products are too thin to fill a processor with 256 tokens, and no
-gradient of the base takes the memory."""
 _OPTIMIZERS: Final[Mapping[str, type[MasterOptimizer]]] = {
     "AdamW": MasterAdamW,
     "AdamW8bit": MasterAdamW8bit,
@@ -80,12 +64,6 @@ _OPTIMIZERS: Final[Mapping[str, type[MasterOptimizer]]] = {
 }
 LOG_STEPS: Final = {"cpu": 1, "cuda": 10}
 """Steps between two looks at the device; on a CPU looking is free."""
-
-
-def default_limits(loaded: LoadedModel, parameters: Hyperparameters) -> BatchLimits:
-    """Return the largest micro-batches that a job takes by itself."""
-    by_place = ADAPTER_LIMITS if parameters.method == "LoRA" else LIMITS
-    return by_place[loaded.device.type, loaded.precision]
 
 
 def train(
@@ -97,6 +75,7 @@ def train(
     limits: BatchLimits | None = None,
     checkpointer: Checkpointer | None = None,
     state: TrainingState | None = None,
+    samples: int = 0,
 ) -> TrainOutcome:
     """Fine-tune in place; afterwards the model holds the weights of the best validation, by ``select_by``.
 
@@ -110,6 +89,8 @@ def train(
         Is asked when to keep a state and whether to stop; without one the loop does neither.
     state
         Where an earlier run of the same training came to; None starts at the beginning.
+    samples
+        Validation rows whose answers are told where epochs end (``samples.py``); changes nothing else.
 
     Raises
     ------
@@ -131,6 +112,7 @@ def train(
             observer=observer or Silent(),
             limits=limits or default_limits(loaded, parameters),
             checkpointer=checkpointer or NoCheckpoints(),
+            samples=Samples(prepared, parameters, rows=samples),
         )
         if state is not None:
             loop.restore(state)
@@ -166,9 +148,10 @@ class _Loop:
         observer: Observer,
         limits: BatchLimits,
         checkpointer: Checkpointer,
+        samples: Samples,
     ) -> None:
         self.loaded, self.prepared, self.parameters = loaded, prepared, parameters
-        self.observer, self.limits, self.checkpointer = observer, limits, checkpointer
+        self.observer, self.limits, self.checkpointer, self.samples = observer, limits, checkpointer, samples
         self.part = prepared.parts["train"]
         self.shared = 0 if loaded.encoder_decoder else shared_beginning(loaded, self.part)
         if self.shared:
@@ -196,6 +179,7 @@ class _Loop:
         self.step, self.pending = progress.step, _Pending(first_step=progress.step)
         self.losses = list(progress.losses)
         self.kept = Kept.restored(self.parameters.select_by, progress, state.best)
+        self.samples.restore(progress.samples)
         self.seconds, self.peak_memory = progress.seconds, progress.peak_memory_bytes
 
     def state(self) -> TrainingState:
@@ -209,6 +193,7 @@ class _Loop:
                 best_loss=self.kept.loss if self.kept.step else None,
                 best_score=self.kept.score if self.kept.step else None,
                 best_step=self.kept.step,
+                samples=tuple(self.samples.taken),
                 seconds=self.seconds,
                 peak_memory_bytes=self._peak_memory(),
                 branching=self.loaded.abilities.branching if self.loaded.abilities else None,
@@ -258,7 +243,7 @@ class _Loop:
         return min(self.total, *((self.step // length + 1) * length for length in lengths))
 
     def _pause(self) -> bool:
-        """Validate and save what is due where the loop looks up; return whether that was the last time."""
+        """Validate, sample and save what is due where the loop looks up; return whether that was the last time."""
         ended, last = self.step % self.per_epoch == 0, self.step == self.total
         due = last or self.step % (self.parameters.validate_every or self.per_epoch) == 0
         if not (ended or due):
@@ -266,6 +251,8 @@ class _Loop:
         if due and self.step and len(self.prepared.parts["validation"]) and not self.kept.validated(self.step):
             self._validate()
         last = last or (due and self.kept.waited(self.parameters.patience))
+        if self.samples.due(self.step, last=last):
+            self.observer.on_samples(self.samples.take(self.loaded, self.step, self._evaluated))
         if self.checkpointer.stopping:
             raise _StopNow
         if self.step and self.checkpointer.due("end" if last else "epoch" if ended else "step"):

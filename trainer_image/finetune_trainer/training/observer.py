@@ -5,10 +5,12 @@ Reporters (JSON lines, a progress bar, metrics.jsonl) implement :class:`Observer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from finetune_api.status import ValidationPoint
+from finetune_trainer.training.samples import Sample
 
 __all__ = ["LogEntry", "Observer", "Silent"]
 
@@ -52,6 +54,9 @@ class Observer(Protocol):
     def on_validation(self, point: ValidationPoint) -> None:
         """Loss and score on the validation rows."""
 
+    def on_samples(self, samples: Sequence[Sample]) -> None:
+        """Answers to a few validation rows, all of one moment."""
+
     def on_evaluated(self, done: int, total: int) -> None:
         """Rows scored so far by the running evaluation."""
 
@@ -63,6 +68,9 @@ class Silent:
         """Do nothing."""
 
     def on_validation(self, point: ValidationPoint) -> None:
+        """Do nothing."""
+
+    def on_samples(self, samples: Sequence[Sample]) -> None:
         """Do nothing."""
 
     def on_evaluated(self, done: int, total: int) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from finetune_api.status import ValidationPoint
 from finetune_trainer.training.optimizer import OptimizerState
+from finetune_trainer.training.samples import Sample
 
 __all__ = ["Checkpointer", "Moment", "NoCheckpoints", "TrainingProgress", "TrainingState", "TrainingStopped"]
 
@@ -37,6 +38,8 @@ class TrainingProgress(BaseModel):
     best_loss, best_score, best_step
         The best validation so far: its loss, its score (turned round where lower is
         better) and the steps done by then; None and 0 before the first one.
+    samples
+        Answers to a few validation rows so far (``samples.py``).
     seconds
         Time in optimizer steps.
     branching
@@ -51,6 +54,7 @@ class TrainingProgress(BaseModel):
     best_loss: float | None = None
     best_score: float | None = None
     best_step: int = 0
+    samples: tuple[Sample, ...] = ()
     seconds: float = 0.0
     peak_memory_bytes: int = 0
     branching: bool | None = None

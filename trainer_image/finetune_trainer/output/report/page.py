@@ -34,6 +34,7 @@ from finetune_trainer.evaluation.words import (
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
+from finetune_trainer.output.report.learned import learned
 from finetune_trainer.output.report.words import chinchilla, headline, interval
 from finetune_trainer.prepare.prepared import TextRow
 
@@ -61,6 +62,7 @@ def html_page(
     baseline: Evaluation,
     test: Evaluation,
     metrics: Iterable[Mapping[str, Any]],
+    samples: Iterable[Mapping[str, Any]] = (),
 ) -> str:
     """Return the page.
 
@@ -72,6 +74,8 @@ def html_page(
         What the untouched and the tuned model answered to them.
     metrics
         The lines of ``metrics.jsonl``.
+    samples
+        The lines of ``samples.jsonl``.
 
     Raises
     ------
@@ -113,6 +117,7 @@ def html_page(
         ],
         bins=BINS,
         validation=report.validation or [],
+        learned=learned(samples),
         answers=by_answer(baseline, test),
         confusion=confusion(test),
         gained=changed(texts, baseline, test, gained=True),
