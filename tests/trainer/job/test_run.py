@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from finetune_api.digest import sha256_digest, spec_digest
 from finetune_api.reasons import Reason
 from finetune_api.report import MAX_REPORT_BYTES, encode_report, parse_report
 from finetune_trainer.output.folder import is_log
+from finetune_trainer.prepare.folder import load_prepared
 from finetune_trainer.storage.store import sha256_file
 from tests.support.result_copy import snapshot
 from tests.support.stage_run import Finished, run
@@ -161,6 +164,22 @@ def test_metrics_have_a_line_for_training_and_one_for_each_epoch(finished: Finis
     lines = [json.loads(line) for line in (finished.output / "metrics.jsonl").read_text().splitlines()]
     assert any("train_loss" in line for line in lines)
     assert len([line for line in lines if "valid_loss" in line]) == finished.spec["training"]["epochs"]
+
+
+def test_the_pages_data_card_has_the_numbers_of_the_prepared_rows(finished: Finished) -> None:
+    prepared = load_prepared(finished.output / "prepared")
+    text = re.sub(r"<[^>]+>|\s+", " ", (finished.output / "report/index.html").read_text())
+    shown = " ".join(text.split())
+    for name, part in prepared.parts.items():
+        prompts = sorted(part.prompt_lengths.tolist())
+        least, median = prompts[0], prompts[math.ceil(len(prompts) / 2) - 1]
+        high, most = prompts[math.ceil(0.95 * len(prompts)) - 1], prompts[-1]
+        assert f"{name} {len(part)} prompt {least} {median} {high} {most} completion" in shown
+    source = topic_rows()
+    labels = {row["label"] for row in source}
+    for label in labels:
+        counts = [sum(source[r - 1]["label"] == label for r in part.rows) for part in prepared.parts.values()]
+        assert f"{label} {' '.join(map(str, counts))}" in shown
 
 
 def test_samples_show_ten_validation_rows_as_the_model_learns(finished: Finished) -> None:

@@ -14,8 +14,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from finetune_api.report import StageReport
-from finetune_api.status import Artifact, Compute, DatasetSummary, Resolved, ValidationPoint
+from finetune_api.status import Artifact, Compute, DatasetSummary, DroppedRows, Resolved, ValidationPoint
 from finetune_trainer.evaluation.results import Evaluation, results
+from finetune_trainer.output.report.data_card import Balance, DataCard, Lengths, Spread
 from finetune_trainer.output.report.page import html_page
 from finetune_trainer.prepare.prepared import TextRow
 from tests.support.browser import browser, emulate
@@ -71,6 +72,21 @@ def sure(scored: Evaluation, chance: random.Random) -> Evaluation:
     return dataclasses.replace(scored, rows=rows)
 
 
+def card_of(labels: list[str]) -> DataCard:
+    lengths = [
+        Lengths(
+            part=part,
+            rows=rows,
+            prompt=Spread(least=12, median=87, most_of=310, most=498),
+            completion=Spread(least=2, median=3, most_of=9, most=41),
+            histogram=tuple(rows // 40 * n // 2 for n in (*range(10), *range(10, 0, -1))),
+        )
+        for part, rows in (("train", 700), ("validation", 80), ("test", 120))
+    ]
+    balance = [Balance(label=label, train=300, validation=30, test=40) for label in labels]
+    return DataCard(lengths=tuple(lengths), longest=539, balance=tuple(balance), other_labels=3)
+
+
 def samples_of(texts: list[TextRow], labels: list[str], chance: random.Random) -> list[dict[str, Any]]:
     """As ``samples.jsonl`` has them: ever more of the rows are right."""
     lines = []
@@ -102,7 +118,16 @@ def write_page(path: Path) -> Path:
         stage="train",
         spec_digest="sha256:" + "0" * 64,
         results=results(before, after),
-        dataset=DatasetSummary(rows=900, train=700, validation=80, test=120, fingerprint="sha256:" + "1" * 64),
+        dataset=DatasetSummary(
+            rows=931,
+            train=700,
+            validation=80,
+            test=120,
+            dropped=21,
+            dropped_by=DroppedRows(train=20, test=1),
+            duplicates=10,
+            fingerprint="sha256:" + "1" * 64,
+        ),
         resolved=Resolved(method="LoRA", learning_rate="2e-4", batch_size=16, stop=["\n"]),
         validation=points,
         compute=Compute(parameters=134_515_008, train_tokens=3_690_000, compute_optimal_tokens=2_690_300_160),
@@ -123,6 +148,7 @@ def write_page(path: Path) -> Path:
         test=after,
         metrics=lines,
         samples=samples_of(texts, labels, chance),
+        card=card_of(labels),
     )
     path.write_text(html, encoding="utf-8")
     return path
@@ -197,7 +223,7 @@ def test_the_spec_unfolds_without_a_script(chrome: Chrome) -> None:
 
 def test_every_chart_has_words_for_those_who_don_t_see_it(chrome: Chrome) -> None:
     labels = [figure.get_attribute("aria-label") or "" for figure in chrome.find_elements(By.TAG_NAME, "figure")]
-    assert len(labels) == 4
+    assert len(labels) == 5
     assert labels[0].startswith("ChoiceAccuracy: before 0.")
 
 

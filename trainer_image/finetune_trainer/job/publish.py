@@ -27,6 +27,7 @@ from finetune_trainer.output.manifest import build_manifest
 from finetune_trainer.output.ownership import check_owner, publish_manifest
 from finetune_trainer.output.predictions import write_predictions, write_results
 from finetune_trainer.output.report.content import confidences
+from finetune_trainer.output.report.data_card import data_card
 from finetune_trainer.output.report.page import html_page
 from finetune_trainer.output.samples import SAMPLES
 from finetune_trainer.output.serving import check_served
@@ -157,7 +158,16 @@ def _write_beside(
     (folder / "README.md").write_text(card, encoding="utf-8")
     lines = _lines_of(metrics)
     texts = prepared.texts["test"]
-    html = html_page(asked, report, texts=texts, baseline=tuned.before, test=after, metrics=lines, samples=answers)
+    html = html_page(
+        asked,
+        report,
+        texts=texts,
+        baseline=tuned.before,
+        test=after,
+        metrics=lines,
+        samples=answers,
+        card=data_card(prepared),
+    )
     page.write_text(html, encoding="utf-8")
 
 

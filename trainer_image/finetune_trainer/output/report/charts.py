@@ -18,8 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from finetune_api.status import Score
 from finetune_trainer.evaluation.metrics.over_choices import ConfidenceBin
 from finetune_trainer.output.report.content import Curves
+from finetune_trainer.output.report.data_card import DataCard
 
-__all__ = ["loss_chart", "reliability_chart", "score_chart", "validation_chart"]
+__all__ = ["length_chart", "loss_chart", "reliability_chart", "score_chart", "validation_chart"]
 
 INK: Final = "#010101"
 GRID: Final = "#020202"
@@ -111,6 +112,28 @@ def reliability_chart(before: Sequence[ConfidenceBin], after: Sequence[Confidenc
         for handle in legend.legend_handles[1:]:
             handle.set_sizes([40])  # type: ignore[union-attr]
         return _svg(figure, "reliability")
+
+
+def length_chart(card: DataCard) -> str:
+    """Draw how long the rows of each part are, as shares of the part's rows; empty where all are of one length."""
+    if not card.lengths or not any(sum(rows > 0 for rows in one.histogram) > 1 for one in card.lengths):
+        return ""
+    looks = {"train": (INK, "-"), "validation": (BEFORE, ":"), "test": (AFTER, "--")}
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for one in card.lengths:
+            colour, style = looks[one.part]
+            edges = [card.longest * at / len(one.histogram) for at in range(len(one.histogram) + 1)]
+            shares = [rows / one.rows for rows in one.histogram]
+            axes.stairs(shares, edges, color=colour, linestyle=style, linewidth=1.4, label=one.part)
+        axes.set_xlabel("tokens of a row, prompt and completion")
+        axes.set_ylabel("share of the part's rows")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", linewidth=0.6)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=3, borderaxespad=0)
+        return _svg(figure, "lengths")
 
 
 def _lines(lines: Sequence[tuple[str, Points, str, str]], unit: str, salt: str, *, share: bool = False) -> str:

@@ -34,6 +34,7 @@ from finetune_trainer.evaluation.words import (
 from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
+from finetune_trainer.output.report.data_card import DataCard, left_out_rows
 from finetune_trainer.output.report.learned import learned
 from finetune_trainer.output.report.words import chinchilla, headline, interval
 from finetune_trainer.prepare.prepared import TextRow
@@ -63,6 +64,7 @@ def html_page(
     test: Evaluation,
     metrics: Iterable[Mapping[str, Any]],
     samples: Iterable[Mapping[str, Any]] = (),
+    card: DataCard | None = None,
 ) -> str:
     """Return the page.
 
@@ -76,6 +78,8 @@ def html_page(
         The lines of ``metrics.jsonl``.
     samples
         The lines of ``samples.jsonl``.
+    card
+        What is counted on the encoded rows.
 
     Raises
     ------
@@ -124,6 +128,9 @@ def html_page(
         lost=changed(texts, baseline, test, gained=False),
         wrong=worst(texts, baseline, test),
         facts=data_facts(report.dataset, resolved) if report.dataset is not None else [],
+        card=card,
+        length_chart=Markup(charts.length_chart(card) if card is not None else ""),  # noqa: S704
+        left_out=left_out_rows(report.dataset) if report.dataset is not None else (),
         dataset_revision=report.dataset.revision if report.dataset is not None else None,
         fingerprint=report.dataset.fingerprint if report.dataset is not None else None,
         resolved=_plain(resolved.to_wire()),

@@ -1,0 +1,116 @@
+"""The data card says what the encoded rows are: lengths, balance, and why rows don't count."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from finetune_api.status import DatasetSummary, DroppedRows, NearDuplicates
+from finetune_trainer.output.report.data_card import data_card, left_out_rows
+from finetune_trainer.prepare.prepared import NO_ROOM, Prepared
+from tests.support.tiny_model import learnable_rows, make_prepared
+from tests.support.tiny_tokenizer import make_tokenizer
+
+ROWS = learnable_rows(120, seed=9)
+PARTS = {"train": ROWS[:70], "validation": ROWS[70:90], "test": ROWS[90:]}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer(folder)
+    return make_prepared(AutoTokenizer.from_pretrained(folder), PARTS)
+
+
+def nearest_rank(numbers: list[int], percent: int) -> int:
+    return sorted(numbers)[max(0, math.ceil(len(numbers) * percent / 100) - 1)]
+
+
+def test_lengths_are_those_of_the_encoded_rows_by_nearest_rank(prepared: Prepared) -> None:
+    for one in data_card(prepared).lengths:
+        part = prepared.parts[one.part]
+        prompts = [int(n) for n in part.prompt_lengths]
+        rows = [part.tokens[a:b] for a, b in zip(part.offsets[:-1], part.offsets[1:], strict=True)]
+        completions = [len(row) - prompt for row, prompt in zip(rows, prompts, strict=True)]
+        for spread, numbers in ((one.prompt, prompts), (one.completion, completions)):
+            expected = [nearest_rank(numbers, percent) for percent in (0, 50, 95, 100)]
+            assert [spread.least, spread.median, spread.most_of, spread.most] == expected
+        assert one.rows == len(part)
+        assert sum(one.histogram) == len(part)
+
+
+def test_the_last_bin_holds_the_longest_row_of_all_parts(prepared: Prepared) -> None:
+    card = data_card(prepared)
+    assert card.longest == max(int(part.lengths.max()) for part in prepared.parts.values())
+    assert any(one.histogram[-1] for one in card.lengths)
+
+
+def test_what_a_conversation_reads_between_its_answers_is_no_completion(prepared: Prepared) -> None:
+    train = prepared.parts["train"]
+    gap = np.array([0, train.prompt_lengths[0] + 1, train.prompt_lengths[0] + 2], dtype=np.int32)
+    one = dataclasses.replace(
+        train,
+        **{
+            name: getattr(train, name)[:1]
+            for name in ("prompt_lengths", "rows", "choice_set", "answer", "unanswerable")
+        },
+        offsets=train.offsets[:2],
+        gaps=gap,
+    )
+    (told, *_) = data_card(dataclasses.replace(prepared, parts={**prepared.parts, "train": one})).lengths
+    assert told.prompt.most == train.prompt_lengths[0] + 1
+    assert told.completion.most == train.lengths[0] - train.prompt_lengths[0] - 1
+
+
+def test_rows_that_do_not_fit_have_no_length(prepared: Prepared) -> None:
+    test = prepared.parts["test"]
+    marks = np.where(np.arange(len(test)) < 4, NO_ROOM, 0).astype(np.int32)
+    parts = {**prepared.parts, "test": dataclasses.replace(test, unanswerable=marks)}
+    told = data_card(dataclasses.replace(prepared, parts=parts)).lengths[2]
+    assert (told.part, told.rows) == ("test", len(test) - 4)
+
+
+def test_labels_are_counted_by_part_and_the_most_frequent_of_train_comes_first(prepared: Prepared) -> None:
+    balance = data_card(prepared).balance
+    for one in balance:
+        counts = [sum(label == one.label for _, label in PARTS[name]) for name in ("train", "validation", "test")]
+        assert [one.train, one.validation, one.test] == counts
+    assert [one.train for one in balance] == sorted((one.train for one in balance), reverse=True)
+    assert sum(one.train for one in balance) == 70
+
+
+def test_rows_whose_answer_is_no_choice_have_a_line_of_their_own(prepared: Prepared) -> None:
+    test = prepared.parts["test"]
+    answer = np.where(np.arange(len(test)) < 3, -1, test.answer).astype(np.int32)
+    parts = {**prepared.parts, "test": dataclasses.replace(test, answer=answer)}
+    told = data_card(dataclasses.replace(prepared, parts=parts)).balance
+    assert [(one.label, one.test) for one in told if one.label.startswith("(")] == [("(none of the choices)", 3)]
+
+
+def test_open_answers_have_no_labels(prepared: Prepared) -> None:
+    assert data_card(dataclasses.replace(prepared, choice_sets=())).balance == ()
+
+
+def test_every_reason_is_listed_with_its_rows_and_parts_and_no_other_one() -> None:
+    data = DatasetSummary(
+        rows=100,
+        dropped=4,
+        dropped_by=DroppedRows(train=1, test=2, unsplit=1),
+        duplicates=5,
+        leaked=6,
+        near_duplicates=NearDuplicates(train=7, test=3, dropped=7),
+        test_unanswerable=2,
+    )
+    assert [(one.rows, one.parts) for one in left_out_rows(data)] == [
+        (4, "train 1, test 2, before the split 1"),
+        (5, ""),
+        (6, ""),
+        (7, "train"),
+        (2, "test"),
+    ]
+    assert left_out_rows(DatasetSummary(rows=3)) == ()
