@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -139,7 +140,7 @@ def test_a_row_that_is_answered_otherwise_is_named_with_the_model(found: Callabl
 
     every = found(now=answer)
     assert differing(every) == ["test"]
-    assert f"1 of 24 rows are answered otherwise, the first of them row {row[0]}" in every["test"].text
+    assert f"1 of 24 rows answered otherwise, row {row[0]}" in every["test"].text
     assert every["baseline"].state == "Same"
 
 
@@ -167,10 +168,76 @@ def test_a_row_that_went_to_another_part_is_named(found: Callable[..., dict[str,
         train[0], test[0] = test[0], train[0]
 
     every = found(now=arrays(swap))
-    assert differing(every) == ["split", "tokens", "prepared rows"]
-    assert f"part train: 1 rows are no longer in it, the first of them row {rows[0]}" in every["split"].text
-    assert f"1 rows are new in it, the first of them row {rows[1]}" in every["split"].text
+    assert differing(every) == ["split", "prepared rows"]
+    assert every["split"].text == f"part train: row {rows[0]} is no longer in it and row {rows[1]} is new in it"
     assert not every["split"].arithmetic
+
+
+def first_of_train_leaves(values: dict[str, Any]) -> None:
+    """Another row comes in at the end, so that every other one stands at another place."""
+    length = int(values["train.offsets"][1])
+    for name in ("train.rows", "train.prompt_lengths", "train.choice_set", "train.answer", "train.unanswerable"):
+        values[name] = np.roll(values[name], -1)
+    values["train.rows"][-1] = 999
+    values["train.tokens"] = np.roll(values["train.tokens"], -length)
+    lengths = np.roll(np.diff(values["train.offsets"]), -1)
+    values["train.offsets"] = np.concatenate([[0], np.cumsum(lengths)])
+
+
+def test_a_row_that_stands_at_another_place_is_not_said_to_have_other_tokens(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    every = found(now=arrays(first_of_train_leaves))
+    assert differing(every) == ["split", "prepared rows"]
+    tokens = every["tokens"].text
+    assert tokens.endswith("in the same part of both; not compared: 2 rows of train, in that part of one result alone")
+
+
+def test_a_row_with_other_tokens_is_named_where_others_have_moved(found: Callable[..., dict[str, Finding]]) -> None:
+    row = []
+
+    def change(values: dict[str, Any]) -> None:
+        first_of_train_leaves(values)
+        values["train.tokens"][values["train.offsets"][4]] += 1
+        row.append(int(values["train.rows"][4]))
+
+    every = found(now=arrays(change))
+    assert every["tokens"].text == f"row {row[0]} of train has other tokens"
+
+
+def test_answers_are_held_against_those_to_the_same_row(found: Callable[..., dict[str, Finding]]) -> None:
+    def another(folder: Path) -> None:
+        first, *rest = (folder / "predictions.jsonl").read_text().splitlines()
+        lines = [*rest, json.dumps(json.loads(first) | {"row": 999})]
+        rewrite(folder, "predictions.jsonl", "\n".join(lines).encode())
+
+    every = found(now=another)
+    assert differing(every) == ["baseline", "test"]
+    assert every["test"].text.endswith("is not scored any more; not compared: 1 row that only one result scored")
+
+
+def test_a_validation_counts_once_however_many_numbers_it_tells(found: Callable[..., dict[str, Finding]]) -> None:
+    def twice(change: float) -> Change:
+        def write(folder: Path) -> None:
+            told = {"valid_loss": 0.5 + change, "valid_score": 0.25}
+            lines = [line for line in metrics(folder) if "valid_loss" not in line]
+            set_metrics(folder, [*lines, {"step": 1, **told}, {"step": 2, **told}])
+
+        return write
+
+    assert found(twice(0), twice(0))["validation"].text == "2 are equal as told"
+
+
+def test_a_validation_that_differs_in_all_its_numbers_counts_once(found: Callable[..., dict[str, Finding]]) -> None:
+    def other(folder: Path) -> None:
+        lines = metrics(folder)
+        for line in lines:
+            line.update({key: value + 0.5 for key, value in line.items() if key.startswith("valid_")})
+        set_metrics(folder, lines)
+
+    text = found(now=other)["validation"].text
+    assert text.startswith("1 of 1 differ, first at validation at step ")
+    assert "(valid_" in text
 
 
 def test_a_row_with_other_tokens_is_named(found: Callable[..., dict[str, Finding]]) -> None:
@@ -262,6 +329,20 @@ def test_what_changed_is_told_by_name(
     every = found(now=lambda folder: edit_manifest(folder, change))
     assert differing(every) == [subject]
     assert words in every[subject].text
+
+
+def test_rows_of_another_place_are_not_said_to_be_a_change_of_the_one_of_then(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    def given(document: dict[str, Any]) -> None:
+        document["spec"]["dataset"]["uri"] = document["spec"]["model"]["uri"] = "file:///data/given"
+        document["inputs"]["dataset.uri"] = document["modelRevision"] = "sha256:x"
+
+    every = found(now=lambda folder: edit_manifest(folder, given))
+    for subject, kind in (("dataset.uri", "digest"), ("model.uri", "revision")):
+        assert every[subject].state == "Different"
+        assert every[subject].text.startswith("file:///data/given holds something else than file://")
+        assert f"did then: {kind} sha256:x, and it was sha256:" in every[subject].text
 
 
 def test_a_model_at_a_place_of_another_kind_is_not_called_changed(found: Callable[..., dict[str, Finding]]) -> None:

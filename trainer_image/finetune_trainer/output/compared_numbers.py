@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from finetune_trainer.output.finding import Finding, Result, different, not_compared, same
+from finetune_trainer.output.finding import Finding, Result, counted, different, not_compared, same
 from finetune_trainer.storage.files import FileEntry
 
 __all__ = ["compare_numbers"]
@@ -78,17 +78,22 @@ def _validations(lines: list[Line]) -> dict[tuple[Any, ...], float]:
 def _compared(
     subject: str, what: str, then: Mapping[tuple[Any, ...], float], now: Mapping[tuple[Any, ...], float], how: str
 ) -> Finding:
-    """Compare numbers by where they stand; the last part of a place is its step."""
+    """Compare numbers by where they stand; the last part of a place is its step.
+
+    A validation tells several numbers of one step, and counts once.
+    """
     common = [place for place in then if place in now]
     if not common:
         return not_compared(subject, "no step of the one stands in the other", arithmetic=True)
+    steps = {place[-1] for place in common}
     apart = {place: abs(then[place] - now[place]) for place in common if then[place] != now[place]}
     if apart:
         first, worst = next(iter(apart)), max(apart, key=lambda place: apart[place])
         return different(
             subject,
-            f"{len(apart)} of {len(common)} differ, first at {what} {first[-1]}: {now[first]!r}, and it was "
-            f"{then[first]!r}; the largest difference is {apart[worst]:.3g}, at step {worst[-1]}",
+            f"{len({place[-1] for place in apart})} of {len(steps)} differ, first at {what} {_named(first)}: "
+            f"{now[first]!r}, and it was {then[first]!r}; the largest difference is {apart[worst]:.3g}, at step "
+            f"{_named(worst)}",
             arithmetic=True,
             largest=apart[worst],
         )
@@ -96,8 +101,15 @@ def _compared(
         last, other = (max(place[-1] for place in found) for found in (then, now))
         if last != other:
             return different(subject, f"the last is at step {other}, and it was {last}", arithmetic=True)
-    rest = f"; {len(then) - len(common)} are told for other steps" if len(common) < len(then) else ""
-    return same(subject, f"{len(common)} are equal {how}{rest}", arithmetic=True)
+    elsewhere = len({place[-1] for place in then} - steps)
+    rest = f"; {elsewhere} {'is' if elsewhere == 1 else 'are'} told for other steps" if elsewhere else ""
+    return same(subject, f"{len(steps)} {'is' if len(steps) == 1 else 'are'} equal {how}{rest}", arithmetic=True)
+
+
+def _named(place: tuple[Any, ...]) -> str:
+    """Name a step, and which number of its validation is meant."""
+    name, step = place
+    return f"{step} ({name})" if isinstance(name, str) else str(step)
 
 
 def _answers(original: Result, again: Result) -> list[Finding]:
@@ -137,17 +149,26 @@ def _score_differs(subject: str, key: str, then: Line, now: Line) -> Finding:
 
 
 def _rows_of(subject: str, prefix: str, then: list[Line], now: list[Line], told: str) -> Finding:
-    """Compare the keys of one model in each line."""
+    """Compare the keys of one model, row by row; a row is known by its number, not by its place."""
     if len(then) != len(now):
-        return different(subject, f"{len(now)} rows were scored, and it was {len(then)}", arithmetic=True)
+        return different(
+            subject, f"{counted(len(now), 'row')} scored, and it was {counted(len(then), 'row')}", arithmetic=True
+        )
+    others = {line["row"]: line for line in now}
     rows = [
         line["row"]
-        for line, other in zip(then, now, strict=True)
-        if any(value != other.get(key) for key, value in line.items() if key.startswith(prefix))
+        for line in then
+        if line["row"] in others
+        and any(value != others[line["row"]].get(key) for key, value in line.items() if key.startswith(prefix))
     ]
+    alone = [line["row"] for line in then if line["row"] not in others]
+    rest = f"; not compared: {counted(len(alone), 'row')} that only one result scored" if alone else ""
     if rows:
-        text = f"{len(rows)} of {len(then)} rows are answered otherwise, the first of them row {rows[0]}"
+        which = f"row {rows[0]}" if len(rows) == 1 else f"the first of them row {rows[0]}"
+        text = f"{len(rows)} of {len(then) - len(alone)} rows answered otherwise, {which}{rest}"
         return different(subject, text, arithmetic=True)
+    if alone:
+        return different(subject, f"row {alone[0]} is not scored any more{rest}", arithmetic=True)
     return same(subject, f"{told}, with the same answer to each row", arithmetic=True)
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from finetune_trainer.data.parts import PARTS
 from finetune_trainer.errors import StageError
-from finetune_trainer.output.finding import Finding, Result, different, not_compared, same
+from finetune_trainer.output.finding import Finding, Result, counted, different, not_compared, same
 from finetune_trainer.prepare.arrayfile import map_arrays
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.process.console import no_progress
@@ -84,8 +84,8 @@ def _split(then: Arrays, now: Arrays, *, parts: str) -> Finding:
             continue
         gone, new = np.setdiff1d(before, after), np.setdiff1d(after, before)
         told = [
-            f"{len(rows)} rows {words}, the first of them row {rows[0]}"
-            for rows, words in ((gone, "are no longer in it"), (new, "are new in it"))
+            f"{_some(rows)} {words}"
+            for rows, words in ((gone, "no longer in it"), (new, "new in it"))
             if len(rows)
         ]
         first = f"part {part}: {' and '.join(told)}" if told else f"part {part} has its rows in another order"
@@ -93,21 +93,47 @@ def _split(then: Arrays, now: Arrays, *, parts: str) -> Finding:
     return same("split", f"{parts}: the same rows in each part")
 
 
+def _some(rows: NDArray[Any]) -> str:
+    """Name rows by the first of them, and say how many they are; the verb is part of it."""
+    return f"row {rows[0]} is" if len(rows) == 1 else f"{len(rows)} rows, the first of them row {rows[0]}, are"
+
+
 def _tokens(then: Arrays, now: Arrays) -> Finding:
-    """Compare row after row what training and scoring see of it."""
+    """Compare row by row what training and scoring see of it.
+
+    A row is known by its number. One that stands in a part of one result alone has nothing to be held against there.
+    """
+    compared, alone = 0, []
     for part in PARTS:
-        starts, ends = (arrays[f"{part}.offsets"] for arrays in (then, now))
-        for at, row in enumerate(then[f"{part}.rows"][: len(ends) - 1].tolist()):
-            before = then[f"{part}.tokens"][starts[at] : starts[at + 1]]
-            after = now[f"{part}.tokens"][ends[at] : ends[at + 1]]
-            if not np.array_equal(before, after):
+        before, after = then[f"{part}.rows"], now[f"{part}.rows"]
+        common, places, others = _places(before, after)
+        for row, place, other in zip(common.tolist(), places.tolist(), others.tolist(), strict=True):
+            if not np.array_equal(_tokens_at(then, part, place), _tokens_at(now, part, other)):
                 return different("tokens", f"row {row} of {part} has other tokens")
-        if len(starts) != len(ends):
-            return different("tokens", f"part {part} has {len(ends) - 1} rows, and had {len(starts) - 1}")
+        compared += len(common)
+        if len(either := np.setxor1d(before, after)):
+            alone.append(f"{counted(len(either), 'row')} of {part}")
+    if not all(np.array_equal(then[f"{part}.rows"], now[f"{part}.rows"]) for part in PARTS):
+        rest = f"; not compared: {', '.join(alone)}, in that part of one result alone" if alone else ""
+        return same("tokens", f"those of {counted(compared, 'row')} in the same part of both{rest}")
     differing = [name for name in then if name not in now or not np.array_equal(then[name], now[name])]
     if differing:
         return different("tokens", f"the tokens are the same, and {', '.join(differing[:3])} differ")
     return different("tokens", "the tokens of the rows are the same, and those of the choices or the end differ")
+
+
+def _places(before: NDArray[Any], after: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the rows that stand in both, and where they stand in each."""
+    if np.array_equal(before, after):
+        places = np.arange(len(before))
+        return before, places, places
+    common, places, others = np.intersect1d(before, after, return_indices=True)
+    return common, places, others
+
+
+def _tokens_at(arrays: Arrays, part: str, place: int) -> NDArray[Any]:
+    offsets = arrays[f"{part}.offsets"]
+    return arrays[f"{part}.tokens"][offsets[place] : offsets[place + 1]]
 
 
 def _summary(original: Result, again: Result) -> Finding:

@@ -20,7 +20,7 @@ from finetune_trainer.output.finding import Finding, Result, different, not_comp
 from finetune_trainer.output.folder import changed, missing
 from finetune_trainer.output.manifest import Manifest
 
-__all__ = ["compare", "given_uris"]
+__all__ = ["compare", "given_uris", "other_rows"]
 
 _BY_CONTENT: Final = ("file://", "pvc://")
 """Schemes whose revisions are digests of content, so that places of both can be compared."""
@@ -115,8 +115,11 @@ def _revision(field: str, then: tuple[str, str | None], now: tuple[str, str | No
         return same(field, f"revision {found}")
     if revision is None:
         return not_compared(field, "the version that wrote the manifest told no revision")
-    if place == other or (place.startswith(_BY_CONTENT) and other.startswith(_BY_CONTENT)):
+    if place == other:
         return different(field, f"{other} has changed since: revision {found}, and it was {revision}")
+    if place.startswith(_BY_CONTENT) and other.startswith(_BY_CONTENT):
+        text = f"{other} holds something else than {place} did then: revision {found}, and it was {revision}"
+        return different(field, text)
     return not_compared(
         field,
         f"revisions of {place} and {other} are of different kinds; if the untouched model answers alike, it is it",
@@ -126,6 +129,7 @@ def _revision(field: str, then: tuple[str, str | None], now: tuple[str, str | No
 def _inputs(then: Manifest, now: Manifest) -> Iterator[Finding]:
     """Rows by what was read, by digest; those of a hub by their commit."""
     commits = (_commits(then), _commits(now))
+    places = given_uris(_spec_of(now))
     for field, uri in given_uris(_spec_of(then)).items():
         if uri.startswith(HUB_ROWS):
             before, after = (found.get(field, found.get("")) for found in commits)
@@ -139,7 +143,14 @@ def _inputs(then: Manifest, now: Manifest) -> Iterator[Finding]:
         elif before == after:
             yield same(field, f"{kind} {after}")
         else:
-            yield different(field, f"{uri} has changed since: {kind} {after}, and it was {before}")
+            yield different(field, other_rows(uri, places.get(field, uri), kind=kind, before=before, after=after))
+
+
+def other_rows(then: str, now: str, *, kind: str, before: str, after: str) -> str:
+    """Say that something else was read; a place that nobody read again isn't said to have changed."""
+    if then == now:
+        return f"{now} has changed since: {kind} {after}, and it was {before}"
+    return f"{now} holds something else than {then} did then: {kind} {after}, and it was {before}"
 
 
 def _commits(manifest: Manifest) -> dict[str, str]:
