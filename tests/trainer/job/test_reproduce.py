@@ -142,10 +142,14 @@ def test_rows_that_changed_since_are_told_by_their_field_before_what_follows_fro
     changed = write_rows(tmp_path / "rows.jsonl", rows)
     code, log = again(output, places={"dataset.uri": f"file://{changed}"})
     assert code == 40
-    assert "what differs first is dataset.uri: " in message(log)
-    assert "has changed since: digest sha256:" in message(log)
-    assert states(log)["tokens"] == states(log)["prepared rows"] == "Different"
+    words = f"dataset.uri: file://{changed} holds something else than file://{output.parent}/rows.jsonl did then"
+    assert f"what differs first is {words}: digest sha256:" in message(log)
+    assert states(log)["prepared rows"] == "Different"
     assert states(log)["model.uri"] == "Same"
+    steps = [line.get("step") if line["event"] == "step_started" else line["event"] for line in log]
+    told = steps.index("input_differs")
+    assert log[told]["message"].startswith(words)
+    assert told < steps.index("read_rows")
 
 
 @pytest.fixture

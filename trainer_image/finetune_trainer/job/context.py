@@ -5,6 +5,7 @@ Made once by ``run.py`` and handed to ``prepare.py`` and ``train.py``.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,10 @@ from finetune_trainer.process.interrupt import Interrupt
 from finetune_trainer.storage.access import Access
 from finetune_trainer.storage.store import Store
 
-__all__ = ["Work"]
+__all__ = ["OnInputs", "Work"]
+
+OnInputs = Callable[[Mapping[str, str], str], None]
+"""Takes digests by field, and a revision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Work:
         Started by a person: what an earlier run of this job completed is met like another job's result.
     interrupt
         What SIGTERM does to it.
+    on_inputs
+        Told the digests of the rows' files by field, and the model's revision, before anything is made of them.
     """
 
     stage_input: StageInput
@@ -46,6 +52,7 @@ class Work:
     output: Store
     fresh: bool
     interrupt: Interrupt
+    on_inputs: OnInputs | None = None
 
     @property
     def spec(self) -> FineTuneJobSpec:

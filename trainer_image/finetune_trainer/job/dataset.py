@@ -34,7 +34,7 @@ from finetune_trainer.prepare.prepared import Prepared
 from finetune_trainer.storage.adapterfiles import FetchedAdapter, fetch_adapter
 from finetune_trainer.storage.fetch import FetchedModel, fetch_model
 from finetune_trainer.storage.modelfiles import check_no_code
-from finetune_trainer.storage.rowfiles import check_unchanged
+from finetune_trainer.storage.rowfiles import check_unchanged, content_digests
 from finetune_trainer.storage.rows import fetch_dataset
 from finetune_trainer.storage.templatefile import fetch_template
 
@@ -107,6 +107,8 @@ def prepare_rows(work: Work, model: FetchedModel) -> Prepared:
     )
     with work.console.step("fetch_rows", "fetch the rows") as progress:
         files = fetch_dataset(work.spec.dataset, access=work.access, folder=work.folder / "rows", progress=progress)
+    if work.on_inputs is not None:
+        work.on_inputs(content_digests(files, work.spec.dataset), model.revision)
     prepared = prepare(
         spec=work.spec,
         files=files,

@@ -20,7 +20,7 @@ from finetune_trainer.errors import StageError
 from finetune_trainer.job.input import local_storage
 from finetune_trainer.job.rerun import rerun_of
 from finetune_trainer.job.run import exit_code, failure_of, run_stage
-from finetune_trainer.output.comparison import compare
+from finetune_trainer.output.comparison import compare, differing_inputs
 from finetune_trainer.output.finding import Finding, Result
 from finetune_trainer.output.folder import MANIFEST, OWNER
 from finetune_trainer.output.manifest import Manifest, read_manifest
@@ -37,6 +37,8 @@ __all__ = ["Request", "reproduce"]
 _STATES: Final = {"Same": "same", "Different": "DIFFERENT", "NotCompared": "not compared"}
 _COPIES: Final = 3
 """Of a model's files that lie on the disk at once: written, stored, and read back."""
+_GOES_ON: Final = "the rerun goes on, to say what follows from it; stop it if nothing else was meant to be read"
+"""After an input that differs. A file that was only written otherwise still gives the same rows and weights."""
 _THREADS: Final = "OMP_NUM_THREADS"
 
 
@@ -107,8 +109,22 @@ def _reproduce(request: Request, scratch: Path, console: Console, interrupt: Int
     stage_input = rerun_of(original.manifest, output=output, places=request.places, cpu=request.cpu, storage=storage)
     _check_room(original.manifest, output if request.into else request.work_dir)
     _check_device(original.manifest, gpus=stage_input.spec.resources.gpus_per_node)
+
+    def tell_inputs(inputs: Mapping[str, str], model_revision: str) -> None:
+        told = differing_inputs(original.manifest, stage_input.spec, inputs=inputs, model_revision=model_revision)
+        for finding in told:
+            text = f"{finding.subject}: {finding.text}; {_GOES_ON}"
+            console.event("input_differs", text, level="warning", subject=finding.subject)
+
     with _threads_of(original.manifest):
-        report = run_stage(stage_input, environment=environment, console=console, fresh=True, interrupt=interrupt)
+        report = run_stage(
+            stage_input,
+            environment=environment,
+            console=console,
+            fresh=True,
+            interrupt=interrupt,
+            on_inputs=tell_inputs,
+        )
     if report.failure is not None:
         return exit_code(report)
     own = LocalStore(role="output", folder=output)

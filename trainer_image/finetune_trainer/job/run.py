@@ -20,7 +20,7 @@ from finetune_api.report import (
 )
 from finetune_api.stage import StageInput
 from finetune_trainer.errors import StageError
-from finetune_trainer.job.context import Work
+from finetune_trainer.job.context import OnInputs, Work
 from finetune_trainer.output.logs import store_log
 from finetune_trainer.output.ownership import release
 from finetune_trainer.process.console import Console
@@ -47,6 +47,7 @@ def run_stage(
     console: Console,
     fresh: bool = False,
     interrupt: Interrupt | None = None,
+    on_inputs: OnInputs | None = None,
 ) -> StageReport:
     """Run a stage.
 
@@ -56,6 +57,8 @@ def run_stage(
         Started by a person: what an earlier run of this job completed is met like another job's result.
     interrupt
         Whoever handles SIGTERM; without one the stage is never told to stop.
+    on_inputs
+        Told what was read, before anything is made of it.
 
     Returns
     -------
@@ -99,6 +102,7 @@ def run_stage(
                 output=access.open("output", stage_input.output_uri, _named_by(stage_input)),
                 fresh=fresh,
                 interrupt=interrupt,
+                on_inputs=on_inputs,
             )
             begun.append(work)
             return _run_to_report(work)

@@ -84,9 +84,7 @@ def _split(then: Arrays, now: Arrays, *, parts: str) -> Finding:
             continue
         gone, new = np.setdiff1d(before, after), np.setdiff1d(after, before)
         told = [
-            f"{_some(rows)} {words}"
-            for rows, words in ((gone, "no longer in it"), (new, "new in it"))
-            if len(rows)
+            f"{_some(rows)} {words}" for rows, words in ((gone, "no longer in it"), (new, "new in it")) if len(rows)
         ]
         first = f"part {part}: {' and '.join(told)}" if told else f"part {part} has its rows in another order"
         return different("split", first)

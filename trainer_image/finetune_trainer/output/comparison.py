@@ -6,7 +6,7 @@ inputs and the order, from cause to effect: the first difference is the one that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from finetune_trainer.output.finding import Finding, Result, different, not_comp
 from finetune_trainer.output.folder import changed, missing
 from finetune_trainer.output.manifest import Manifest
 
-__all__ = ["compare", "given_uris", "other_rows"]
+__all__ = ["compare", "differing_inputs", "given_uris"]
 
 _BY_CONTENT: Final = ("file://", "pvc://")
 """Schemes whose revisions are digests of content, so that places of both can be compared."""
@@ -59,6 +59,24 @@ def compare(original: Result, again: Result, folder: Path) -> list[Finding]:
         *compare_rows(original, again, folder),
         *compare_numbers(original, again),
     ]
+
+
+def differing_inputs(
+    then: Manifest, spec: FineTuneJobSpec, *, inputs: Mapping[str, str], model_revision: str
+) -> list[Finding]:
+    """Return what is known to differ once model and rows have been fetched, before anything is computed of them.
+
+    Parameters
+    ----------
+    spec, inputs, model_revision
+        The rerun's spec, the digests of what it read by field, and the revision of its model.
+    """
+    before, places = _spec_of(then), given_uris(spec)
+    found = [_revision("model.uri", (before.model.uri, then.model_revision), (spec.model.uri, model_revision))]
+    for field, uri in given_uris(before).items():
+        if field in then.inputs and field in inputs:
+            found.append(_input(field, (uri, then.inputs[field]), (places[field], inputs[field]), "digest"))
+    return [finding for finding in found if finding.state == "Different"]
 
 
 def given_uris(spec: FineTuneJobSpec) -> dict[str, str]:
@@ -115,11 +133,8 @@ def _revision(field: str, then: tuple[str, str | None], now: tuple[str, str | No
         return same(field, f"revision {found}")
     if revision is None:
         return not_compared(field, "the version that wrote the manifest told no revision")
-    if place == other:
-        return different(field, f"{other} has changed since: revision {found}, and it was {revision}")
-    if place.startswith(_BY_CONTENT) and other.startswith(_BY_CONTENT):
-        text = f"{other} holds something else than {place} did then: revision {found}, and it was {revision}"
-        return different(field, text)
+    if place == other or (place.startswith(_BY_CONTENT) and other.startswith(_BY_CONTENT)):
+        return different(field, f"{_changed(place, other)}: revision {found}, and it was {revision}")
     return not_compared(
         field,
         f"revisions of {place} and {other} are of different kinds; if the untouched model answers alike, it is it",
@@ -140,17 +155,20 @@ def _inputs(then: Manifest, now: Manifest) -> Iterator[Finding]:
             yield not_compared(field, f"the version that wrote the manifest told no {kind} of what it read")
         elif after is None:
             yield not_compared(field, f"{uri} was read then, and now a place of another kind, which has no {kind}")
-        elif before == after:
-            yield same(field, f"{kind} {after}")
         else:
-            yield different(field, other_rows(uri, places.get(field, uri), kind=kind, before=before, after=after))
+            yield _input(field, (uri, before), (places.get(field, uri), after), kind)
 
 
-def other_rows(then: str, now: str, *, kind: str, before: str, after: str) -> str:
+def _input(field: str, then: tuple[str, str], now: tuple[str, str], kind: str) -> Finding:
+    (place, before), (other, after) = then, now
+    if before == after:
+        return same(field, f"{kind} {after}")
+    return different(field, f"{_changed(place, other)}: {kind} {after}, and it was {before}")
+
+
+def _changed(place: str, other: str) -> str:
     """Say that something else was read; a place that nobody read again isn't said to have changed."""
-    if then == now:
-        return f"{now} has changed since: {kind} {after}, and it was {before}"
-    return f"{now} holds something else than {then} did then: {kind} {after}, and it was {before}"
+    return f"{other} has changed since" if place == other else f"{other} holds something else than {place} did then"
 
 
 def _commits(manifest: Manifest) -> dict[str, str]:
