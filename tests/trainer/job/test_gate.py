@@ -14,7 +14,7 @@ from finetune_api.reasons import REASONS, Reason
 from finetune_api.report import encode_report, parse_report
 from finetune_api.status import Results, Score
 from finetune_api.trust import ResultWarning
-from finetune_trainer.job.gate import objections
+from finetune_trainer.job.gate import acceptance, objections
 from finetune_trainer.job.run import exit_code
 from tests.support.result_copy import ResultCopy, snapshot
 from tests.support.stage_run import run
@@ -72,6 +72,14 @@ def test_only_the_warnings_that_are_named_end_the_job() -> None:
     assert found(fail_on=["NoGain"]) == ["evaluation.failOn names NoGain"]  # the report had no room for its words
 
 
+def test_what_was_asked_is_told_of_a_result_that_is_that_too() -> None:
+    assert acceptance(results(), Evaluation()) is None
+    assert acceptance(results(), Evaluation(min_score="0.8", fail_on=["OneLabel"])) == {
+        "accepted": True,
+        "asked": {"minScore": "0.8", "failOn": ["OneLabel"]},
+    }
+
+
 def test_all_that_is_wrong_is_told_at_once() -> None:
     assert len(found(min_score="0.9", min_gain="0.2", fail_on=["NoGain", "FewTestRows"])) == 4
 
@@ -95,9 +103,17 @@ def test_a_result_that_is_not_good_enough_is_stored_and_told_and_not_accepted(ti
     assert json.loads(manifest)["report"]["results"] == report.results.to_wire()
     assert {artifact.name for artifact in report.artifacts or []} >= {"model", "report", "results"}
     for told in ("report/index.html", "README.md"):
-        assert "FewTestRows: " in (tmp_path / "out" / told).read_text()
+        text = (tmp_path / "out" / told).read_text()
+        assert "Not accepted." in text
+        assert "evaluation.minGain asks for 1, and the gain is " in text
+        assert "evaluation.failOn names FewTestRows: " in text
     stored = json.loads((tmp_path / "out/results.json").read_text())
-    assert "FewTestRows" in json.dumps(stored)
+    objected = stored["acceptance"].pop("objections")
+    assert "; ".join(objected).rstrip(". ") in report.failure.message
+    assert stored["acceptance"] == {
+        "accepted": False,
+        "asked": {"minGain": "1", "failOn": ["FewTestRows", "OneLabel"]},
+    }
     assert [line["event"] for line in log if line["level"] == "error"] == ["not_accepted"]
     read = parse_report(encode_report(report).decode())
     assert read is not None
@@ -105,14 +121,18 @@ def test_a_result_that_is_not_good_enough_is_stored_and_told_and_not_accepted(ti
     # A later attempt of the job trains nothing and says the same.
     before = snapshot(tmp_path / "out")
     again, _ = run(make_stage_input("train", spec, includes_prepare=True), tmp_path)
-    assert (again.failure, again.results, again.digest) == (report.failure, report.results, report.digest)
+    assert again.failure is not None
+    assert again.failure.model_copy(update={"log": None}) == report.failure.model_copy(update={"log": None})
+    assert (again.results, again.digest) == (report.results, report.digest)
     assert snapshot(tmp_path / "out") == before
 
 
 def test_a_stored_result_is_held_against_what_a_later_job_asks_for(copy: ResultCopy) -> None:
     """Nothing is trained again: what a result has to reach is no part of what made it."""
+    before = snapshot(copy.out)
     report, _ = copy.stage(evaluation={"minGain": "1"})
     assert report.failure is not None
     assert (report.failure.reason, report.reused, report.not_accepted) == (Reason.NOT_ACCEPTED, True, True)
     again, _ = copy.stage(uid="uid-3", evaluation={"minGain": "0", "failOn": ["NoGain"]})
     assert (again.failure, again.reused) == (None, True)
+    assert snapshot(copy.out) == before  # it tells what the job that made it asked for

@@ -18,6 +18,7 @@ from finetune_api.stage import StageInput
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.job.base_model import Inputs
 from finetune_trainer.job.context import Work
+from finetune_trainer.job.gate import acceptance
 from finetune_trainer.job.tune import Tuned
 from finetune_trainer.model.load import LoadedModel
 from finetune_trainer.output.card import model_card
@@ -151,10 +152,26 @@ def _write_beside(
         examples=shown.examples if shown else (),
     )
     sure = {name: bins for name, of in (("baseline", tuned.before), ("test", after)) if (bins := confidences(of))}
-    write_results(folder / "results.json", report, tuned.layers, wordings=prepared.wordings, calibration=sure)
+    accepted = acceptance(report.results, asked.spec.evaluation) if report.results is not None else None
+    objections = (accepted or {}).get("objections", ())
+    write_results(
+        folder / "results.json",
+        report,
+        tuned.layers,
+        wordings=prepared.wordings,
+        calibration=sure,
+        acceptance=accepted,
+    )
     answers = _lines_of(samples) if samples.exists() else []
     sampled = len({line["row"] for line in answers if line["step"] == answers[0]["step"]})
-    card = model_card(asked, report, serving=tuned.exported.serving, prepared=prepared, sampled=sampled)
+    card = model_card(
+        asked,
+        report,
+        serving=tuned.exported.serving,
+        prepared=prepared,
+        sampled=sampled,
+        objections=objections,
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
     lines = _lines_of(metrics)
     texts = prepared.texts["test"]
@@ -167,6 +184,7 @@ def _write_beside(
         metrics=lines,
         samples=answers,
         card=data_card(prepared),
+        objections=objections,
     )
     page.write_text(html, encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 import yaml
@@ -21,7 +22,7 @@ from finetune_trainer.evaluation.words import (
     rows_of,
     scores_of,
 )
-from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts, wording_facts
+from finetune_trainer.output.facts import data_facts, refusal, scored_rows, warning_facts, wording_facts
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
@@ -47,7 +48,13 @@ _HUB_METRICS: Final[dict[SecondaryName, str]] = {
 
 
 def model_card(
-    stage_input: StageInput, report: StageReport, *, serving: Serving, prepared: Prepared, sampled: int = 0
+    stage_input: StageInput,
+    report: StageReport,
+    *,
+    serving: Serving,
+    prepared: Prepared,
+    sampled: int = 0,
+    objections: Sequence[str] = (),
 ) -> str:
     """Return README.md: the numbers with their uncertainty, the data, and how to load the result.
 
@@ -55,6 +62,8 @@ def model_card(
     ----------
     sampled
         Validation rows whose answers by epoch are in ``samples.jsonl``.
+    objections
+        Why the job doesn't accept its result.
 
     Raises
     ------
@@ -76,7 +85,7 @@ def model_card(
 # {stage_input.job.name}
 
 Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision or "")}) with {resolved.method}.{more}
-
+{_refusal(stage_input.job.name, objections)}
 ## Accuracy
 
 {results.metric} on {scored_rows(results, data)}, which neither training nor validation saw:
@@ -113,6 +122,12 @@ and digests.{_sampled(sampled)}
 def _sampled(rows: int) -> str:
     """Say where a reader sees the model learn."""
     return f" `samples.jsonl` has what it wrote to the same {rows} validation rows as it learned." if rows else ""
+
+
+def _refusal(job: str, objections: Sequence[str]) -> str:
+    """Say at the top what a person who fetches the model alone would not know."""
+    told = refusal(_code(job), objections)
+    return f"\n**Not accepted.** {told}\n" if told else ""
 
 
 def _adapter(adapter: Adapter | None, resolved: Resolved) -> str:

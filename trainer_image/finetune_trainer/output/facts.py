@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from finetune_api.status import DatasetSummary, Resolved, Results
 from finetune_trainer.output.data_words import left_out, shares
 
-__all__ = ["data_facts", "scored_rows", "warning_facts", "wording_facts"]
+__all__ = ["data_facts", "refusal", "scored_rows", "warning_facts", "wording_facts"]
 
 
 def scored_rows(results: Results, data: DatasetSummary | None) -> str:
@@ -17,6 +17,17 @@ def scored_rows(results: Results, data: DatasetSummary | None) -> str:
     if data is None or scored == data.test:
         return f"{scored} sealed test rows"
     return f"{scored} of {data.test} sealed test rows (evaluation.limit)"
+
+
+def refusal(job: str, objections: Sequence[str]) -> str:
+    """Say that the job which made a result doesn't accept it, and why; empty where it does."""
+    if not objections:
+        return ""
+    why = "; ".join(objections).rstrip(". ")
+    return (
+        f"The job {job} that made this result does not accept it (NotAccepted): {why}. All of it is stored; another "
+        "job may ask for less."
+    )
 
 
 def warning_facts(results: Results) -> list[str]:

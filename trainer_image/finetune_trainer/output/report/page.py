@@ -31,7 +31,7 @@ from finetune_trainer.evaluation.words import (
     scores_of,
     validation_name,
 )
-from finetune_trainer.output.facts import data_facts, scored_rows, warning_facts
+from finetune_trainer.output.facts import data_facts, refusal, scored_rows, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
 from finetune_trainer.output.report.data_card import DataCard, left_out_rows
@@ -65,6 +65,7 @@ def html_page(
     metrics: Iterable[Mapping[str, Any]],
     samples: Iterable[Mapping[str, Any]] = (),
     card: DataCard | None = None,
+    objections: Sequence[str] = (),
 ) -> str:
     """Return the page.
 
@@ -80,6 +81,8 @@ def html_page(
         The lines of ``samples.jsonl``.
     card
         What is counted on the encoded rows.
+    objections
+        Why the job doesn't accept its result.
 
     Raises
     ------
@@ -98,6 +101,7 @@ def html_page(
         name=stage_input.job.name,
         namespace=stage_input.job.namespace,
         headline=headline(_model(stage_input), results, report.dataset, resolved),
+        refusal=refusal(stage_input.job.name, objections),
         warnings=warning_facts(results),
         results=results,
         scores=[(label, score, interval(score)) for label, score in scores],
