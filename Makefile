@@ -20,7 +20,7 @@ $(VENV): pyproject.toml constraints.txt hack/bootstrap.txt
 	@python3 -c 'import ensurepip' 2>/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; }
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --require-hashes -r hack/bootstrap.txt
-	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt --editable '.[operator,trainer,demo,dev]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt --editable '.[operator,trainer,demo,dev]'
 	@touch $@
 
 .PHONY: venv

@@ -72,6 +72,7 @@ def test_the_metrics_and_their_labels_are_those_that_are_served() -> None:
     metrics.job_ended(result="Succeeded", seconds=1)
     metrics.requested("get", "jobs", 200)
     metrics.resynced("ok")
+    metrics.reported(204)
     served: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.render().decode()):
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -99,7 +99,7 @@ def test_a_prompt_that_writes_a_choice_from_the_end_means_it() -> None:
     assert [result.completion for result in results] == ["yes", "no"]
 
 
-@pytest.mark.parametrize("label", [3, "1", 1.0, None])
+@pytest.mark.parametrize("label", [3, "3", "no", 1.0, None])
 def test_a_label_that_is_no_number_of_a_choice_makes_a_bad_row(label: object) -> None:
     (result,) = rendered("by_number", {**ROW, "label": label})
     assert isinstance(result, Unrendered)
@@ -159,7 +159,8 @@ def test_what_one_row_does_to_a_list_no_other_sees() -> None:
 
 
 @pytest.mark.parametrize(
-    ("label", "why"), [("0", "is asked for '0', and its answers go by whole numbers"), (-1, "its answers are 0 to 1")]
+    ("label", "why"),
+    [("yes", "is asked for 'yes', and its answers go by whole numbers"), (-1, "its answers are 0 to 1")],
 )
 @pytest.mark.parametrize("more", ["", "{% if false %}{{ answer_choices[-1] }}{% endif %}"])
 def test_a_label_that_numbers_no_answer_is_told_in_the_users_words(label: Any, why: str, more: str) -> None:
@@ -170,3 +171,10 @@ def test_a_label_that_numbers_no_answer_is_told_in_the_users_words(label: Any, w
         return
     assert isinstance(result, Unrendered)
     assert why in result.why
+
+
+def test_a_cell_of_csv_that_is_a_whole_number_numbers_an_answer() -> None:
+    jinja = "q ||| {{ answer_choices[label] }}"
+    results = one(jinja, *({"label": label} for label in ("0", "1", "2", "01", "-1", "1.0")), choices="no ||| yes")
+    assert [result.completion for result in results[:2] if isinstance(result, Rendered)] == ["no", "yes"]
+    assert [type(result) for result in results[2:]] == [Unrendered] * 4

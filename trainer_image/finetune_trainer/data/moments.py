@@ -42,11 +42,14 @@ class MomentColumn:
         """
         value = values.get(self._column)
         if value is None or (isinstance(value, str) and not value.strip()):
-            return f"column {self._column!r} is empty, so the row has no place in time"
+            return f"column {self._column!r} of dataset.split.orderBy is empty, so the row has no place in time"
         number = _number(value)
         moment = _date(value) if number is None else number
         if moment is None:
-            return f"{str(value)[:40]!r} in column {self._column!r} is neither a number nor an ISO date"
+            return (
+                f"{str(value)[:40]!r} in column {self._column!r} of dataset.split.orderBy is neither a number nor an "
+                "ISO date"
+            )
         self._first.setdefault("dates" if number is None else "numbers", f"{str(value)[:40]!r} in {where}")
         if len(self._first) > 1:
             raise StageError(

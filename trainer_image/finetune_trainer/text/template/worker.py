@@ -44,6 +44,9 @@ _UNKNOWN: Final = re.compile(r"^'(.+)' is undefined$")
 _OTHER_FILES: Final[tuple[type[nodes.Node], ...]] = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 
 
+_WHOLE: Final = re.compile(r"0|[1-9][0-9]{0,8}")
+"""A whole number from 0 on, as text."""
+
 _METHODS: Final = frozenset(name for name in dir(dict) if not name.startswith("_"))
 """What ``row.items`` and its like give, whatever the columns are called."""
 
@@ -93,10 +96,12 @@ class _Choices(list[str]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return super().__getitem__(place)
+        if isinstance(place, str) and _WHOLE.fullmatch(place):
+            place = int(place)  # a cell of CSV is always a text
         if not isinstance(place, int):
             raise _NotPrintedError(
                 f"answer_choices[…] is asked for {place!r}, and its answers go by whole numbers; write the column that "
-                "numbers them as numbers, not as text"
+                "numbers them as 0, 1, 2 …"
             )
         if not (-len(self) if self.from_the_end else 0) <= place < len(self):
             raise _NotPrintedError(f"answer_choices[…] is asked for {place}, and its answers are 0 to {len(self) - 1}")
