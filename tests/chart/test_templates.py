@@ -282,13 +282,16 @@ def test_the_pod_passes_pod_security_restricted() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}]
-    assert container()["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
+    assert [set(volume) - {"name"} for volume in pod["volumes"]] == [{"emptyDir"}, {"secret"}]
+    assert container()["volumeMounts"] == [
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "progress", "mountPath": "/etc/finetune-progress", "readOnly": True},
+    ]
     assert pod["enableServiceLinks"] is False
 
 
 def test_the_container_runs_the_operator_with_its_settings() -> None:
-    found = container({"logLevel": "DEBUG", "workers": 4})
+    found = container({"logLevel": "DEBUG", "workers": 4, "progress": {"enabled": False}})
     assert found["command"] == ["python", "-m", "finetune_operator"]
     assert {e["name"]: e["value"] for e in found["env"]} == {
         "FINETUNE_LOG_LEVEL": "DEBUG",
@@ -305,7 +308,7 @@ def test_the_number_of_workers_is_the_operators_own_unless_set() -> None:
 def test_the_probes_ask_the_health_port() -> None:
     found = container()
     ports = {port["name"]: port["containerPort"] for port in found["ports"]}
-    assert ports == {"health": 8080, "metrics": 9090}
+    assert ports == {"health": 8080, "metrics": 9090, "progress": 8443}
     assert found["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
     assert found["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
 
@@ -354,7 +357,7 @@ def test_labels_and_annotations_reach_the_pod_beside_our_own() -> None:
 @pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "ServiceMonitor"])
 def test_what_selects_the_operator_finds_its_pod_or_service(kind: str) -> None:
     values = {"networkPolicy": {"enabled": True}, "metrics": {"serviceMonitor": {"enabled": True}}}
-    spec = one(kind, values)["spec"]
+    spec = one(kind, values, name="finetune-operator-metrics" if kind == "Service" else "")["spec"]
     selector = spec.get("podSelector", spec.get("selector", {}))
     labels = selector.get("matchLabels", selector)
     target = (
@@ -387,5 +390,6 @@ def test_a_network_policy_lets_in_probes_and_metrics_and_out_to_the_api_server_a
     assert spec["ingress"] == [
         {"ports": [{"port": "health", "protocol": "TCP"}]},
         {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": peers},
+        {"ports": [{"port": "progress", "protocol": "TCP"}], "from": spec["ingress"][2]["from"]},
     ]
     assert [[port["port"] for port in rule["ports"]] for rule in spec["egress"]] == [[6443], [53, 53]]
