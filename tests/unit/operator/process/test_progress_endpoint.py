@@ -290,6 +290,25 @@ async def test_slow_connections_leave_places_for_others() -> None:
             writer.close()
 
 
+async def test_one_address_takes_its_share_of_the_places_and_no_more() -> None:
+    async with Bench(bounds=Bounds(connections=4, a_peer=2, handshake_seconds=30, seconds=30)).serving() as bench:
+        slow = [await open_silent(bench) for _ in range(6)]
+        reader, writer = await asyncio.wait_for(
+            asyncio.open_connection(
+                "127.0.0.1",
+                bench.port,
+                local_addr=("127.0.0.2", 0),
+                ssl=client_context(bench.authority),
+                server_hostname="localhost",
+            ),
+            10,
+        )
+        writer.write(b"POST /v1/progress HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), 5)
+        for _, other in [*slow, (reader, writer)]:
+            other.close()
+
+
 async def _until_answered(bench: Bench, token: str) -> tuple[int, dict[str, Any]]:
     while True:
         try:
