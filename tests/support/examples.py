@@ -17,6 +17,7 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
+from finetune_api.kube_yaml import dump_yaml
 from finetune_api.report import StageReport
 from finetune_api.runtime import ResolvedStorage, Storage
 from finetune_api.uris import hub_rows
@@ -164,5 +165,5 @@ def _changed(path: Path, scratch: Path, change: dict[str, Any]) -> Path:
         document["spec"][block] = {**document["spec"].get(block, {}), **values}
     scratch.mkdir(parents=True, exist_ok=True)
     changed = scratch / "job.yaml"
-    changed.write_text(yaml.safe_dump(document), encoding="utf-8")
+    changed.write_text(dump_yaml(document), encoding="utf-8")
     return changed

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from finetune_api.kube_yaml import dump_yaml
 from finetune_api.names import ENV_STAGE_INPUT
 from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import parse_report
@@ -41,7 +41,7 @@ def job(places: dict[str, str], tmp_path: Path) -> Callable[..., Path]:
         document = job_document(**places, epochs=1)
         change(document["spec"])
         path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(document))
+        path.write_text(dump_yaml(document))
         return path
 
     return write

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from finetune_api.job import FineTuneJobSpec
+from finetune_api.kube_yaml import dump_yaml
 from finetune_api.names import LABEL_JOB_NAME
 from finetune_api.runtime import FineTuneRuntimeSpec
 from tests.support.builders import job_spec
@@ -114,7 +115,7 @@ def test_every_trainer_command_runs(command: str, tmp_path: Path) -> None:
             "output": {"uri": f"file://{tmp_path}/out/"},
         },
     }
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(dump_yaml(job), encoding="utf-8")
     program = Path(sys.executable).with_name("finetune-trainer")
     done = subprocess.run(
         [program, *command.split()[1:]], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300

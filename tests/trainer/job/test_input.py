@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from finetune_api.kube_yaml import dump_yaml
 from finetune_api.names import ENV_STAGE_INPUT
 from finetune_api.reasons import Reason
 from finetune_api.stage import StageInput
@@ -26,7 +26,7 @@ def written(tmp_path: Path) -> Callable[..., Path]:
         document = copy.deepcopy(job_document(**PLACES))
         change(document)
         path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(document))
+        path.write_text(dump_yaml(document))
         return path
 
     return write
@@ -73,6 +73,29 @@ def test_an_error_names_the_field_as_it_is_written(
     change: Callable[[dict[str, Any]], object], words: str, written: Callable[..., Path]
 ) -> None:
     assert words in message(written(change))
+
+
+@pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        *((word, "a number") for word in ("3e-3", "1e5", ".5", "1_000", "0.1", "0o17", ".inf")),
+        *((word, "true or false") for word in ("yes", "on", "n")),
+    ],
+)
+def test_a_word_that_kubernetes_does_not_take_for_text_is_refused_here_too(
+    word: str, kind: str, written: Callable[..., Path]
+) -> None:
+    path = written(lambda d: d["spec"]["training"].update(learningRate="PLAIN"))
+    path.write_text(path.read_text().replace("PLAIN", word))
+    text = f"spec.training.learningRate must be text, and is {kind} to Kubernetes; write it in quotes"
+    assert message(path).endswith(text)
+
+
+def test_a_block_that_stands_twice_is_refused_with_both_lines(written: Callable[..., Path]) -> None:
+    path = written()
+    path.write_text(path.read_text() + "  training: {epochs: 1}\n")
+    lines = [n for n, line in enumerate(path.read_text().splitlines(), 1) if line.startswith("  training:")]
+    assert message(path) == f"{path}: spec.training stands twice, on lines {lines[0]} and {lines[1]}; keep one"
 
 
 def test_all_errors_are_named_at_once(written: Callable[..., Path]) -> None:

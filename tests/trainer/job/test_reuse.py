@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from finetune_api.job import FineTuneJobSpec
+from finetune_api.kube_yaml import dump_yaml
 from finetune_api.names import ENV_STAGE_INPUT, ENV_WORK_DIR
 from finetune_api.reasons import REASONS, Reason
 from finetune_api.report import MAX_REPORT_BYTES, StageReport, encode_report, parse_report
@@ -196,7 +196,7 @@ def test_a_run_by_hand_says_that_it_reused_and_whose_result(
         "output": f"file://{tmp_path}/out/",
     }
     document = job_document(**places, epochs=1)
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
+    (tmp_path / "job.yaml").write_text(dump_yaml(document))
     run(make_stage_input("train", document["spec"], includes_prepare=True), tmp_path)
     before = snapshot(tmp_path / "out")
     assert main(["run", str(tmp_path / "job.yaml")]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
@@ -29,6 +30,7 @@ def page(
     epochs: int = 2,
     texts: Sequence[TextRow] = (),
     samples: Sequence[dict[str, Any]] = (),
+    namespace: str = "team-a",
 ) -> str:
     spec = job_spec(model="s3://abc/m/", rows="s3://abc/r.jsonl", output="s3://abc/o/")
     points = [ValidationPoint(epoch=n + 1, step=n + 1, loss=f"{2 - n / 4}", score="0.5") for n in range(epochs)]
@@ -48,8 +50,9 @@ def page(
         for p in points
     ]
     texts = texts or [TextRow(i + 1, f"question {i} {EVIL}", r.expected) for i, r in enumerate(after.rows)]
+    stage_input = make_stage_input("train", spec)
     return html_page(
-        make_stage_input("train", spec),
+        stage_input.model_copy(update={"job": stage_input.job.model_copy(update={"namespace": namespace})}),
         report,
         texts=texts,
         baseline=before,
@@ -112,6 +115,15 @@ def test_the_page_shows_what_was_chosen_and_the_comparison_of_the_compute() -> N
     text = Seen(page(BEFORE, AFTER)).text
     assert "learningRate 2e-4" in text
     assert "1,000 tokens, 1 % of the 100,000" in text
+
+
+def test_the_spec_can_be_copied_and_applied() -> None:
+    assert "learningRate: '1e-2'" in html.unescape(page(BEFORE, AFTER))
+
+
+def test_a_job_without_a_namespace_is_said_to_have_run_without_kubernetes() -> None:
+    assert "Fine-tune job of namespace team-a<" in page(BEFORE, AFTER)
+    assert "Fine-tune job that ran without Kubernetes<" in page(BEFORE, AFTER, namespace="")
 
 
 def test_nothing_of_the_data_becomes_markup() -> None:

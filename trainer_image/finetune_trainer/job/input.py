@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from finetune_api import API_VERSION, JOB_KIND
 from finetune_api.digest import digest_of, spec_digest
 from finetune_api.job import FineTuneJobSpec
+from finetune_api.kube_yaml import RepeatedKeyError, load_yaml
 from finetune_api.names import ENV_STAGE_INPUT, StageName
 from finetune_api.reasons import Reason
 from finetune_api.runtime import ResolvedStorage, Storage
@@ -28,7 +29,6 @@ __all__ = ["local_input", "local_storage", "stage_input_from_environment"]
 
 _MESSAGES: Final = {
     "missing": "is missing; add it",
-    "string_type": "must be text; write a number in quotes",
     "extra_forbidden": "is not a field of a FineTuneJob; correct its name or remove it",
 }
 
@@ -59,6 +59,8 @@ def stage_input_from_environment(stage: StageName, variables: Mapping[str, str] 
 def local_input(path: Path, variables: Mapping[str, str] = os.environ, *, needs_output: bool = True) -> StageInput:
     """Read a FineTuneJob file for a run without Kubernetes.
 
+    Its YAML is read as kubectl reads it, so that what runs here can be applied too; a key that stands twice is refused.
+    ``metadata.namespace`` means nothing here: the folder at output.uri belongs to the file, not to a job of a cluster.
     Parse is strict: a field that doesn't exist is an error, as ``kubectl apply`` would say too. The uid is made of the
     spec and the output, so that a second run of the same file owns what the first one wrote, and an edited file
     doesn't.
@@ -115,9 +117,11 @@ def local_input(path: Path, variables: Mapping[str, str] = os.environ, *, needs_
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        documents = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
+        documents = [one for one in load_yaml(path.read_text(encoding="utf-8")) if one is not None]
     except OSError as error:
         raise StageError(Reason.INVALID_SPEC, f"{path} can't be read: {error.strerror}") from None
+    except RepeatedKeyError as error:
+        raise StageError(Reason.INVALID_SPEC, f"{path}: {error}", tells_mend=True) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise StageError(Reason.INVALID_SPEC, f"{path} is not YAML: {' '.join(str(error).split())}") from None
     jobs = [one for one in documents if isinstance(one, dict) and one.get("kind") == JOB_KIND]
@@ -157,12 +161,21 @@ def local_storage(variables: Mapping[str, str] = os.environ) -> ResolvedStorage:
 def _explain(error: ValidationError, *, prefix: str = "") -> str:
     """Say all that is wrong, each with its field's path as it is written in the file."""
     parts = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+    for problem in error.errors(include_url=False, include_context=False):
         # A union's branches and nested models appear as they are in the file; pydantic's own tags don't.
         place = ".".join(str(part) for part in ([prefix] if prefix else []) + list(problem["loc"]))
         message = _MESSAGES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        if problem["type"] == "string_type":
+            message = _text_wanted(problem["input"])
         parts.append(f"{place}: {message}" if problem["type"] == "value_error" else f"{place} {_verb(message)}")
     return "; ".join(parts)
+
+
+def _text_wanted(given: object) -> str:
+    """Say what is there where text is wanted; YAML makes more of a plain word than one thinks."""
+    kinds = {bool: "true or false", int: "a number", float: "a number"}
+    kind = kinds.get(type(given))
+    return f"must be text, and is {kind} to Kubernetes; write it in quotes" if kind else "must be text"
 
 
 def _verb(message: str) -> str:

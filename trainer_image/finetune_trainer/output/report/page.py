@@ -12,10 +12,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from finetune_api.kube_yaml import dump_yaml
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
@@ -138,7 +138,7 @@ def html_page(
         dataset_revision=report.dataset.revision if report.dataset is not None else None,
         fingerprint=report.dataset.fingerprint if report.dataset is not None else None,
         resolved=_plain(resolved.to_wire()),
-        spec=yaml.safe_dump(stage_input.spec.to_wire(), sort_keys=False, allow_unicode=True),
+        spec=dump_yaml(stage_input.spec.to_wire()),
         compute=_compute(report.compute),
         chinchilla=chinchilla(report.compute) if report.compute is not None else "",
         artifacts=report.artifacts or [],
