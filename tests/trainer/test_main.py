@@ -113,8 +113,56 @@ def test_a_run_ends_with_the_code_of_its_reason(
 def test_cpu_wins_over_the_gpus_of_the_spec(job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     path = job(lambda spec: spec["resources"].update(gpusPerNode=1))
-    assert main(["run", str(path)]) == 1
     assert main(["run", "--cpu", str(path)]) == 0
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_prepared(
+    job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["run", str(job(lambda spec: spec.pop("resources")))]) == 10
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        json.loads(line)["message"]
+        == (
+            "InvalidSpec: resources.gpusPerNode is 1 (1 where it is left out), and no GPU works here; use --cpu, or "
+            "resources.gpusPerNode: 0. "
+        ).rstrip()
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "end"),
+    [
+        (lambda path: path.unlink(), "No such file or directory; name the YAML file of a FineTuneJob."),
+        (lambda path: path.write_text("a: ["), "; correct it there."),
+        (
+            lambda path: path.write_text("kind: FineTuneJob"),
+            ". Correct the named field and run it again.",
+        ),
+        (lambda path: path.write_text("- 1"), "a local run needs exactly one."),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "render"])
+def test_the_mend_of_a_local_error_needs_no_cluster(
+    command: str,
+    write: Callable[[Path], object],
+    end: str,
+    job: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = job()
+    write(path)
+    assert main([command, str(path)]) == 10
+    assert end in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_mend_of_an_error_within_a_local_run_needs_no_cluster(
+    job: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(job(lambda spec: spec["dataset"]["split"].update(stratifyBy="none")))]) == 10
+    assert "Correct the named field and run it again." in capsys.readouterr().err
 
 
 def test_a_person_gets_a_table_with_both_scores(

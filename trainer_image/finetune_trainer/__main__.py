@@ -23,6 +23,7 @@ from finetune_api.names import StageName
 from finetune_api.report import ReportedFailure, StageReport
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.input import local_input, stage_input_from_environment
+from finetune_trainer.job.local import check_device
 from finetune_trainer.job.run import exit_code, failure_of, run_stage, write_report
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.environment import Environment
@@ -93,11 +94,12 @@ def _run(path: Path, *, work_dir: Path | None, cpu: bool, interactive: bool | No
     console = Console(job=path.stem, stage=None, interactive=interactive)
     try:
         stage_input = local_input(path).model_copy(update={"simulated_gpus": cpu})
+        check_device(0 if cpu else stage_input.spec.resources.gpus_per_node)
         place = work_dir or Path(tempfile.gettempdir())
         place.mkdir(parents=True, exist_ok=True)
         environment = Environment(credentials_dir=place / "no-credentials", work_dir=place)
     except StageError as error:
-        failure_of(error, console)
+        failure_of(error, console, local=True)
         return error.exit_code
     console = Console(job=stage_input.job.name, stage=None, interactive=interactive)
     interrupt = Interrupt(TERMINATED_TEXT if console.interactive else TERMINATED)
@@ -199,7 +201,7 @@ def _render(path: Path, *, rows: int) -> int:
         for text in preview(local_input(path, needs_output=False), rows=rows):
             sys.stdout.write(text)
     except StageError as error:
-        failure_of(error, console)
+        failure_of(error, console, local=True)
         return error.exit_code
     sys.stderr.write(_NOT_CHECKED)
     return 0

@@ -119,18 +119,22 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         documents = [one for one in load_yaml(path.read_text(encoding="utf-8")) if one is not None]
     except OSError as error:
-        raise StageError(Reason.INVALID_SPEC, f"{path} can't be read: {error.strerror}") from None
+        text = f"{path} can't be read: {error.strerror}; name the YAML file of a FineTuneJob"
+        raise StageError(Reason.INVALID_SPEC, text, tells_mend=True) from None
     except RepeatedKeyError as error:
         raise StageError(Reason.INVALID_SPEC, f"{path}: {error}", tells_mend=True) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StageError(Reason.INVALID_SPEC, f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        text = f"{path} is not YAML: {' '.join(str(error).split())}; correct it there"
+        raise StageError(Reason.INVALID_SPEC, text, tells_mend=True) from None
     jobs = [one for one in documents if isinstance(one, dict) and one.get("kind") == JOB_KIND]
     if len(jobs) == 1:
         return jobs[0]
     if len(documents) == 1 and isinstance(documents[0], dict):
         return documents[0]
     raise StageError(
-        Reason.INVALID_SPEC, f"{path} holds {len(jobs)} objects of kind {JOB_KIND}; a local run needs exactly one"
+        Reason.INVALID_SPEC,
+        f"{path} holds {len(jobs)} objects of kind {JOB_KIND}; a local run needs exactly one",
+        tells_mend=True,
     )
 
 
@@ -154,7 +158,8 @@ def local_storage(variables: Mapping[str, str] = os.environ) -> ResolvedStorage:
     try:
         storage = Storage(prefix="s3://", endpoint=endpoint.rstrip("/") if endpoint else None, region=region)
     except ValidationError as error:
-        raise StageError(Reason.INVALID_SPEC, f"environment: {_explain(error)}") from None
+        text = f"environment: {_explain(error)}; correct the variables AWS_ENDPOINT_URL and AWS_REGION"
+        raise StageError(Reason.INVALID_SPEC, text, tells_mend=True) from None
     return ResolvedStorage(model=storage, adapter=storage, dataset=storage, output=storage)
 
 

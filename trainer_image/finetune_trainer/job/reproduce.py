@@ -88,7 +88,7 @@ def reproduce(request: Request, *, console: Console, interrupt: Interrupt) -> in
         with tempfile.TemporaryDirectory(dir=request.work_dir, prefix="reproduce-") as scratch:
             return _reproduce(request, Path(scratch), console, interrupt)
     except StageError as error:
-        failure_of(error, console)
+        failure_of(error, console, local=True)
         return error.exit_code
     except Interrupted:
         if request.into is None:

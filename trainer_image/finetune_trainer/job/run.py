@@ -21,6 +21,7 @@ from finetune_api.report import (
 from finetune_api.stage import StageInput
 from finetune_trainer.errors import StageError
 from finetune_trainer.job.context import OnInputs, Work
+from finetune_trainer.job.local import mend_of
 from finetune_trainer.output.logs import store_log
 from finetune_trainer.output.ownership import release
 from finetune_trainer.process.console import Console
@@ -107,8 +108,13 @@ def run_stage(
             begun.append(work)
             return _run_to_report(work)
     except Exception as error:  # whatever it is, it has to reach the report
-        failure = failure_of(error, console)
+        failure = failure_of(error, console, local=_is_local(stage_input))
         return StageReport(stage=stage_input.stage, spec_digest=digest, failure=failure)
+
+
+def _is_local(stage_input: StageInput) -> bool:
+    """Whether a person runs it: only a cluster has namespaces."""
+    return not stage_input.job.namespace
 
 
 def _named_by(stage_input: StageInput) -> str:
@@ -124,7 +130,9 @@ def _run_to_report(work: Work) -> StageReport:
         raise
     except Exception as error:
         report = StageReport(
-            stage=work.stage_input.stage, spec_digest=work.spec_digest, failure=failure_of(error, work.console)
+            stage=work.stage_input.stage,
+            spec_digest=work.spec_digest,
+            failure=failure_of(error, work.console, local=_is_local(work.stage_input)),
         )
     report = _with_log(report, _store_log(work))
     if report.failure is not None:
@@ -181,14 +189,20 @@ def _end_stalled(
     interrupt.leave(exit_code(report))
 
 
-def failure_of(error: Exception, console: Console) -> ReportedFailure:
-    """Turn an exception into what is reported, and log it; only what can't be explained has its traceback logged."""
+def failure_of(error: Exception, console: Console, *, local: bool = False) -> ReportedFailure:
+    """Turn an exception into what is reported, and log it; only what can't be explained has its traceback logged.
+
+    Parameters
+    ----------
+    local
+        Whether a person runs it, and the mend has to be one without a cluster.
+    """
     if isinstance(error, MemoryError):
         error = StageError(Reason.OUT_OF_MEMORY, "the process ran out of memory")
     elif type(error).__module__.startswith("torch") and type(error).__name__ == "OutOfMemoryError":
         error = StageError(Reason.GPU_OUT_OF_MEMORY, "the GPU's memory was full")
     if isinstance(error, StageError):
-        mend = "" if error.tells_mend else REASONS[error.reason].mend
+        mend = "" if error.tells_mend else mend_of(error.reason, local=local)
         reason, text = error.reason, f"{error.message.rstrip('. ')}. {mend}".rstrip()
         console.event("failed", f"{reason}: {text}", level="error", reason=str(reason))
     else:
@@ -197,7 +211,7 @@ def failure_of(error: Exception, console: Console) -> ReportedFailure:
         console.event(
             "failed", trace if console.interactive else text, level="error", reason=str(reason), traceback=trace
         )
-        text = f"{text[:400]}. {REASONS[reason].mend}"
+        text = f"{text[:400]}. {mend_of(reason, local=local)}"
     return ReportedFailure(reason=reason, message=_one_line(console.redact(text)))
 
 
