@@ -252,6 +252,22 @@ def test_predictions_are_choices_under_choice_accuracy_and_texts_under_exact_mat
     assert [r.right_choice for r in by_text.rows] == [r.correct for r in by_choice.rows]
 
 
+def test_beside_a_choice_stands_the_text_as_far_as_its_verdict_needed(model: Loader) -> None:
+    loaded = model("llama")
+    prepared = make_prepared(loaded.tokenizer)
+    part, texts = prepared.parts["test"], prepared.texts["test"]
+    short, whole = (evaluate(loaded, part, prepared, texts=texts, generate=all_of_it) for all_of_it in (False, True))
+    assert not any(row.partial for row in whole.rows)
+    assert any(row.partial for row in short.rows)
+    for some, all_ in zip(short.rows, whole.rows, strict=True):
+        assert (some.predicted is None, some.chosen, some.exact_match) == (False, all_.chosen, all_.exact_match)
+        if some.partial:
+            assert str(all_.generated).startswith(str(some.generated).rstrip("\ufffd"))
+            assert not some.exact_match
+        else:
+            assert some.generated == all_.generated
+
+
 def test_choice_accuracy_without_choices_names_the_row(model: Loader) -> None:
     part, prepared = hand_over([([5, 6], [7, END], -1)], metric="ChoiceAccuracy")
     with pytest.raises(ValueError, match="row 1 has no choices"):

@@ -158,6 +158,10 @@ def test_predictions_hold_both_answers_to_every_test_row(finished: Finished) -> 
         assert source[row["row"] - 1]["text"] in row["prompt"]
         assert source[row["row"] - 1]["label"] == row["expected"]
         assert (row["tuned"] == row["expected"]) is row["tunedCorrect"]
+        for model in ("baseline", "tuned"):  # each exact match can be understood from the line
+            written = row.get(f"{model}Generated", row[model])
+            exact = written == row["expected"] and not row.get(f"{model}GeneratedCut")
+            assert exact is row[f"{model}ExactMatch"]
 
 
 def test_metrics_have_a_line_for_training_and_one_for_each_epoch(finished: Finished) -> None:

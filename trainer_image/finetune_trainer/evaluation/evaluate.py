@@ -127,13 +127,14 @@ def _evaluating(loaded: LoadedModel) -> Iterator[None]:
 class _Answer:
     """How a model took a question: likelihoods, which expected tokens it would have said, and what it says.
 
-    ``cut`` is whether it would have said more.
+    ``cut`` is whether it would have said more than it may, ``partial`` whether the verdict was clear before its end.
     """
 
     scored: Scored
     right: tuple[bool, ...]
     said: Said
     cut: bool
+    partial: bool
     reference: str | None
     expected: str
 
@@ -175,11 +176,13 @@ def _answer(questions: Sequence[Question], answerer: Answerer, answers: Answers)
     if missed:
         said.update(zip(missed, answerer.complete(missed, finished), strict=True))
     for i, row in enumerate(scored):
+        goes_on = not all(right[i]) and not answers.ended(said[i])
         yield _Answer(
             scored=row,
             right=right[i],
             said=answers.said(said[i]),
-            cut=len(said[i]) >= answerer.limit and not all(right[i]) and not answers.ended(said[i]),
+            cut=goes_on and len(said[i]) >= answerer.limit,
+            partial=goes_on and len(said[i]) < answerer.limit,
             reference=references[i],
             expected=answers.expected(expected[i]) if answers.whole else "",
         )
@@ -219,9 +222,10 @@ class _Judge:
         self.unmatchable += answerable and answer.reference is None
         self.unclosed += bool(answer.said.unclosed)
         said = answer.said.answer
-        generated = said if self.whole else None
         choice = self._choice(index, answer.scored)
-        predicted = generated
+        # Beside a choice the text is told however little of it there is: it is what the exact match is about.
+        generated = said if self.whole or choice is not None else None
+        predicted = said if self.whole else None
         if choice is not None and self.verdict in ("right_choice", "right_norm"):
             chosen = choice.by_character if self.verdict == "right_norm" else choice.most_likely
             predicted = self.prepared.choice_sets[int(part.choice_set[index])].texts[chosen]
@@ -245,6 +249,7 @@ class _Judge:
             measures=self._measures(said if answerable and not answer.said.unclosed else None, answer.expected),
             thought=answer.said.thought if self.whole else None,
             unclosed=answer.said.unclosed,
+            partial=generated is not None and answer.partial,
         )
         return dataclasses.replace(row, correct=self._verdict(row))
 

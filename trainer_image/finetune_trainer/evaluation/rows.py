@@ -42,8 +42,10 @@ class RowResult:
     predicted
         The answer as text: the chosen choice under ChoiceAccuracy, else :attr:`generated`.
     generated
-        What greedy decoding writes, as the stop rule leaves it: the text that was compared. None where it was decoded
-        no further than the verdict needed.
+        What greedy decoding writes, as the stop rule leaves it: the text that was compared. None without choices where
+        it was decoded no further than the verdict needed.
+    partial
+        Whether :attr:`generated` is only its beginning, as far as it took to see that it is not the expected answer.
     expected
         The expected completion as text.
     correct
@@ -83,6 +85,7 @@ class RowResult:
     measures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     thought: str | None = None
     unclosed: bool | None = None
+    partial: bool = False
 
 
 _TEXTS: Final = ("predicted", "generated", "expected", "thought")
@@ -103,6 +106,7 @@ _DTYPE: Final = np.dtype(
         ("label", "<i4"),  # -1 is None
         ("confidence", "<f8"),  # -1 is None
         ("unclosed", "i1"),  # -1 is None
+        ("partial", "?"),
     ]
 )
 

@@ -32,7 +32,8 @@ def write_predictions(
     What was asked, as it was encoded, and expected, both answers as the stop rule leaves them, their verdicts, and why
     none can be right. Where models think first, the thoughts stand beside the answers. Where rows have
     choices of their own, these stand there too; where they are neither right nor
-    wrong under the metric, each one's own score stands in place of the verdicts.
+    wrong under the metric, each one's own score stands in place of the verdicts. Where the answer is the chosen label,
+    the generated text stands beside it if it is another one: the exact match speaks of that.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ def write_predictions(
                 **_judged(before, after, None if values is None else next(values)),
                 "baselineExactMatch": before.exact_match,
                 "tunedExactMatch": after.exact_match,
+                **_generated("baseline", before),
+                **_generated("tuned", after),
                 **_exact_tokens(before, after),
                 **_thoughts(text, before, after),
             }
@@ -80,6 +83,13 @@ def _exact_tokens(before: RowResult, after: RowResult) -> dict[str, Any]:
         "baselineExactMatchTokens": before.exact_match_tokens,
         "tunedExactMatchTokens": after.exact_match_tokens,
     }
+
+
+def _generated(name: str, row: RowResult) -> dict[str, Any]:
+    """The text beside a chosen label, where the two differ; its beginning where no more was needed for the verdict."""
+    if row.generated is None or (row.generated == row.predicted and not row.partial):
+        return {}
+    return {f"{name}Generated": row.generated, **({f"{name}GeneratedCut": True} if row.partial else {})}
 
 
 def _thoughts(text: TextRow, before: RowResult, after: RowResult) -> dict[str, Any]:
@@ -102,7 +112,13 @@ def _judged(before: RowResult, after: RowResult, values: tuple[float, float] | N
 def _shown(few_shot: Evaluation, at: int, examples: int, *, graded: bool) -> dict[str, Any]:
     row = few_shot.rows[at]
     verdict = {"fewShotScore": round(few_shot.row_values[at], 6)} if graded else {"fewShotCorrect": row.correct}
-    return {"fewShot": row.predicted, **verdict, "fewShotExactMatch": row.exact_match, "fewShotExamples": examples}
+    return {
+        "fewShot": row.predicted,
+        **verdict,
+        "fewShotExactMatch": row.exact_match,
+        **_generated("fewShot", row),
+        "fewShotExamples": examples,
+    }
 
 
 def write_results(
