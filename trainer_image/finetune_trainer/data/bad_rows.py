@@ -15,11 +15,13 @@ from finetune_trainer.errors import StageError
 __all__ = ["BadRowLog"]
 
 _NAMED: Final = 5
-_WHY_CHARS: Final = 160
+"""Different reasons that are told; of each the first row."""
+_ALL_CHARS: Final = 800
+"""All of them together: a status has room for 1,024."""
 
 
 class BadRowLog:
-    """The bad rows of one dataset, by part; the first few are kept by name.
+    """The bad rows of one dataset, by part; the first few reasons are kept, each with its first row and a count.
 
     A row that falls out before the split has a part only if its file, or its column ``split.by``, stands for one that
     isn't cut.
@@ -33,8 +35,8 @@ class BadRowLog:
     def __init__(self, dataset: Dataset) -> None:
         self._policy, self.percents = dataset.bad_rows, dataset.percents
         self._any_part = dataset.split.by is not None
-        self._first: list[str] = []
-        self._first_of: dict[Part | None, list[str]] = defaultdict(list)
+        self._named = _Named()
+        self._named_of: dict[Part | None, _Named] = defaultdict(_Named)
         self._before: Counter[Part | None] = Counter()
         self._after: Counter[Part] = Counter()
 
@@ -67,15 +69,13 @@ class BadRowLog:
         self._note(where, why, part)
 
     def _note(self, where: str, why: str, part: Part | None) -> None:
-        text = f"{where}: {why if len(why) <= _WHY_CHARS else why[: _WHY_CHARS - 3] + '...'}"
-        for named in (self._first, self._first_of[part]):
-            if len(named) < _NAMED:
-                named.append(text)
+        for named in (self._named, self._named_of[part]):
+            named.add(where, why)
         if self._policy.policy == "Fail":
             raise StageError(
                 Reason.DATASET_INVALID,
-                f"{self._first[0]} (dataset.badRows.policy Fail ends the job at the first); correct the row, or set "
-                "the policy to Drop",
+                f"{self._named.told()} (dataset.badRows.policy Fail ends the job at the first); correct the row, or "
+                "set the policy to Drop",
                 tells_mend=True,
             )
 
@@ -104,11 +104,11 @@ class BadRowLog:
         """
         for part in PARTS:
             bad = self._before[part] + self._after[part]
-            self._compare(bad, fell[part] + self._before[part], f"{part} ", _shown(self._first_of[part], bad))
+            self._compare(bad, fell[part] + self._before[part], f"{part} ", self._named_of[part].told())
         # What might have fallen into any part is compared with all that was cut.
         unsplit = self._before[None]
         cut = sum(fell[part] for part in PARTS if self._any_part or getattr(self.percents, part))
-        self._compare(unsplit, cut + unsplit, "", _shown(self._first_of[None], unsplit))
+        self._compare(unsplit, cut + unsplit, "", self._named_of[None].told())
 
     def dropped_by(self) -> DroppedRows | None:
         """Return the counts for the status; None if there are none."""
@@ -126,10 +126,34 @@ class BadRowLog:
             )
 
     def examples(self) -> str:
-        """The first few bad rows with their reasons, as one line."""
-        return _shown(self._first, self.count)
+        """The first few reasons with their first rows, as one line."""
+        return self._named.told()
 
 
-def _shown(named: list[str], count: int) -> str:
-    more = count - len(named)
-    return "; ".join(named) + (f"; and {more} more" if more else "")
+class _Named:
+    """The first few reasons of bad rows, each with its first row and how many have it; of the others a count."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
+        self._rows: Counter[str] = Counter()
+        self._others = 0
+
+    def add(self, where: str, why: str) -> None:
+        if why not in self._first and len(self._first) == _NAMED:
+            self._others += 1
+            return
+        self._first.setdefault(why, where)
+        self._rows[why] += 1
+
+    def told(self) -> str:
+        room = _ALL_CHARS // max(1, len(self._first))
+        told = []
+        for why, where in self._first.items():
+            rows = self._rows[why]
+            told.append(f"{f'{rows} rows, the first ' if rows > 1 else ''}{where}: {_fitting(why, room)}")
+        return "; ".join(told) + (f"; and {self._others} more" if self._others else "")
+
+
+def _fitting(why: str, room: int) -> str:
+    """Cut a reason in its middle: what mends it stands at its end."""
+    return why if len(why) <= room else f"{why[: room // 2 - 5]} ... {why[-(room - room // 2) :]}"

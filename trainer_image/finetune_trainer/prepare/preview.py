@@ -29,6 +29,7 @@ from finetune_trainer.storage.templatefile import fetch_template
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.encode import Encoded, Example, NoRoom
 from finetune_trainer.text.template.catalog import MESSAGES, resolve_template
+from finetune_trainer.text.template.conversation import as_text_of_turn
 from finetune_trainer.text.template.render import Renderer
 from finetune_trainer.text.template.survey import AnswerSurvey
 
@@ -90,7 +91,7 @@ class _TextOnly:
     def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         for example in examples:
             turns = [("prompt", example.prompt)] if isinstance(example.prompt, str) else [
-                (f"{turn.role}{' (learned too)' if place in example.earlier else ''}", turn.content)
+                (f"{turn.role}{' (learned too)' if place in example.earlier else ''}", as_text_of_turn(turn))
                 for place, turn in enumerate(example.prompt)
             ]  # fmt: skip
             lines = [f"=== {example.where}"]

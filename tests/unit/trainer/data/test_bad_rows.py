@@ -39,6 +39,24 @@ def test_a_row_of_a_file_that_is_not_cut_has_its_part() -> None:
     assert bad.dropped_by() == DroppedRows(train=1, validation=1, test=1)
 
 
+def test_of_many_reasons_the_first_few_are_told_and_the_others_counted() -> None:
+    bad = log()
+    for line in range(20):
+        bad.add(f"line {line}", f"{line} {'is wrong and ' * 80}can be mended", "train")
+    told = bad.examples()
+    assert told.count("can be mended") == 5
+    assert told.endswith("; and 15 more")
+    assert len(told) < 1000
+
+
+def test_the_mend_of_a_long_reason_is_whole() -> None:
+    bad = log()
+    why = f"message 1 calls a tool, which the model's chat template leaves out; {'use a model that knows tools ' * 6}"
+    for line in range(80):
+        bad.add(f"line {line}", why, "train")
+    assert bad.examples() == f"80 rows, the first line 0: {why}"
+
+
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 def test_one_part_over_the_limit_ends_the_job_though_the_whole_is_below(part: str) -> None:
     bad = log()
@@ -46,7 +64,8 @@ def test_one_part_over_the_limit_ends_the_job_though_the_whole_is_below(part: st
         bad.add(f"line {line}", "null", part)  # type: ignore[arg-type]  # a parameter is a str to mypy
     bad.check(1000)
     with pytest.raises(
-        StageError, match=rf"3 of 20 {part} rows can't be used, more than .*maxPercent 10: line 0: null"
+        StageError,
+        match=rf"3 of 20 {part} rows can't be used, more than .*maxPercent 10: 3 rows, the first line 0: null",
     ):
         bad.check_parts({"train": 100, "validation": 100, "test": 100, part: 20})
     bad.check_parts({"train": 100, "validation": 100, "test": 100, part: 30})
