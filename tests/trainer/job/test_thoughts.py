@@ -78,6 +78,10 @@ def test_a_job_that_keeps_thoughts_learns_them_and_scores_the_answers(
     thoughts = {line["tunedThought"] for line in closed if "tunedThought" in line}
     if kind != "plain":  # marks that are several tokens take longer to learn
         assert thoughts & {f"{row['label'][:1]} it is" for row in topic_rows(120)}
+    for told in ("README.md", "report/index.html"):
+        text = (tmp_path / "out" / told).read_text()
+        assert "is the expected one; scored is the answer alone, which follows the thought" in text
+        assert "120 of the rows read have a thought before an answer, which is learned with it" in text
     assert all(line["tunedCorrect"] == (line["tuned"] == line["expected"]) for line in lines)
     assert all(line["tuned"] == "" and not line["tunedCorrect"] for line in lines if "tunedUnfinished" in line)
     assert not any("baselineExactMatchTokens" in line for line in lines)
@@ -94,6 +98,10 @@ def test_a_job_that_drops_thoughts_is_asked_with_an_empty_one_and_answers_at_onc
 ) -> None:
     _, lines = finished(tmp_path, spec_for(tmp_path, "switched", messages={"thinking": "Drop"}))
     assert not any(key.lower().endswith(("thought", "unfinished")) for line in lines for key in line)
+    for told in ("README.md", "report/index.html"):
+        text = (tmp_path / "out" / told).read_text()
+        assert "Thoughts before answers were taken out of all rows that have any" in text
+        assert "scored is the answer alone" not in text
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "out/model")
     text = tokenizer.apply_chat_template(lines[0]["messages"], tokenize=False, add_generation_prompt=True)
     assert text.endswith("assistant\n<think>\n\n</think>\n\n")

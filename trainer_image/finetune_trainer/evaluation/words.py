@@ -31,10 +31,13 @@ def rows_of(score: Score) -> str:
     return f"{score.total} rows" if score.correct is None else f"{score.correct} of {score.total}"
 
 
-def meaning_of(name: SecondaryName) -> str:
-    """Say what a score under a metric is, as a clause without a full stop."""
+def meaning_of(name: SecondaryName, *, thoughts: bool = False) -> str:
+    """Say what a score under a metric is, as a clause without a full stop; with thoughts, that they aren't scored."""
     metric = METRICS[name]
-    return f"the share of rows in which {metric.meaning}" if metric.counted else metric.meaning
+    told = f"the share of rows in which {metric.meaning}" if metric.counted else metric.meaning
+    if thoughts:
+        told += "; scored is the answer alone, which follows the thought, and a thought that never ends has none"
+    return told
 
 
 def gain_of(results: Results) -> str:

@@ -184,6 +184,7 @@ def _write_beside(
         metrics=lines,
         samples=answers,
         card=data_card(prepared),
+        thought_rows=prepared.thought_rows,
         objections=objections,
     )
     page.write_text(html, encoding="utf-8")

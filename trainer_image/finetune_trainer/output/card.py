@@ -22,7 +22,14 @@ from finetune_trainer.evaluation.words import (
     rows_of,
     scores_of,
 )
-from finetune_trainer.output.facts import data_facts, refusal, scored_rows, warning_facts, wording_facts
+from finetune_trainer.output.facts import (
+    data_facts,
+    refusal,
+    scored_rows,
+    thought_facts,
+    warning_facts,
+    wording_facts,
+)
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
@@ -76,7 +83,8 @@ def model_card(
     kind = "text2text-generation" if serving.decoder_start else "text-generation"
     front = yaml.safe_dump(_front_matter(stage_input, report, results, kind), sort_keys=False, allow_unicode=True)
     template = _template_name(spec.dataset.template)
-    told = [*data_facts(data, resolved), *wording_facts(prepared.wordings)]
+    thoughts = thought_facts(prepared.thought_rows, spec.dataset.template)
+    told = [*data_facts(data, resolved), *thoughts, *wording_facts(prepared.wordings)]
     more = _adapter(spec.model.adapter, resolved)
     facts = "\n".join(f"- {fact}" for fact in told)
     return f"""---
@@ -89,7 +97,7 @@ Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision
 ## Accuracy
 
 {results.metric} on {scored_rows(results, data)}, which neither training nor validation saw:
-{meaning_of(results.metric)}.
+{meaning_of(results.metric, thoughts=prepared.thoughts is not None)}.
 
 | model | score | 95 % interval | rows | loss |
 | --- | --- | --- | --- | --- |

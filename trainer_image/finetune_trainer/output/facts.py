@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
+from finetune_api.job import Template
 from finetune_api.status import DatasetSummary, Resolved, Results
 from finetune_trainer.output.data_words import left_out, shares
 
-__all__ = ["data_facts", "refusal", "scored_rows", "warning_facts", "wording_facts"]
+__all__ = ["data_facts", "refusal", "scored_rows", "thought_facts", "warning_facts", "wording_facts"]
 
 
 def scored_rows(results: Results, data: DatasetSummary | None) -> str:
@@ -64,6 +65,19 @@ def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
         stops = ", ".join(json.dumps(text, ensure_ascii=False) for text in resolved.stop)
         facts.append(f"A generated answer ends at an end token or at one of: {stops}.")
     return facts
+
+
+def thought_facts(rows: int, template: Template) -> list[str]:
+    """Say what became of thoughts before answers: learned in so many rows, or taken out; nothing without any."""
+    if template.messages is not None and template.messages.thinking == "Drop":
+        return [
+            "Thoughts before answers were taken out of all rows that have any (dataset.template.messages.thinking: "
+            "Drop); the model learns and is asked to answer at once."
+        ]
+    if not rows:
+        return []
+    have = "1 of the rows read has" if rows == 1 else f"{rows} of the rows read have"
+    return [f"{have} a thought before an answer, which is learned with it; scored is the answer alone."]
 
 
 def wording_facts(wordings: Mapping[str, int]) -> list[str]:

@@ -88,6 +88,7 @@ class Rest(BaseModel):
     wordings: dict[str, int] = {}
     few_shot: tuple[Shot, ...] = ()
     thoughts: Thoughts | None = None
+    thought_rows: int = 0
     percents: Percents | None = None
     inputs: dict[str, str] = {}
     template_source: str | None = None
@@ -164,6 +165,7 @@ def load_prepared(folder: Path) -> Prepared:
             wordings=rest.wordings,
             few_shot=rest.few_shot,
             thoughts=rest.thoughts,
+            thought_rows=rest.thought_rows,
             percents=rest.percents,
             inputs=rest.inputs,
             template_source=rest.template_source,

@@ -178,6 +178,8 @@ class Prepared:
         Examples of the few-shot baseline, in their order; empty where none was asked for, or no train row is fit.
     thoughts
         Where the thought ends in an answer; None where answers have none.
+    thought_rows
+        Rows read that have a thought before an answer, which is learned with it.
     inputs
         Digest of what was read for each field of the spec that names rows; none of a hub's, which have a commit.
     template_source
@@ -197,6 +199,7 @@ class Prepared:
     wordings: Mapping[str, int] = field(default_factory=dict)
     few_shot: tuple[Shot, ...] = ()
     thoughts: Thoughts | None = None
+    thought_rows: int = 0
     template_digest: str
     tokenizer_digest: str
     inputs: Mapping[str, str] = field(default_factory=dict)

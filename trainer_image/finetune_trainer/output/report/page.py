@@ -31,7 +31,7 @@ from finetune_trainer.evaluation.words import (
     scores_of,
     validation_name,
 )
-from finetune_trainer.output.facts import data_facts, refusal, scored_rows, warning_facts
+from finetune_trainer.output.facts import data_facts, refusal, scored_rows, thought_facts, warning_facts
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
 from finetune_trainer.output.report.data_card import DataCard, left_out_rows
@@ -66,6 +66,7 @@ def html_page(
     samples: Iterable[Mapping[str, Any]] = (),
     card: DataCard | None = None,
     objections: Sequence[str] = (),
+    thought_rows: int = 0,
 ) -> str:
     """Return the page.
 
@@ -83,6 +84,8 @@ def html_page(
         What is counted on the encoded rows.
     objections
         Why the job doesn't accept its result.
+    thought_rows
+        Rows that have a thought before an answer.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def html_page(
         results=results,
         scores=[(label, score, interval(score)) for label, score in scores],
         secondary=_secondary(results),
-        meaning=meaning_of(results.metric),
+        meaning=meaning_of(results.metric, thoughts=thought_rows > 0),
         graded=test.measure.verdict is None,
         gain=gain_of(results),
         rows_of=rows_of,
@@ -131,7 +134,10 @@ def html_page(
         gained=changed(texts, baseline, test, gained=True),
         lost=changed(texts, baseline, test, gained=False),
         wrong=worst(texts, baseline, test),
-        facts=data_facts(report.dataset, resolved) if report.dataset is not None else [],
+        facts=[
+            *(data_facts(report.dataset, resolved) if report.dataset is not None else []),
+            *thought_facts(thought_rows, stage_input.spec.dataset.template),
+        ],
         card=card,
         length_chart=Markup(charts.length_chart(card) if card is not None else ""),  # noqa: S704
         left_out=left_out_rows(report.dataset) if report.dataset is not None else (),
