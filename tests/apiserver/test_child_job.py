@@ -44,6 +44,7 @@ def test_the_pod_is_admitted_where_restricted_pod_security_is_enforced(
     assert bare_apiserver.request("PATCH", f"/api/v1/namespaces/{namespace}", patch, content_type=kind)[0] == 200
     template = _job(path, namespace)["spec"]["template"]
     template["spec"].pop("runtimeClassName", None)  # its object would have to exist
+    template["spec"].setdefault("serviceAccountName", "default")  # as admission does, which this server is without
     pod = {"apiVersion": "v1", "kind": "Pod", **template}
     pod["metadata"] = {**pod["metadata"], "name": "pod"}
     status, body = bare_apiserver.request("POST", f"/api/v1/namespaces/{namespace}/pods{STRICT}", pod)
