@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.volumes import claimed
 from tests.e2e.world import Tenant, World, rows, until
 
 pytestmark = pytest.mark.timeout(600)
@@ -40,30 +40,6 @@ def folder(world: World) -> Iterator[Path]:
     shutil.rmtree(base, ignore_errors=True)
 
 
-def volume(name: str, namespace: str, folder: Path) -> list[dict[str, Any]]:
-    """A PersistentVolume on the node's folder, and the claim that is bound to it by name."""
-    size = {"storage": "1Gi"}
-    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": CLAIM, "namespace": namespace}}
-    own = {
-        "capacity": size,
-        "accessModes": ["ReadOnlyMany"],
-        "persistentVolumeReclaimPolicy": "Retain",
-        "storageClassName": "",
-        "hostPath": {"path": str(folder), "type": "Directory"},
-        "claimRef": {"namespace": namespace, "name": CLAIM},
-    }
-    wanted = {
-        "accessModes": ["ReadOnlyMany"],
-        "resources": {"requests": size},
-        "storageClassName": "",
-        "volumeName": name,
-    }
-    return [
-        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": own},
-        {**claim, "spec": wanted},
-    ]
-
-
 def manifest(tenant: Tenant, pair: str) -> dict[str, Any]:
     job = tenant.job("mounted", runtimeRef={"name": pair}, resources={"gpusPerNode": 0})
     job["spec"]["model"] = {"uri": f"pvc://{CLAIM}/model/"}
@@ -74,9 +50,9 @@ def manifest(tenant: Tenant, pair: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def mounted(world: World, pair: str, shared_tenant: Tenant, folder: Path) -> Iterator[tuple[dict[str, Any], list[str]]]:
+def mounted(pair: str, shared_tenant: Tenant, folder: Path) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """The job at its end, and what it said that it missed on its way."""
-    tenant, name = shared_tenant, f"e2e-volume-{int(time.time())}"
+    tenant = shared_tenant
     told: list[str] = []
 
     def misses(reason: str) -> bool:
@@ -88,13 +64,12 @@ def mounted(world: World, pair: str, shared_tenant: Tenant, folder: Path) -> Ite
 
     tenant.apply(manifest(tenant, pair))
     until("the claim is missing", lambda: misses("ModelNotFound"), timeout=90, pause=1)
-    tenant.apply(*volume(name, tenant.namespace, folder))
-    until("the ConfigMap is missing", lambda: misses("DatasetNotFound"), timeout=120, pause=1)
-    text = "".join(f'{{"text": "{w} {n} 99", "label": "{v}"}}\n' for n in range(10) for w, v in LABELS.items())
-    metadata = {"name": MAP, "namespace": tenant.namespace}
-    tenant.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"test.jsonl": text}})
-    yield tenant.wait_finished("mounted", timeout=400), told
-    world.kube.kubectl("delete", "pv", name, "--ignore-not-found", "--wait=false")
+    with claimed(tenant, CLAIM, folder):
+        until("the ConfigMap is missing", lambda: misses("DatasetNotFound"), timeout=120, pause=1)
+        text = "".join(f'{{"text": "{w} {n} 99", "label": "{v}"}}\n' for n in range(10) for w, v in LABELS.items())
+        metadata = {"name": MAP, "namespace": tenant.namespace}
+        tenant.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"test.jsonl": text}})
+        yield tenant.wait_finished("mounted", timeout=400), told
 
 
 LABELS = {"north": "cold", "south": "warm", "east": "dawn", "west": "dusk"}
