@@ -66,10 +66,12 @@ def test_exact_match_and_generated_text_are_those_of_plain_generate_on_every_row
     made = prepared_of(loaded, choices=False)
     end, part = made.end_ids[-1], made.parts["test"]
     own = [own_words(network, kind, prompt_of(part, i), 6, end) for i in range(len(part))]
+    special = {i for i, token in loaded.tokenizer.added_tokens_decoder.items() if token.special} - {end}
     rows = []
     for i, said in enumerate(own):  # what the model would say itself, that with another end, and what it wouldn't
-        expected = [said, [*said[:2], *answer_of(part, i)], answer_of(part, i)][i % 3]
-        rows.append((prompt_of(part, i), expected if expected[-1] == end else [*expected, end], -1))
+        words = [token for token in said if token not in special]  # which the text of a row never has
+        expected = [words, [*words[:2], *answer_of(part, i)], answer_of(part, i)][i % 3]
+        rows.append((prompt_of(part, i), expected if expected[-1:] == [end] else [*expected, end], -1))
     part, prepared = hand_over(rows, answers=[-1] * len(rows))
     prepared = dataclasses.replace(prepared, end_ids=made.end_ids, pad_id=made.pad_id)
     scored = evaluate(loaded, part, prepared, texts=texts_of(loaded, rows), generate=True)
