@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset  # type: ignore[import-not-found]  # in the other environment
+from datasets import Dataset  # in the other environment
 from peft import LoraConfig, get_peft_model
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (

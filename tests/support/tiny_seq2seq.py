@@ -74,7 +74,7 @@ def _bytes() -> PreTrainedTokenizerBase:
         trainers.BpeTrainer(vocab_size=420, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
     )
     stored = json.loads(bpe.to_str())["model"]
-    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in stored["merges"]]
+    merges: Any = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in stored["merges"]]
     return BartTokenizer(vocab=stored["vocab"], merges=merges, model_max_length=256)
 
 
@@ -109,13 +109,13 @@ def _config(kind: Kind, vocab_size: int) -> PreTrainedConfig:
         case "t5":
             return T5Config(**t5, num_decoder_layers=1)
         case "t5-untied":
-            return T5Config(**t5, tie_word_embeddings=False, feed_forward_proj="gated-gelu")
+            return T5Config(**t5 | {"tie_word_embeddings": False, "feed_forward_proj": "gated-gelu"})
         case "mt5":
             return MT5Config(**t5, feed_forward_proj="gated-gelu")
         case "umt5":
             return UMT5Config(**t5)
         case "bart":
-            return BartConfig(**bart, forced_bos_token_id=0, num_beams=4, no_repeat_ngram_size=3)
+            return BartConfig(**bart | {"forced_bos_token_id": 0, "num_beams": 4, "no_repeat_ngram_size": 3})
         case "pegasus":
             return PegasusConfig(**bart, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0)
 
