@@ -125,7 +125,7 @@ class _Loader(yaml.SafeLoader):
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> Any:
         if kind is ScalarNode and implicit[0]:
             return _tag_of(value)
-        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # stubs lack it
 
 
 def _value(loader: _Loader, node: ScalarNode) -> Any:
@@ -143,7 +143,7 @@ class _Dumper(yaml.SafeDumper):
             tag = _tag_of(value)
             # What is text to Kubernetes may be a date or a time to another reader.
             return tag if tag != f"{_TAG}str" else self._elsewhere(value)
-        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
+        return super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # stubs lack it
 
     def _elsewhere(self, value: str) -> Any:
-        return super().resolve(ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]
+        return super().resolve(ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]  # stubs lack it
