@@ -260,8 +260,8 @@ class World:
             yield tenant
         surprises = self.unexpected_log_lines(tenant)
         self.remove(tenant)
-        assert pods.doubled() == []
-        assert surprises == []
+        assert pods.doubled() == [], pods.doubled()
+        assert surprises == [], surprises
 
     @contextlib.contextmanager
     def runtime(self, name: str, *, like: str = "default", **changes: Any) -> Iterator[str]:

@@ -56,8 +56,8 @@ class _Timed(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        abort = cast(asyncio.Transport, transport).abort
-        self._timer = asyncio.get_running_loop().call_later(self._seconds, abort)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._seconds, _abort, cast(asyncio.Transport, transport))
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -164,6 +164,15 @@ async def _serve(
             await over.wait()
     finally:
         if transport is not None:
-            transport.abort()
+            _abort(transport)
         elif not over.is_set():
             connection.close()
+
+
+def _abort(transport: asyncio.Transport) -> None:
+    """End a connection; nothing where it has ended.
+
+    Some releases of Python 3.11 raise then: closing a TLS connection twice makes its transport forget it.
+    """
+    with suppress(AttributeError):
+        transport.abort()

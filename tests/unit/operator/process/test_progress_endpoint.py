@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -277,6 +278,24 @@ async def test_a_connection_that_says_nothing_is_ended(
         with suppress(ConnectionError, ssl.SSLError):
             assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
+
+
+async def test_a_transport_that_has_forgotten_its_connection_is_left_at_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Python 3.11.2, whose ``abort`` raises once a TLS transport was closed twice."""
+    surprises: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context))
+
+    def abort(transport: Any) -> None:
+        transport._ssl_protocol._abort(None)
+
+    monkeypatch.setattr(asyncio.sslproto._SSLProtocolTransport, "abort", abort)
+    async with Bench().serving() as bench:
+        token = bench.add(POD)
+        for _ in range(3):
+            assert (await bench.post(token))[0] in (200, 429)
+        await asyncio.sleep(0.2)
+        gc.collect()
+    assert surprises == []
 
 
 async def test_slow_connections_leave_places_for_others() -> None:
