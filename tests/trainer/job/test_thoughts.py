@@ -85,6 +85,10 @@ def test_a_job_that_keeps_thoughts_learns_them_and_scores_the_answers(
     assert all(line["tunedCorrect"] == (line["tuned"] == line["expected"]) for line in lines)
     assert all(line["tuned"] == "" and not line["tunedCorrect"] for line in lines if "tunedUnfinished" in line)
     assert not any("baselineExactMatchTokens" in line for line in lines)
+    samples = [json.loads(line) for line in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert all(line["thought"] == f"{line['expected'][:1]} it is" for line in samples)
+    assert any("completionThought" in line for line in samples)
+    assert all(line["completion"] == "" for line in samples if "completionUnfinished" in line)
     unfinished = [line for line in lines if "baselineUnfinished" in line]
     if kind == "cut":  # the prompt opens a thought, which the untouched model never ends
         assert len(unfinished) == len(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -167,6 +168,33 @@ def test_the_page_shows_how_the_answers_to_a_row_changed() -> None:
     lines = [{**row, "epoch": 0, "correct": False}, {**row, "epoch": 1, "choice": "a", "correct": True}]
     seen = Seen(page(BEFORE, AFTER, samples=lines))
     assert f"Row 7 question {EVIL} Expected a Before b (wrong) writes: {EVIL} Epoch 1 a (right)" in seen.text
+    assert "script" not in seen.tags
+
+
+def test_thoughts_stand_before_answers_and_are_text() -> None:
+    row = answered_row(0, expected="a", predicted="a")
+    before = dataclasses.replace(row, predicted="", correct=False, thought=f"so {EVIL}", unclosed=True)
+    after = dataclasses.replace(row, thought=f"aha {EVIL}", unclosed=False)
+    asked = [Evaluation(metric="ExactMatch", rows=(one,), seconds=1.0) for one in (before, after)]
+    seen = Seen(page(*asked, texts=[TextRow(1, "question", "a", thought=f"hm {EVIL}")]))
+    assert (
+        f"Expected thought: hm {EVIL} a Before thought, not to its end: so {EVIL} no answer (wrong) "
+        f"After thought: aha {EVIL} a (right)"
+    ) in seen.text
+    assert "script" not in seen.tags
+
+
+def test_the_page_shows_thoughts_where_it_shows_how_answers_changed() -> None:
+    row = {"row": 7, "prompt": "question", "expected": "a", "thought": f"hm {EVIL}", "completion": ""}
+    lines = [
+        {**row, "epoch": 0, "cut": True, "completionThought": f"so {EVIL}", "completionUnfinished": True},
+        {**row, "epoch": 1, "completion": "a", "completionThought": "aha", "correct": True},
+    ]
+    seen = Seen(page(BEFORE, AFTER, samples=lines))
+    assert (
+        f"Expected thought: hm {EVIL} a Before thought, not to its end: so {EVIL}… no answer (cut, not judged) "
+        "Epoch 1 thought: aha a (right)"
+    ) in seen.text
     assert "script" not in seen.tags
 
 

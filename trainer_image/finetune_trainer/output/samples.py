@@ -40,7 +40,8 @@ def sample_line(sample: Sample, prepared: Prepared) -> dict[str, Any]:
     """Return a sample with the row that it answers.
 
     ``promptCut`` and ``expectedCut`` stand there where only the end of the one or the beginning of the other is told,
-    ``cut`` where the model may have written more.
+    ``cut`` where the model may have written more. The thoughts before both answers stand beside them, where models
+    think first, and whether the model's had an end.
     """
     text = prepared.texts["validation"][sample.index]
     return {
@@ -52,9 +53,19 @@ def sample_line(sample: Sample, prepared: Prepared) -> dict[str, Any]:
         **({"promptCut": True} if len(text.prompt) > PROMPT else {}),
         "expected": text.completion[:EXPECTED],
         **({"expectedCut": True} if len(text.completion) > EXPECTED else {}),
+        **_thought("thought", text.thought),
         "completion": sample.completion,
+        **_thought("completionThought", sample.thought or "", cut=sample.thought_cut),
+        **({"completionUnfinished": True} if sample.unfinished else {}),
         **({"cut": True} if sample.cut else {}),
         **({"choice": sample.choice} if sample.choice is not None else {}),
         **({"correct": sample.correct} if sample.correct is not None else {}),
         **({"score": sample.score} if sample.score is not None else {}),
     }
+
+
+def _thought(name: str, thought: str, *, cut: bool = False) -> dict[str, Any]:
+    """What was thought, and whether only its beginning is told."""
+    if not thought:
+        return {}
+    return {name: thought[:EXPECTED], **({f"{name}Cut": True} if cut or len(thought) > EXPECTED else {})}

@@ -11,6 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from finetune_api.stage import StageInput
 from finetune_trainer.data.bad_rows import BadRowLog
@@ -34,6 +35,9 @@ from finetune_trainer.text.template.render import Renderer
 from finetune_trainer.text.template.survey import AnswerSurvey
 
 __all__ = ["preview"]
+
+_SHOWN_MAYBE: Final = " (where the model's chat template shows it)"
+"""Of a thought that is read and not learned; the model isn't there to ask."""
 
 
 def preview(stage_input: StageInput, *, rows: int) -> Iterator[str]:
@@ -90,14 +94,10 @@ class _TextOnly:
 
     def encode(self, examples: Sequence[Example]) -> list[Encoded | NoRoom | str]:
         for example in examples:
-            turns = [("prompt", example.prompt)] if isinstance(example.prompt, str) else [
-                (f"{turn.role}{' (learned too)' if place in example.earlier else ''}", as_text_of_turn(turn))
-                for place, turn in enumerate(example.prompt)
-            ]  # fmt: skip
             lines = [f"=== {example.where}"]
             thought = example.turn.thought if example.turn is not None else ""
-            turns += [("thought", thought)] if thought else []
-            for name, text in [*turns, ("completion", example.completion)]:
+            answer = [*([("thought", thought)] if thought else []), ("completion", example.completion)]
+            for name, text in [*_asked(example), *answer]:
                 lines += [f"--- {name}", text]
             self.shown.append("\n".join(lines) + "\n\n")
         return [Encoded((), ()) for _ in examples]
@@ -109,3 +109,15 @@ class _TextOnly:
         self, part: Part, row: Encoded, text: TextRow, *, choice_set: int, answer: int, unanswerable: int = 0
     ) -> None:
         """Keep nothing: what was encoded is shown already."""
+
+
+def _asked(example: Example) -> Iterator[tuple[str, str]]:
+    """What stands before the answer, each with its name; of a conversation the turns, with what was thought."""
+    if isinstance(example.prompt, str):
+        yield "prompt", example.prompt
+        return
+    for place, turn in enumerate(example.prompt):
+        learned = " (learned too)" if place in example.earlier else ""
+        if turn.thought:
+            yield f"thought{learned or _SHOWN_MAYBE}", turn.thought
+        yield f"{turn.role}{learned}", as_text_of_turn(turn)

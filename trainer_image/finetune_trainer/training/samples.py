@@ -55,6 +55,11 @@ class Sample(BaseModel):
         Whether it counts as right; None where that can't be told of a cut answer, or rows are neither right nor wrong.
     score
         The row's own score where rows are neither right nor wrong; else None, and where it can't be told.
+    thought, thought_cut
+        What the model thinks before it answers, and whether it is longer than what is kept of one; None where models
+        answer at once.
+    unfinished
+        It came to no end of it, so there is no answer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +72,9 @@ class Sample(BaseModel):
     cut: bool = False
     correct: bool | None = None
     score: float | None = None
+    thought: str | None = None
+    thought_cut: bool = False
+    unfinished: bool = False
 
 
 class Samples:
@@ -125,7 +133,7 @@ class Samples:
 
     def _sample(self, asked: Evaluation, at: int, step: int) -> Sample:
         row, graded = asked.rows[at], asked.measure.verdict is None
-        said, cut = row.generated or "", at in asked.cut
+        said, thought, cut = row.generated or "", row.thought or "", at in asked.cut
         # The evaluation would have read on.
         told = self._whole or not cut or asked.measure.kind != "predict"
         return Sample(
@@ -137,6 +145,9 @@ class Samples:
             cut=cut or len(said) > SHOWN,
             correct=row.correct if told and not graded else None,
             score=round(asked.row_values[at], 6) if told and graded else None,
+            thought=None if row.thought is None else thought[:SHOWN],
+            thought_cut=len(thought) > SHOWN,
+            unfinished=bool(row.unclosed),
         )
 
 

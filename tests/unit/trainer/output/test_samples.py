@@ -8,11 +8,16 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from finetune_trainer.output.report.learned import learned
+from finetune_trainer.output.report.thought import Thought
 from finetune_trainer.output.samples import SampleFile, sample_line
 from finetune_trainer.prepare.prepared import Prepared, TextRow
 from finetune_trainer.training.samples import Sample
 
-TEXTS = (TextRow(7, "p" * 2000, "yes"), TextRow(9, "short", "e" * 3000, file="b.jsonl"))
+TEXTS = (
+    TextRow(7, "p" * 2000, "yes"),
+    TextRow(9, "short", "e" * 3000, file="b.jsonl"),
+    TextRow(11, "why", "yes", thought="t" * 3000),
+)
 PREPARED = cast(Prepared, SimpleNamespace(texts={"validation": TEXTS}))
 
 
@@ -41,6 +46,21 @@ def test_long_expected_answers_are_cut_and_say_so() -> None:
     assert (len(told["expected"]), told["expectedCut"], told["cut"]) == (2000, True, True)
     assert (told["epoch"], told["score"], told["file"]) == (0.5, 0.25, "b.jsonl")
     assert "correct" not in told
+
+
+def test_thoughts_stand_beside_both_answers_and_are_bounded() -> None:
+    told = sample_line(
+        Sample(step=1, epoch=1, index=2, completion="", cut=True, thought="hm", unfinished=True), PREPARED
+    )
+    assert (len(told["thought"]), told["thoughtCut"]) == (2000, True)
+    assert (told["completion"], told["completionThought"], told["completionUnfinished"]) == ("", "hm", True)
+    assert "completionThoughtCut" not in told
+
+
+def test_a_thought_that_was_cut_to_what_is_kept_says_so() -> None:
+    told = sample_line(Sample(step=1, epoch=1, index=0, completion="no", thought="hm", thought_cut=True), PREPARED)
+    assert (told["completionThought"], told["completionThoughtCut"]) == ("hm", True)
+    assert not {"thought", "completionUnfinished"} & told.keys()
 
 
 def test_the_file_grows_and_is_not_there_before_the_first_sample(tmp_path: Path) -> None:
@@ -77,3 +97,25 @@ def test_a_row_of_its_own_score_shows_it() -> None:
 
 def test_rows_of_the_same_number_in_two_files_are_two() -> None:
     assert len(learned([line(0, file="a"), line(0, file="b")])) == 2
+
+
+def test_an_answer_is_shown_with_its_thought_and_another_thought_is_another_answer() -> None:
+    thinking = {"thought": "so", "completionThought": "hm", "correct": True}
+    (one,) = learned([line(0, **thinking), line(1, **{**thinking, "completionThought": "aha"})])
+    assert one.thought == Thought("so")
+    assert [(a.when, a.thought) for a in one.answers] == [("Before", Thought("hm")), ("Epoch 1", Thought("aha"))]
+
+
+def test_a_thought_without_an_end_is_told_however_little_was_thought() -> None:
+    lines = [line(0, "", completionUnfinished=True), line(1, "", completionUnfinished=True, completionThought="hm")]
+    (one,) = learned([*lines, line(2, "", completionUnfinished=True, completionThought="hm", cut=True)])
+    assert [a.thought for a in one.answers] == [
+        Thought("", finished=False),
+        Thought("hm", finished=False),
+        Thought("hm…", finished=False),
+    ]
+
+
+def test_an_answer_without_a_thought_shows_none_and_a_long_one_its_beginning() -> None:
+    (one,) = learned([line(0), line(1, completionThought="t" * 601), line(2, completionThought="t" * 600)])
+    assert [a.thought for a in one.answers] == [None, Thought("t" * 600 + "…"), Thought("t" * 600)]

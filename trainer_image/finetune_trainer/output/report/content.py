@@ -12,6 +12,7 @@ from typing import Any, Final
 from finetune_trainer.evaluation.metrics.over_choices import ConfidenceBin, reliability
 from finetune_trainer.evaluation.results import Evaluation, RowResult
 from finetune_trainer.evaluation.stats import decimal
+from finetune_trainer.output.report.thought import Thought, shown_thought
 from finetune_trainer.prepare.prepared import TextRow
 
 __all__ = [
@@ -59,7 +60,8 @@ class Confusion:
 class Example:
     """One sealed row with both answers; ``prompt`` is its end where ``cut``, ``note`` why no answer can be right.
 
-    ``before_score`` and ``after_score`` are the row's own, where rows are neither right nor wrong.
+    ``before_score`` and ``after_score`` are the row's own, where rows are neither right nor wrong. ``thought`` is what
+    the row has before its answer.
     """
 
     row: int
@@ -73,6 +75,9 @@ class Example:
     note: str
     before_score: str = ""
     after_score: str = ""
+    thought: Thought | None = None
+    before_thought: Thought | None = None
+    after_thought: Thought | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +203,9 @@ def _example(texts: Sequence[TextRow], was: RowResult, now: RowResult) -> Exampl
         before_right=was.correct,
         after_right=now.correct,
         note=text.unanswerable,
+        thought=shown_thought(text.thought),
+        before_thought=shown_thought(was.thought, unfinished=was.unclosed),
+        after_thought=shown_thought(now.thought, unfinished=now.unclosed),
     )
 
 

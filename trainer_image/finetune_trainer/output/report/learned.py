@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from finetune_trainer.output.report.thought import Thought, shown_thought
+
 __all__ = ["Learned", "Said", "learned"]
 
 SHOWN: Final = 400
 """Characters of a prompt that are shown: its end."""
+_TOLD: Final = ("completion", "choice", "cut", "correct", "score", "completionThought", "completionUnfinished")
+"""Of a line: what makes an answer another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,8 @@ class Said:
         "right", "wrong", the row's own score, or that it was cut before it could be judged.
     right
         None where rows are neither right nor wrong.
+    thought
+        What was thought before it; None where nothing was.
     """
 
     when: str
@@ -36,17 +42,19 @@ class Said:
     written: str
     verdict: str
     right: bool | None
+    thought: Thought | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """One validation row with its answers; ``prompt`` is its end where ``cut``."""
+    """One validation row with its answers; ``prompt`` is its end where ``cut``, ``thought`` is before ``expected``."""
 
     row: int
     prompt: str
     cut: bool
     expected: str
     answers: tuple[Said, ...]
+    thought: Thought | None = None
 
 
 def learned(lines: Iterable[Mapping[str, Any]]) -> tuple[Learned, ...]:
@@ -66,11 +74,12 @@ def _row(answers: Sequence[Mapping[str, Any]]) -> Learned:
         cut=len(first["prompt"]) > SHOWN or first.get("promptCut", False),
         expected=first["expected"] + ("…" if first.get("expectedCut") else ""),
         answers=tuple(_said(run) for run in runs),
+        thought=shown_thought(first.get("thought"), cut=first.get("thoughtCut", False)),
     )
 
 
 def _same(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(line.get(name) for name in ("completion", "choice", "cut", "correct", "score"))
+    return tuple(line.get(name) for name in _TOLD)
 
 
 def _said(run: Sequence[Mapping[str, Any]]) -> Said:
@@ -82,6 +91,11 @@ def _said(run: Sequence[Mapping[str, Any]]) -> Said:
         written="" if choice in (None, text) else text,
         verdict=_verdict(line),
         right=line.get("correct"),
+        thought=shown_thought(
+            line.get("completionThought"),
+            unfinished=line.get("completionUnfinished"),
+            cut=line.get("completionThoughtCut", False) or line.get("cut", False),
+        ),
     )
 
 
