@@ -87,6 +87,7 @@ class ApiServer:
     url: str
     folder: Path
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _arguments: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -154,7 +155,8 @@ class ApiServer:
 
     def start(self, name: str, *args: str) -> None:
         """Start one more binary of the development cluster beside the server; it ends with it."""
-        with self.log(name).open("wb") as log:
+        self._arguments[name] = args
+        with self.log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [*ending_with_us(), str(binary(name)), *args],
                 cwd=self.folder,
@@ -181,6 +183,17 @@ class ApiServer:
                 last = str(body)
             time.sleep(0.1)
         raise RuntimeError(f"the API server isn't ready after {START_SECONDS:.0f} s: {last}")
+
+    @contextmanager
+    def away(self) -> Iterator[Path]:
+        """Stop all while the block runs, and start them again as they were; yields the folder of etcd's data."""
+        self._stop()
+        try:
+            yield self.folder / "etcd"
+        finally:
+            for name, args in self._arguments.items():
+                self.start(name, *args)
+            self._wait_until_ready()
 
     def _stop(self) -> None:
         for process in reversed(self._processes.values()):

@@ -56,7 +56,11 @@ class _Entry(Generic[Value]):
 
 
 class Replacement:
-    """One resync of one kind: what came by watch since its list was asked for outranks the list."""
+    """One resync of one kind: what came by watch since its list was asked for outranks the list.
+
+    All else is as the list says, older versions too: a list is read from the store itself, and one that is behind what
+    was known before it means that the store was set back, as by a restored backup.
+    """
 
     def __init__(self, store: _Store[Any]) -> None:
         self._store = store
@@ -70,7 +74,7 @@ class Replacement:
         if name is not None:
             self._names.add(name)
             if name not in self._store.touched:
-                self._store.put(raw)
+                self._store.put(raw, newest=True)
 
     def finish(self) -> None:
         """Drop what the complete list does not have."""
@@ -94,15 +98,15 @@ class _Store(Generic[Value]):
     def view(self, raw: Raw) -> _Entry[Value] | None:
         raise NotImplementedError
 
-    def put(self, raw: Raw) -> _Entry[Value] | None:
-        """Store an object unless a newer version of it is known; return what is known now."""
+    def put(self, raw: Raw, *, newest: bool = False) -> _Entry[Value] | None:
+        """Store an object unless a newer version of it is known, or in any case; return what is known now."""
         name = _name(raw)
         entry = self.view(raw)
         if name is None or entry is None:
             return None
         known = self.entries.get(name)
         if known is not None:
-            if known.uid == entry.uid and _older(entry.version, known.version):
+            if not newest and known.uid == entry.uid and _older(entry.version, known.version):
                 return known
             (self._remove if known.uid == entry.uid else self.drop)(name)
         self.entries[name] = entry

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 Reconcile = Callable[[Observed], Plan]
 
+PASSING_FAILURES: Final = 4
+"""Times in a row that a right may seem to be missing before the log calls it an error."""
+
 FAULTS_TO_TELL: Final = 3
 """Times in a row that the control plane has to fail at a create before the status tells of it."""
 
@@ -168,9 +171,11 @@ class Controller:
         )
         if failure is _STALE:
             self._wants_live.add(key)
+        # An API server that has just started refuses everything for as long as it has not read the roles.
+        passing = isinstance(error, ForbiddenError) and self._queue.failures(key) < PASSING_FAILURES
         delay = self._queue.add_failed(key, at_least=error.retry_after or 0.0)
         log.log(
-            failure.level,
+            logging.WARNING if passing else failure.level,
             "%s; trying again in %.1f s",
             error,
             delay,

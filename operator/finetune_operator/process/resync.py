@@ -33,6 +33,9 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 """Seconds between two tries of a list that failed; doubles from ``FIRST_PAUSE``."""
+
+PASSING_PAUSE: Final = 4 * FIRST_PAUSE
+"""The longest pause up to which missing rights are taken for passing."""
 DISCOVERY_GRACE: Final = 2.0
 """Seconds that other API servers get to serve a kind too, once one of them does."""
 
@@ -137,7 +140,7 @@ class Resync:
                 return await self.once()
             except ClusterError as error:
                 self._metrics.resynced("error")
-                _tell(error, pause)
+                _tell(error, pause, passing=pause <= PASSING_PAUSE and self.last_success is not None)
             pause = await self._paused(pause)
 
     async def _paused(self, pause: float) -> float:
@@ -145,10 +148,14 @@ class Resync:
         return min(LONGEST_PAUSE, pause * 2)
 
 
-def _tell(error: ClusterError, pause: float) -> None:
+def _tell(error: ClusterError, pause: float, *, passing: bool = False) -> None:
+    """Log why a list failed; ``passing`` says that rights which were there before may only seem to be missing.
+
+    An API server that has just started refuses everything for as long as it has not read the roles.
+    """
     level, event = logging.ERROR, "ResyncFailed"
     if isinstance(error, UnavailableError):
         level, event = logging.WARNING, "ApiUnavailable"
     elif isinstance(error, ForbiddenError):
-        event = "PermissionDenied"
+        level, event = logging.WARNING if passing else logging.ERROR, "PermissionDenied"
     log.log(level, "The cluster could not be listed: %s; trying again in %.0f s", error, pause, extra={"event": event})

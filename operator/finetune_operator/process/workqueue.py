@@ -83,6 +83,10 @@ class WorkQueue(Generic[Key]):
         self.add_after(key, delay)
         return delay
 
+    def failures(self, key: Key) -> int:
+        """How often in a row the key has failed."""
+        return self._failures.get(key, 0)
+
     def forgive(self, key: Key) -> None:
         """Forget the key's failures: its next backoff is the shortest again."""
         self._failures.pop(key, None)

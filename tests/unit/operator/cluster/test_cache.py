@@ -237,3 +237,25 @@ def test_a_list_is_taken_even_where_the_cache_holds_an_older_version() -> None:
     stored = cache.job(JobKey("ns", "a"))
     assert stored is not None
     assert stored["status"] == {"phase": "Training"}
+
+
+def test_a_list_with_older_versions_is_taken_too_as_after_a_restored_backup() -> None:
+    cache = Cache()
+    cache.event("jobs", "MODIFIED", job(version="9", status={"phase": "Succeeded"}))
+    with cache.replacing("jobs") as replacement:
+        replacement.put(job(version="5", status={"phase": "Training"}))
+        replacement.finish()
+    stored = cache.job(JobKey("ns", "a"))
+    assert stored is not None
+    assert stored["status"] == {"phase": "Training"}
+
+
+def test_what_a_watch_said_while_the_list_was_read_outranks_an_older_version_in_it() -> None:
+    cache = Cache()
+    with cache.replacing("jobs") as replacement:
+        cache.event("jobs", "MODIFIED", job(version="9", status={"phase": "Succeeded"}))
+        replacement.put(job(version="5", status={"phase": "Training"}))
+        replacement.finish()
+    stored = cache.job(JobKey("ns", "a"))
+    assert stored is not None
+    assert stored["status"] == {"phase": "Succeeded"}

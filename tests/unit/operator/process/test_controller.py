@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from finetune_operator.cluster.apply import Applied
-from finetune_operator.cluster.protocol import ClusterError, ConflictError, JobKey, NotFoundError, UnavailableError
+from finetune_operator.cluster.protocol import (
+    ClusterError,
+    ConflictError,
+    ForbiddenError,
+    JobKey,
+    NotFoundError,
+    UnavailableError,
+)
 from finetune_operator.decide.plan import Observed, Plan
 from finetune_operator.process.controller import Controller
 from finetune_operator.process.metrics import Metrics
@@ -195,3 +202,11 @@ def test_nothing_is_remembered_of_a_job_that_is_gone() -> None:
         return bench.looks[-1:]
 
     assert run_virtual(scenario()) == [(False, None)]
+
+
+def test_a_right_that_is_missing_is_an_error_once_it_stays_away(caplog: pytest.LogCaptureFixture) -> None:
+    """An API server that has just started has not read the roles yet."""
+    bench = Bench([ForbiddenError("finetunejobs/status is forbidden", code=403)] * 5)
+    run_virtual(bench.pauses())
+    levels = [r.levelname for r in caplog.records if getattr(r, "event", None) == "PermissionDenied"]
+    assert levels == ["WARNING"] * 4 + ["ERROR"]

@@ -114,6 +114,26 @@ def test_missing_rights_are_an_error_in_the_log(caplog: pytest.LogCaptureFixture
     assert [(r.event, r.levelname) for r in caplog.records if r.levelname != "INFO"] == [("PermissionDenied", "ERROR")]
 
 
+def test_rights_that_were_there_before_are_an_error_only_when_they_stay_away(caplog: pytest.LogCaptureFixture) -> None:
+    """As while an API server starts, which has not read the roles yet."""
+
+    async def scenario() -> None:
+        setting = Setting()
+        await setting.resync.first()
+        calls = setting.gateway.calls["list_page"]
+
+        def refuse(_: str) -> None:
+            if setting.gateway.calls["list_page"] <= calls + 4:
+                raise ForbiddenError("pods is forbidden", code=403)
+
+        setting.gateway.on_request = refuse
+        await setting.resync._until_listed()
+
+    run_virtual(scenario())
+    told = [(r.event, r.levelname) for r in caplog.records if r.levelname != "INFO"]
+    assert told == [("PermissionDenied", level) for level in ("WARNING", "WARNING", "WARNING", "ERROR")]
+
+
 def test_a_later_resync_finds_what_the_watches_missed() -> None:
     async def scenario() -> tuple[set[JobKey], set[JobKey], float | None]:
         setting = Setting()
