@@ -170,6 +170,6 @@ def test_a_job_tells_what_is_reached_without_a_language_model(tmp_path: Path, ti
     assert float(majority.score) < 0.6 < float(bag.score)  # one word of the text tells the label
     stored = json.loads((done.output / "results.json").read_text())
     assert stored["results"]["references"][1] == {"name": "BagOfWords", "score": bag.score}
-    sentence = f"Without a language model the same rows reach {majority.score} (always the most frequent label)"
+    sentence = f"Without a language model the same rows reach {majority.score} (the most frequent label for every row)"
     assert sentence in " ".join((done.output / "README.md").read_text().split())
     assert sentence in (done.output / "report/index.html").read_text()

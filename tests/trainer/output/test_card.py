@@ -163,6 +163,18 @@ def test_the_metadata_is_what_the_hub_reads(tmp_path: Path) -> None:
     assert told["ExactMatch before fine-tuning"] == ("exact_match", float(results.baseline.score))
 
 
+def test_the_card_tells_the_adapters_and_on_how_many_rows_a_validation_stands(tmp_path: Path) -> None:
+    finished = finish(tmp_path, **CASES["texts, no chat template"])
+    resolved, data = finished.report.resolved, finished.report.dataset
+    assert resolved is not None
+    assert data is not None
+    card = (finished.output / "README.md").read_text()
+    layers = ", ".join(f"`{name}`" for name in resolved.target_modules or [])
+    assert f"The adapters have rank 8, alpha 32 on {layers}.\n" in card
+    assert f"Loss and score of each validation are those of {data.validation} validation rows.\n" in card
+    assert "8 epochs, " in card
+
+
 def test_the_card_tells_what_the_base_had_and_what_was_set(tmp_path: Path) -> None:
     finished = finish(tmp_path, **CASES["choices"])
     card = (finished.output / "README.md").read_text()

@@ -285,7 +285,7 @@ def test_equal_to_the_bit_or_within_a_per_cent_and_a_row_after_merging(
 ) -> None:
     reference = outcome("xx..", 1.0)
     if same:
-        compare(reference, again, merged=merged)
+        compare(reference, again, rows="4 validation rows", merged=merged)
     else:
         with pytest.raises(StageError, match="instead of 1"):
-            compare(reference, again, merged=merged)
+            compare(reference, again, rows="4 validation rows", merged=merged)

@@ -103,7 +103,7 @@ def test_the_page_counts_right_rows_by_answer() -> None:
 
 def test_the_page_shows_gained_and_lost_rows_and_errors() -> None:
     text = Seen(page(BEFORE, AFTER)).text
-    assert "2 rows that the untouched model got wrong are right after tuning; 1 that it got right are wrong" in text
+    assert "2 rows that the untouched model got wrong are right after tuning; 1 that it got right is wrong" in text
     assert "Errors (2 of 2)" in text
 
 

@@ -113,7 +113,7 @@ def test_a_given_test_file_without_a_usable_row_is_refused(dataset: Dataset) -> 
     )
     error = dataset.refused({"train": intents(60), "test": ["x"]}, spec)
     assert error.reason is Reason.DATASET_INVALID
-    assert "dataset.files.test has no row that can be used (1 bad rows: test.jsonl line 1: not JSON" in error.message
+    assert "dataset.files.test has no row that can be used (1 bad row: test.jsonl line 1: not JSON" in error.message
 
 
 def test_the_bound_of_a_generated_answer_is_the_longest_expected_one_plus_a_margin(dataset: Dataset) -> None:

@@ -6,12 +6,18 @@ import io
 import json
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from finetune_api.job import LoRA
+from finetune_trainer.model.load import load_model
+from finetune_trainer.model.lora import add_lora
 from finetune_trainer.process.console import Console
 from finetune_trainer.process.logs import logging_to
+from tests.support.tiny_model import make_model
 
 
 def make(*, interactive: bool) -> tuple[Console, io.StringIO]:
@@ -130,6 +136,20 @@ def test_log_records_and_warnings_become_json_lines() -> None:
     assert ("warning", "careful") in said
     assert any(level == "warning" and "old" in text for level, text in said)
     assert not any("too much detail" in text for _, text in said)
+
+
+def test_the_old_name_that_peft_asks_by_is_no_warning_to_a_user(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    loaded = load_model(tmp_path, device=torch.device("cpu"), precision="Float32")
+    console, stream = make(interactive=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with logging_to(console):
+            add_lora(loaded, LoRA(rank=2), seed=0)
+            warnings.warn("old", FutureWarning, stacklevel=1)
+    told = [line["message"] for line in lines(stream) if line["level"] == "warning"]
+    assert not any("is_gradient_checkpointing" in text for text in told)
+    assert any("old" in text for text in told)
 
 
 def test_logging_is_as_before_afterwards() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from finetune_api.status import DatasetSummary, Results, Score
 from finetune_api.trust import WARNING_TYPES, ResultWarning, WarningType
+from finetune_trainer.counted import counted
 from finetune_trainer.evaluation.stats import decimal, wilson
 from finetune_trainer.prepare.prepared import TextRow
 from finetune_trainer.text.choices import shared_beginning
@@ -100,7 +101,7 @@ def _few_test_rows(e: Evidence) -> str | None:
     if total >= FEW_ROWS:
         return None
     between = f": the score lies between {' and '.join(bounds)}" if bounds else ""
-    return f"{total} test rows are fewer than {FEW_ROWS}{between}"
+    return f"{counted(total, 'test row is', 'test rows are')} fewer than {FEW_ROWS}{between}"
 
 
 def _label_in_prompt(e: Evidence) -> str | None:
@@ -155,7 +156,8 @@ def _near_duplicates(e: Evidence) -> str | None:
     # What was dropped from train was never learned.
     if near is None or near.dropped or not near.test or near.test < NEARLY_SEEN * e.data.test:
         return None
-    return f"{near.test} of {e.data.test} test rows are nearly repeated in train; dataset.nearDuplicates: Drop helps"
+    are = "is" if near.test == 1 else "are"
+    return f"{near.test} of {e.data.test} test rows {are} nearly repeated in train; dataset.nearDuplicates: Drop helps"
 
 
 def _overfitted(e: Evidence) -> str | None:
@@ -164,7 +166,8 @@ def _overfitted(e: Evidence) -> str | None:
         return None
     if float(train.ci95[0]) <= float(test.ci95[1]) or float(train.score) - float(test.score) < FAR_ABOVE:
         return None
-    return f"{train.score} on {train.total} train rows is far above {test.score} on the test rows: learned by heart"
+    rows = counted(train.total, "train row")
+    return f"{train.score} on {rows} is far above {test.score} on the test rows: learned by heart"
 
 
 def _validation_disagrees(e: Evidence) -> str | None:
@@ -175,7 +178,9 @@ def _validation_disagrees(e: Evidence) -> str | None:
     low, high = wilson(round(score * rows), rows)
     if low <= float(test.ci95[1]) and float(test.ci95[0]) <= high:
         return None
-    return f"{decimal(score)} on {rows} validation rows and {test.score} on the test rows differ beyond chance"
+    return (
+        f"{decimal(score)} on {counted(rows, 'validation row')} and {test.score} on the test rows differ beyond chance"
+    )
 
 
 def _truncated_prompts(e: Evidence) -> str | None:
@@ -213,7 +218,7 @@ def _not_above_few_shot(e: Evidence) -> str | None:
     few_shot = e.results.few_shot
     if few_shot is None or few_shot.gain is None:
         return None
-    told = f"the untouched model with {few_shot.examples} examples in its prompt reaches {few_shot.score}"
+    told = f"the untouched model with {counted(few_shot.examples, 'example')} in its prompt reaches {few_shot.score}"
     if float(few_shot.gain) <= 0:
         return f"{told}, and the tuned model is not better: {e.results.test.score}"
     p = few_shot.p_value

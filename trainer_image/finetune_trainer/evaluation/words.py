@@ -6,6 +6,7 @@ from typing import Final
 
 from finetune_api.metrics import LOWER_IS_BETTER, MetricName, SecondaryName
 from finetune_api.status import FewShotScore, Results, Score
+from finetune_trainer.counted import counted
 from finetune_trainer.evaluation.metrics.registry import METRICS
 from finetune_trainer.evaluation.references import unbeaten_by
 
@@ -23,12 +24,12 @@ __all__ = [
 
 TESTS: Final = {"McNemarExact": "exact McNemar test", "PairedBootstrap": "paired bootstrap over rows"}
 """The tests behind a p-value."""
-_REFERENCES: Final = {"MajorityClass": "always the most frequent label", "BagOfWords": "a bag of words"}
+_REFERENCES: Final = {"MajorityClass": "the most frequent label for every row", "BagOfWords": "a bag of words"}
 
 
 def rows_of(score: Score) -> str:
     """Say on how many rows a score stands: ``90 of 120``, or ``120 rows`` where rows are not right or wrong."""
-    return f"{score.total} rows" if score.correct is None else f"{score.correct} of {score.total}"
+    return counted(score.total, "row") if score.correct is None else f"{score.correct} of {score.total}"
 
 
 def meaning_of(name: SecondaryName, *, thoughts: bool = False) -> str:
@@ -53,7 +54,8 @@ def reference_facts(results: Results) -> list[str]:
     unbeaten = [_REFERENCES[r.name] for r in results.references if r.name in unbeaten_by(results)]
     facts = [f"Without a language model the same rows reach {told}."]
     if unbeaten:
-        facts.append(f"The tuned model, at {results.test.score}, does not beat {' nor '.join(unbeaten)}.")
+        beats = f"does not beat {unbeaten[0]}" if len(unbeaten) == 1 else f"beats neither {' nor '.join(unbeaten)}"
+        facts.append(f"The tuned model, at {results.test.score}, {beats}.")
     return facts
 
 
@@ -73,8 +75,8 @@ def few_shot_facts(results: Results) -> list[str]:
     shown = results.few_shot
     if shown is None:
         return []
-    fewer = f" ({shown.fewer} rows had room for fewer)" if shown.fewer else ""
-    examples = "1 example" if shown.examples == 1 else f"{shown.examples} examples"
+    fewer = f" ({counted(shown.fewer, 'row')} had room for fewer)" if shown.fewer else ""
+    examples = counted(shown.examples, "example")
     chance = f" (two-sided p-value {shown.p_value})" if shown.p_value else ""
     return [
         f"With {examples} of the train rows in its prompt{fewer} the untouched model reaches {shown.score}; they take "

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from finetune_trainer.checkpoint.checkpoints import Settled
+from finetune_trainer.counted import counted, size_of
 from finetune_trainer.evaluation.abilities import try_out
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.dataset import bring_adapter
@@ -100,7 +101,7 @@ def load(
         loaded = load_model(folder, device=host.device, precision=precision)
     console.event(
         "model",
-        f"{loaded.parameters / 1e6:.1f} million parameters, {precision}, {host.device}, {host.threads} threads"
+        f"{size_of(loaded.parameters)}, {precision}, {host.device}, {counted(host.threads, 'thread')}"
         if console.interactive
         else None,
         parameters=loaded.parameters,

@@ -169,6 +169,7 @@ def _write_beside(
         report,
         serving=tuned.exported.serving,
         prepared=prepared,
+        lora=tuned.lora,
         sampled=sampled,
         objections=objections,
     )

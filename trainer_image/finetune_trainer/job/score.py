@@ -9,6 +9,7 @@ from typing import Final
 
 from finetune_api.status import FewShotScore, Score
 from finetune_trainer.checkpoint.checkpoints import Checkpoints, Settled
+from finetune_trainer.counted import counted
 from finetune_trainer.data.sample import row_sample
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.few_shot import FewShotRows, few_shot_rows
@@ -122,7 +123,7 @@ def score_few_shot(
     evaluation = checkpoints.few_shot(precision=loaded.precision, indices=rows.tolist())
     measured = evaluation is None
     if evaluation is None:
-        with console.step("few_shot", f"score it with {shown.most} examples in its prompt") as progress:
+        with console.step("few_shot", f"score it with {counted(shown.most, 'example')} in its prompt") as progress:
             watcher.evaluating(progress)
             evaluation = _score(loaded, prepared, limit, watcher, part=shown.part)
         checkpoints.keep_few_shot(evaluation, _settled(loaded))
@@ -130,7 +131,8 @@ def score_few_shot(
     if shown.fewer:
         console.event(
             "few_shot_fewer",
-            f"{shown.fewer} rows had room for fewer than {shown.most} examples in training.maxLength {max_length}",
+            f"{counted(shown.fewer, 'row')} had room for fewer than {shown.most} examples in training.maxLength "
+            f"{max_length}",
             level="warning",
             rows=shown.fewer,
         )

@@ -50,7 +50,9 @@ def run_train(work: Work) -> StageReport:
     host = host_of(gpus=work.spec.resources.gpus_per_node, simulated=work.stage_input.simulated_gpus, console=console)
     with (work.folder / METRICS).open("w", encoding="utf-8") as metrics:
         samples = SampleFile(work.folder / SAMPLES, inputs.prepared)
-        watcher = TrainingWatcher(console, metrics, inputs.prepared.metric, samples)
+        watcher = TrainingWatcher(
+            console, metrics, inputs.prepared.metric, samples, watched=_watched(work, inputs.prepared)
+        )
         checkpoints = checkpoints_of(work, inputs, host)
         try:
             tuned = tune(work, inputs, host, checkpoints, watcher)
@@ -66,6 +68,12 @@ def run_train(work: Work) -> StageReport:
             checkpoints.close()
     checkpoints.clear()
     return judged(report, work.spec.evaluation, console)
+
+
+def _watched(work: Work, prepared: Prepared) -> int:
+    """Rows of each validation."""
+    rows, validation = len(prepared.parts["validation"]), work.spec.training.validation
+    return rows if validation is None else min(rows, validation.limit or rows)
 
 
 def surroundings(host: Host) -> dict[str, Any]:

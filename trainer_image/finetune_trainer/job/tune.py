@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.job import FineTuneJobSpec
+from finetune_api.job import FineTuneJobSpec, LoRA
 from finetune_api.status import Compute, Resolved, ValidationPoint
 from finetune_trainer.checkpoint.checkpoints import Checkpoints
 from finetune_trainer.evaluation.results import Evaluation
@@ -48,6 +48,8 @@ class Tuned:
         The validation whose weights were exported; None without validation rows.
     layers
         Those with and without adapters; None for a full fine-tune.
+    lora
+        The settings of the adapters, the given one's where there is one; None like ``layers``.
     """
 
     exported: Exported
@@ -58,6 +60,7 @@ class Tuned:
     kept: ValidationPoint | None
     cost: Compute
     layers: AdaptedLayers | None
+    lora: LoRA | None
 
 
 def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watcher: TrainingWatcher) -> Tuned:
@@ -123,6 +126,7 @@ def tune(work: Work, inputs: Inputs, host: Host, checkpoints: Checkpoints, watch
         kept=outcome.kept,
         cost=_cost(shape, outcome),
         layers=layers,
+        lora=adapters_of(training),
     )
 
 

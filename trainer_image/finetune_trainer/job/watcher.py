@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from finetune_api.metrics import MetricName
 from finetune_api.status import ValidationPoint
+from finetune_trainer.counted import counted
 from finetune_trainer.evaluation.words import validation_name
 from finetune_trainer.output.samples import SampleFile
 from finetune_trainer.process.console import Console, Progress, no_progress
@@ -21,12 +22,19 @@ class TrainingWatcher:
     """Writes what loop and evaluator tell to ``metrics.jsonl``, to ``samples.jsonl`` and to the console.
 
     ``progress`` is the running step's; set it to show how far evaluation or training is.
+
+    Parameters
+    ----------
+    watched
+        Rows of each validation.
     """
 
-    def __init__(self, console: Console, metrics: TextIO, metric: MetricName, samples: SampleFile) -> None:
+    def __init__(
+        self, console: Console, metrics: TextIO, metric: MetricName, samples: SampleFile, *, watched: int
+    ) -> None:
         self._console = console
         self._metrics, self._samples = metrics, samples
-        self._score = validation_name(metric)
+        self._score, self._watched = validation_name(metric), watched
         self.progress: Progress = no_progress
         self._training = False
 
@@ -83,13 +91,15 @@ class TrainingWatcher:
         )
         self._console.event(
             "validation",
-            f"step {point.step}, epoch {point.epoch}: validation loss {point.loss}, score {point.score}"
+            f"step {point.step}, epoch {point.epoch}: validation loss {point.loss}, score {point.score} on "
+            f"{counted(self._watched, 'row')}"
             if self._console.interactive
             else None,
             epoch=point.epoch,
             step=point.step,
             loss=float(point.loss),
             score=float(point.score),
+            rows=self._watched,
         )
 
     def on_samples(self, samples: Sequence[Sample]) -> None:

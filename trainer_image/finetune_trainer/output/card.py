@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import yaml
 
-from finetune_api.job import Adapter, Template
+from finetune_api.job import Adapter, FineTuneJobSpec, LoRA, Template
 from finetune_api.metrics import SecondaryName
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
-from finetune_api.status import Resolved, Results, Score
+from finetune_api.status import DatasetSummary, Resolved, Results, Score
+from finetune_trainer.counted import counted
 from finetune_trainer.evaluation.words import (
     TESTS,
     few_shot_facts,
@@ -28,13 +29,14 @@ from finetune_trainer.output.facts import (
     scored_rows,
     thought_facts,
     warning_facts,
+    watched_rows,
     wording_facts,
 )
 from finetune_trainer.output.serving import Serving
 from finetune_trainer.output.snippet import base_name, hub_id, snippet
 from finetune_trainer.prepare.prepared import Prepared
 
-__all__ = ["base_name", "model_card"]
+__all__ = ["adapter_facts", "base_name", "model_card"]
 
 _HUB_METRICS: Final[dict[SecondaryName, str]] = {
     "ChoiceAccuracy": "accuracy",
@@ -60,6 +62,7 @@ def model_card(
     *,
     serving: Serving,
     prepared: Prepared,
+    lora: LoRA | None = None,
     sampled: int = 0,
     objections: Sequence[str] = (),
 ) -> str:
@@ -67,6 +70,8 @@ def model_card(
 
     Parameters
     ----------
+    lora
+        The settings of the adapters that were trained, whoever chose them; None without.
     sampled
         Validation rows whose answers by epoch are in ``samples.jsonl``.
     objections
@@ -116,9 +121,10 @@ Fingerprint of the encoded rows: `{data.fingerprint}`.
 
 ## Training
 
-{spec.training.epochs} epochs, {resolved.batch_size} rows a step, peak learning rate {resolved.learning_rate},
-{resolved.precision}, seed {spec.training.seed}. `metrics.jsonl` has the curves, `manifest.json` all settings, versions
-and digests.{_sampled(sampled)}
+{counted(spec.training.epochs, "epoch")}, {counted(resolved.batch_size or 0, "row")} a step,
+peak learning rate {resolved.learning_rate},
+{resolved.precision}, seed {spec.training.seed}.{_line(adapter_facts(lora, resolved))}{_line(_watched(data, spec))}
+`metrics.jsonl` has the curves, `manifest.json` all settings, versions and digests.{_sampled(sampled)}
 
 ## Loading
 
@@ -129,7 +135,31 @@ and digests.{_sampled(sampled)}
 
 def _sampled(rows: int) -> str:
     """Say where a reader sees the model learn."""
-    return f" `samples.jsonl` has what it wrote to the same {rows} validation rows as it learned." if rows else ""
+    told = f" `samples.jsonl` has what it wrote to the same {counted(rows, 'validation row')} as it learned."
+    return told if rows else ""
+
+
+def adapter_facts(lora: LoRA | None, resolved: Resolved) -> str:
+    """Say how large the adapters are and where they lie; empty without any."""
+    if lora is None:
+        return ""
+    more = [
+        *([f"dropout {lora.dropout}"] if float(lora.dropout) else []),
+        *(["rank-stabilized scaling"] if lora.use_rslora else []),
+        *(["weight decomposition (DoRA)"] if lora.use_dora else []),
+    ]
+    on = f" on {', '.join(map(_code, resolved.target_modules))}" if resolved.target_modules else ""
+    return f"The adapters have {', '.join([f'rank {lora.rank}', f'alpha {lora.alpha}', *more])}{on}."
+
+
+def _line(fact: str) -> str:
+    return f"\n{fact}" if fact else ""
+
+
+def _watched(data: DatasetSummary, spec: FineTuneJobSpec) -> str:
+    """Say on how many rows a loss and a score of the validation stand."""
+    rows = watched_rows(data, spec.training)
+    return f"Loss and score of each validation are those of {rows}." if rows else ""
 
 
 def _refusal(job: str, objections: Sequence[str]) -> str:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from finetune_trainer.output.finding import Finding, Result, counted, different, not_compared, same
+from finetune_trainer.counted import counted
+from finetune_trainer.output.finding import Finding, Result, different, not_compared, same
 from finetune_trainer.storage.files import FileEntry
 
 __all__ = ["compare_numbers"]

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
+from finetune_trainer.counted import counted
 from finetune_trainer.data.parts import PARTS
 from finetune_trainer.errors import StageError
-from finetune_trainer.output.finding import Finding, Result, counted, different, not_compared, same
+from finetune_trainer.output.finding import Finding, Result, different, not_compared, same
 from finetune_trainer.prepare.arrayfile import map_arrays
 from finetune_trainer.prepare.folder import PREPARED
 from finetune_trainer.process.console import no_progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.status import DatasetSummary, Resolved
+from finetune_trainer.counted import counted
 
 __all__ = ["left_out", "shares"]
 
@@ -30,26 +31,29 @@ def shares(data: DatasetSummary, resolved: Resolved) -> str:
 
 def left_out(data: DatasetSummary) -> str:
     """Which rows don't count, by part, and how many sealed ones count as wrong whatever the model says."""
-    text = f"Left out: {data.dropped} bad rows"
+    text = f"Left out: {counted(data.dropped, 'bad row')}"
     if (by := data.dropped_by) is not None:
         text += f" (train {by.train}, validation {by.validation}, test {by.test}, before the split {by.unsplit})"
     if data.skipped:
         text += f", {data.skipped} that the template renders to nothing for"
-    text += f", {data.duplicates} duplicates, {data.leaked} that a given validation or test file holds too."
+    text += f", {counted(data.duplicates, 'duplicate')}, {data.leaked} that a given validation or test file holds too."
     for number, one in enumerate(data.sources or ()):
         text += (
-            f" Of dataset.sources[{number}]: {one.rows} rows read, {one.train} to learn from, {one.validation} for "
-            f"validation, {one.test} sealed."
+            f" Of dataset.sources[{number}]: {counted(one.rows, 'row')} read, {one.train} to learn from, "
+            f"{one.validation} for validation, {one.test} sealed."
         )
     if (near := data.near_duplicates) is not None:
-        what = "were left out of train" if near.dropped else "are in train all the same"
+        one_row = near.train == 1
+        repeated = counted(near.train, "train row nearly repeats", "train rows nearly repeat")
+        left = f"{'was' if one_row else 'were'} left out of train"
+        kept = f"{'is' if one_row else 'are'} in train all the same"
         text += (
-            f" {near.train} train rows nearly repeat one of {near.test} test or {near.validation} validation rows "
-            f"(word 5-grams) and {what}."
+            f" {repeated} one of {near.test} test or {counted(near.validation, 'validation row')} (word 5-grams) and "
+            f"{left if near.dropped else kept}."
         )
     if data.test_unanswerable:
         text += (
-            f" {data.test_unanswerable} test rows can't be answered (a label that train never had or that is no "
-            "choice, or an answer longer than there is room for); they count as wrong before and after."
+            f" {counted(data.test_unanswerable, 'test row')} can't be answered (a label that train never had or that "
+            "is no choice, or an answer longer than there is room for); that counts as wrong before and after."
         )
     return text

@@ -161,5 +161,5 @@ def reload_and_compare(exported: Exported, *, folder: Path | None = None) -> Loa
         VerificationFailed; ModelInvalid when the files can't be loaded at all.
     """
     loaded = load_exported(exported, folder)
-    compare(exported.reference, exported.sample.ask(loaded), merged=False)
+    compare(exported.reference, exported.sample.ask(loaded), rows=exported.sample.told, merged=False)
     return loaded

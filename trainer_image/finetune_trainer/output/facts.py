@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from finetune_api.job import Template
+from finetune_api.job import Template, Training
 from finetune_api.status import DatasetSummary, Resolved, Results
+from finetune_trainer.counted import counted
 from finetune_trainer.output.data_words import left_out, shares
 
-__all__ = ["data_facts", "refusal", "scored_rows", "thought_facts", "warning_facts", "wording_facts"]
+__all__ = ["data_facts", "refusal", "scored_rows", "thought_facts", "warning_facts", "watched_rows", "wording_facts"]
 
 
 def scored_rows(results: Results, data: DatasetSummary | None) -> str:
     """Say on how many of the sealed rows the scores stand."""
     scored = results.test.total
     if data is None or scored == data.test:
-        return f"{scored} sealed test rows"
-    return f"{scored} of {data.test} sealed test rows (evaluation.limit)"
+        return counted(scored, "sealed test row")
+    return f"{scored} of {counted(data.test, 'sealed test row')} (evaluation.limit)"
+
+
+def watched_rows(data: DatasetSummary | None, training: Training) -> str:
+    """Say on how many rows each validation stands; empty without validation rows."""
+    if data is None or not data.validation:
+        return ""
+    limit = training.validation.limit if training.validation is not None else None
+    if limit is None or limit >= data.validation:
+        return counted(data.validation, "validation row")
+    return f"{limit} of {counted(data.validation, 'validation row')} (training.validation.limit)"
 
 
 def refusal(job: str, objections: Sequence[str]) -> str:
@@ -38,26 +49,29 @@ def warning_facts(results: Results) -> list[str]:
 
 def data_facts(data: DatasetSummary, resolved: Resolved) -> list[str]:
     """Return the sentences, plain text; those that have nothing to tell are left out."""
-    parts = f"{data.rows} rows read: {data.train} trained on, {data.validation} watched, {data.test} sealed"
+    parts = f"{counted(data.rows, 'row')} read: {data.train} trained on, {data.validation} watched, {data.test} sealed"
     facts = [f"{parts} {shares(data, resolved)}".rstrip() + ".", left_out(data)]
     if data.train_answers is not None:
-        facts.append(f"The conversations trained on have {data.train_answers} answers to learn.")
+        facts.append(f"The conversations trained on have {counted(data.train_answers, 'answer')} to learn.")
     if resolved.choices:
-        facts.append(f"There are {resolved.choices} choices.")
+        facts.append(f"There {'is' if resolved.choices == 1 else 'are'} {counted(resolved.choices, 'choice')}.")
     if data.conflicts:
-        facts.append(f"{data.conflicts} rows have an input that also stands with another output.")
+        facts.append(
+            f"{counted(data.conflicts, 'row has', 'rows have')} an input that also stands with another output."
+        )
     if data.truncated:
         fields = ", ".join(f"{field.name} in {field.rows}" for field in data.truncated_fields or [])
-        facts.append(f"{data.truncated} rows were shortened to fit maxLength{f' ({fields})' if fields else ''}.")
+        shortened = counted(data.truncated, "row was", "rows were")
+        facts.append(f"{shortened} shortened to fit maxLength{f' ({fields})' if fields else ''}.")
     if data.folded_labels:
         facts.append(
-            f"{data.folded_labels} labels differed from their choice in case, white space, Unicode form or type and "
-            "were taken for it."
+            f"{counted(data.folded_labels, 'label')} differed from the choice in case, white space, Unicode form or "
+            "type and counted as it."
         )
     if data.control_tokens:
         facts.append(
-            f"{data.control_tokens} rows spell control tokens of the model in their text; these were encoded as plain "
-            "characters."
+            f"{counted(data.control_tokens, 'row spells', 'rows spell')} control tokens of the model in the text; "
+            "these were encoded as plain characters."
         )
     if resolved.select_by is not None:
         facts.append(f"The kept weights are the best ones by validation {resolved.select_by.lower()}.")
@@ -76,7 +90,7 @@ def thought_facts(rows: int, template: Template) -> list[str]:
         ]
     if not rows:
         return []
-    have = "1 of the rows read has" if rows == 1 else f"{rows} of the rows read have"
+    have = counted(rows, "of the rows read has", "of the rows read have")
     return [f"{have} a thought before an answer, which is learned with it; scored is the answer alone."]
 
 

@@ -13,7 +13,7 @@ from finetune_trainer.output.manifest import Manifest
 from finetune_trainer.storage.files import FileEntry
 from finetune_trainer.storage.store import Store
 
-__all__ = ["Finding", "Result", "State", "counted", "different", "not_compared", "same"]
+__all__ = ["Finding", "Result", "State", "different", "not_compared", "same"]
 
 State = Literal["Same", "Different", "NotCompared"]
 
@@ -54,11 +54,6 @@ def different(subject: str, text: str, *, arithmetic: bool = False, largest: flo
 def not_compared(subject: str, text: str, *, arithmetic: bool = False) -> Finding:
     """Say why something can't be told."""
     return Finding(subject=subject, state="NotCompared", text=text, arithmetic=arithmetic)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as ``1 row`` or ``2 rows``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ def check_adapter(trained: LoadedModel, adapter: Path, sample: Sample, reference
     StageError
         VerificationFailed.
     """
-    compare(reference, sample.ask(_load(trained, adapter, trained.precision)), merged=False)
+    compare(reference, sample.ask(_load(trained, adapter, trained.precision)), rows=sample.told, merged=False)
 
 
 def merge(trained: LoadedModel, adapter: Path, sample: Sample) -> Merged:
@@ -49,7 +49,7 @@ def merge(trained: LoadedModel, adapter: Path, sample: Sample) -> Merged:
     unmerged = sample.ask(exact)
     network = exact.adapter.merge_and_unload(safe_merge=True)
     exact = replace(exact, model=network, adapter=None)
-    compare(unmerged, sample.ask(exact), merged=True)
+    compare(unmerged, sample.ask(exact), rows=sample.told, merged=True)
     return Merged(model=exact, unmerged=unmerged)
 
 

@@ -10,13 +10,14 @@ from typing import Final, Self
 import torch
 
 from finetune_api.reasons import Reason
+from finetune_trainer.counted import counted
 from finetune_trainer.data.parts import Part
 from finetune_trainer.errors import StageError
 from finetune_trainer.evaluation.evaluate import evaluate
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.model.device import Precision
 from finetune_trainer.model.load import LoadedModel, convert, load_model
-from finetune_trainer.prepare.prepared import Prepared
+from finetune_trainer.prepare.prepared import EncodedPart, Prepared
 
 __all__ = ["Sample", "compare", "load_with_adapter"]
 
@@ -39,14 +40,29 @@ class Sample:
         # Losses prove it. What a metric over text would add costs whole answers to be written.
         return cls(prepared=replace(prepared, metric="ExactMatch"), part=part)
 
+    @property
+    def told(self) -> str:
+        """How many of which rows, in words."""
+        rows = counted(len(self._rows), f"{self.part} row")
+        return rows if len(self._rows) <= COMPARED_ROWS else f"{COMPARED_ROWS} of {rows}"
+
     def ask(self, loaded: LoadedModel) -> Evaluation:
         """Score a model on them."""
-        rows = self.prepared.parts[self.part]
+        rows = self._rows
         return evaluate(loaded, rows, self.prepared, texts=(), generate=False, limit=COMPARED_ROWS)
 
+    @property
+    def _rows(self) -> EncodedPart:
+        return self.prepared.parts[self.part]
 
-def compare(reference: Evaluation, again: Evaluation, *, merged: bool) -> None:
+
+def compare(reference: Evaluation, again: Evaluation, *, rows: str, merged: bool) -> None:
     """Check that two evaluations of the same rows are those of the same model.
+
+    Parameters
+    ----------
+    rows
+        Which ones, as :attr:`Sample.told` says.
 
     Raises
     ------
@@ -65,7 +81,7 @@ def compare(reference: Evaluation, again: Evaluation, *, merged: bool) -> None:
             f"the exported model answers differently from the trained one: {differ} of {reference.total} rows, loss "
             f"{again.loss:.6g} instead of {reference.loss:.6g}",
         )
-    log.info("exported model verified on %d rows, loss %.4f", reference.total, again.loss)
+    log.info("exported model verified on %s: loss %.4f", rows, again.loss)
 
 
 def load_with_adapter(base: Path, adapter: Path, *, device: torch.device, precision: Precision) -> LoadedModel:

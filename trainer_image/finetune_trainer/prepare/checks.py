@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from finetune_api.dataset import Percents
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.reasons import Reason
+from finetune_trainer.counted import counted
 from finetune_trainer.data.bad_rows import BadRowLog
 from finetune_trainer.data.given_parts import giver
 from finetune_trainer.data.parts import PARTS, Part
@@ -39,7 +40,7 @@ def check_parts(
         if part == "validation" and part not in given and wanted["validation"] == 0:
             _check_unwatched(spec)
             continue
-        dropped = f" ({bad.count} bad rows: {bad.examples()})" if bad.count else ""
+        dropped = f" ({counted(bad.count, 'bad row')}: {bad.examples()})" if bad.count else ""
         if part in given and part != "train":
             message = f"{_given_by(part, spec)} has no row that can be used{dropped}"
             if not bad.count:
@@ -104,9 +105,10 @@ def check_thoughts(spec: FineTuneJobSpec, *, rows: int) -> None:
         InvalidSpec: choices, of which each is weighed right after the prompt.
     """
     if spec.dataset.template.choices is not None:
+        have = counted(rows, "row has", "rows have")
         raise StageError(
             Reason.INVALID_SPEC,
-            f"dataset.template.choices are weighed right after the prompt, and {rows} rows have a thought there before "
+            f"dataset.template.choices are weighed right after the prompt, and {have} a thought there before "
             "the answer; remove choices, so that answers are generated and compared as text, or set "
             "dataset.template.messages.thinking to Drop",
             tells_mend=True,

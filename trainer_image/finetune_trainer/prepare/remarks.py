@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from finetune_trainer.counted import counted
 from finetune_trainer.prepare.folder_writer import PreparedWriter
 from finetune_trainer.text.template.catalog import PromptTemplate
 from finetune_trainer.text.thought_format import ThoughtFormat
@@ -18,20 +19,21 @@ def warn_of_text(writer: PreparedWriter, template: PromptTemplate) -> None:
     """Warn of answers that are longer than the task's, of shortened rows, and of control tokens in a text."""
     if template.answer_tokens is not None and writer.longest > template.answer_tokens:
         _log.warning(
-            "the longest answer has %d tokens, and template %s is for answers of at most %d; make sure that column %r "
+            "the longest answer has %s, and template %s is for answers of at most %d; make sure that column %r "
             "is the one that holds them",
-            writer.longest,
+            counted(writer.longest, "token"),
             template.name,
             template.answer_tokens,
             next(field.column for field in template.fields if field.name == template.answer),
         )
     if writer.truncated:
         fields = ", ".join(f"{name} in {rows}" for name, rows in writer.shortened.most_common())
-        _log.warning("%d rows are shortened to fit training.maxLength: %s", writer.truncated, fields)
+        shortened = counted(writer.truncated, "row is", "rows are")
+        _log.warning("%s shortened to fit training.maxLength: %s", shortened, fields)
     if writer.control_tokens:
         _log.warning(
-            "the text of %d rows spells control tokens of the model; they are encoded as plain characters",
-            writer.control_tokens,
+            "the text of %s spells control tokens of the model; they are encoded as plain characters",
+            counted(writer.control_tokens, "row"),
         )
 
 
@@ -39,8 +41,8 @@ def tell_of_thoughts(thoughts: ThoughtFormat | None, rows: int) -> None:
     """Tell that thoughts are learned, and how the model writes them."""
     if thoughts is not None:
         _log.info(
-            "%d rows have a thought before an answer, which is learned with it and ends with %r; scored is the answer",
-            rows,
+            "%s a thought before an answer, which is learned with it and ends with %r; scored is the answer",
+            counted(rows, "row has", "rows have"),
             thoughts.marks.closing,
         )
 
@@ -51,7 +53,8 @@ def tell_of_promptsource(template: PromptTemplate, skipped: int) -> None:
     if prompt is None:
         return
     if skipped:
-        _log.info("prompt %r renders nothing for %d rows, which are left out", prompt.name, skipped)
+        left = counted(skipped, "row, which is", "rows, which are")
+        _log.info("prompt %r renders nothing for %s left out", prompt.name, left)
     if prompt.choices_in_prompt is False and prompt.answer_choices is not None:
         _log.info("prompt %r does not show its choices; the model has to know them", prompt.name)
     if prompt.original_task is False:

@@ -9,12 +9,16 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from typing_extensions import override
 
 from finetune_trainer.process.console import Console, Level
 
 __all__ = ["logging_to"]
+
+_OF_PEFT: Final = "`is_gradient_checkpointing` is deprecated"
+"""peft 0.21 asks transformers by the old name whenever it takes a model; nobody here can ask otherwise."""
 
 
 class _ConsoleHandler(logging.Handler):
@@ -42,9 +46,11 @@ def logging_to(console: Console) -> Iterator[None]:
     before = root.handlers[:], own.level, warnings.showwarning
     root.handlers = [handler]
     own.setLevel(logging.INFO)
-    logging.captureWarnings(True)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _OF_PEFT, FutureWarning)
+            logging.captureWarnings(True)
+            yield
     finally:
         logging.captureWarnings(False)
         root.handlers, own.level, warnings.showwarning = before

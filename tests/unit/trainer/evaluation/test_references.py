@@ -134,22 +134,27 @@ def results(test: str) -> Results:
 
 
 @pytest.mark.parametrize(
-    ("score", "unbeaten"),
-    [("0.9000", ()), ("0.8000", ("BagOfWords",)), ("0.5000", ("MajorityClass", "BagOfWords"))],
+    ("score", "unbeaten", "said"),
+    [
+        ("0.9000", (), None),
+        ("0.8000", ("BagOfWords",), "does not beat a bag of words."),
+        (
+            "0.5000",
+            ("MajorityClass", "BagOfWords"),
+            "beats neither the most frequent label for every row nor a bag of words.",
+        ),
+    ],
 )
-def test_a_model_that_is_only_as_good_beats_nothing(score: str, unbeaten: tuple[str, ...]) -> None:
+def test_a_model_that_is_only_as_good_beats_nothing(score: str, unbeaten: tuple[str, ...], said: str | None) -> None:
     found = results(score)
     assert unbeaten_by(found) == unbeaten
     assert [beats(found, r) for r in found.references or []] == [r.name not in unbeaten for r in found.references or []]
     told = reference_facts(found)
     assert told[0] == (
-        "Without a language model the same rows reach 0.5000 (always the most frequent label) "
+        "Without a language model the same rows reach 0.5000 (the most frequent label for every row) "
         "and 0.8000 (a bag of words)."
     )
-    assert len(told) == 1 + bool(unbeaten)
-    if unbeaten:
-        assert f"at {score}, does not beat" in told[1]
-        assert "a bag of words." in told[1]
+    assert told[1:] == ([f"The tuned model, at {score}, {said}"] if said else [])
 
 
 def test_a_conversation_is_asked_with_all_that_stands_before_its_label() -> None:

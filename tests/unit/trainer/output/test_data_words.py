@@ -41,5 +41,5 @@ def test_the_split_is_told_as_it_was_asked(percents: tuple[int, int, int], valid
 def test_rows_that_are_nearly_alike_are_told_with_what_became_of_them(dropped: int, words: str) -> None:
     near = NearDuplicates(train=5, validation=1, test=3, dropped=dropped)
     text = left_out(DatasetSummary(rows=100, near_duplicates=near))
-    assert f"5 train rows nearly repeat one of 3 test or 1 validation rows (word 5-grams) and {words}." in text
+    assert f"5 train rows nearly repeat one of 3 test or 1 validation row (word 5-grams) and {words}." in text
     assert "nearly" not in left_out(DatasetSummary(rows=100))

@@ -19,6 +19,7 @@ from finetune_api.kube_yaml import dump_yaml
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_api.status import Compute, Results
+from finetune_trainer.counted import counted
 from finetune_trainer.evaluation.metrics.over_choices import BINS
 from finetune_trainer.evaluation.results import Evaluation
 from finetune_trainer.evaluation.words import (
@@ -31,7 +32,14 @@ from finetune_trainer.evaluation.words import (
     scores_of,
     validation_name,
 )
-from finetune_trainer.output.facts import data_facts, refusal, scored_rows, thought_facts, warning_facts
+from finetune_trainer.output.facts import (
+    data_facts,
+    refusal,
+    scored_rows,
+    thought_facts,
+    warning_facts,
+    watched_rows,
+)
 from finetune_trainer.output.manifest import versions
 from finetune_trainer.output.report.content import by_answer, changed, confidences, confusion, curves, worst
 from finetune_trainer.output.report.data_card import DataCard, left_out_rows
@@ -52,6 +60,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["counted"] = counted
     return environment.get_template("page.html.jinja")
 
 
@@ -128,6 +137,7 @@ def html_page(
         ],
         bins=BINS,
         validation=report.validation or [],
+        watched=watched_rows(report.dataset, stage_input.spec.training) or "the validation rows",
         learned=learned(samples),
         answers=by_answer(baseline, test),
         confusion=confusion(test),
