@@ -70,3 +70,12 @@ def test_thoughts_of_earlier_turns_are_shown_and_say_whether_they_are_learned(tm
         "--- completion",
         "Yes.",
     ]
+
+
+def test_a_system_turn_of_a_column_of_its_own_is_shown(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+    rows = [
+        {"messages": [{**turns[0], "content": f"Sure of {i}?"}, turns[1]], "system": "Be brief."} for i in range(60)
+    ]
+    (shown,) = preview(messages_input(tmp_path, rows), rows=1)
+    assert shown.splitlines()[1:4] == ["--- system", "Be brief.", "--- user"]

@@ -170,7 +170,12 @@ def _configs(card: Mapping[str, Any]) -> list[Config]:
         files, folder = one.get("data_files"), one.get("data_dir") or ""
         if not isinstance(folder, str):
             raise LayoutError(f"data_dir of the configuration {name!r} in its README.md is no text; correct it there")
-        folder = folder.strip("/")
+        folder = "/".join(element for element in folder.split("/") if element not in ("", "."))
+        if ".." in folder.split("/"):
+            raise LayoutError(
+                f"data_dir of the configuration {name!r} in its README.md leads out of the repository; only files of "
+                "its own are read"
+            )
         patterns = None if files is None else _patterns(files, name, folder)
         is_default = name == "default" or one.get("default") is True
         found.append(Config(name=name, patterns=patterns, folder=folder, is_default=is_default))

@@ -119,6 +119,21 @@ def test_the_folder_of_a_configuration_is_where_its_names_are_looked_at() -> Non
     }
 
 
+@pytest.mark.parametrize("folder", [".", "./", "/"])
+def test_the_folder_of_a_configuration_may_be_the_whole_repository(folder: str) -> None:
+    names = ["train.csv", "data/test.csv"]
+    for files in ({}, {"data_files": [{"split": "train", "path": "train.csv"}, {"split": "test", "path": "data/*"}]}):
+        assert splits(*names, configs=[{"config_name": "a", "data_dir": folder, **files}]) == {
+            "train": ["train.csv"],
+            "test": ["data/test.csv"],
+        }
+
+
+def test_the_folder_of_a_configuration_may_be_told_from_where_the_card_is() -> None:
+    configs = [{"config_name": "a", "data_dir": "./en/./x", "data_files": "*.csv"}]
+    assert splits("en/x/a.csv", "x/b.csv", configs=configs) == {"train": ["en/x/a.csv"]}
+
+
 TWO = [{"config_name": "en", "data_files": "en/*"}, {"config_name": "de", "data_files": "de/*"}]
 
 
@@ -206,6 +221,7 @@ def test_the_declared_format_chooses_among_the_files() -> None:
         ({"data_files": [{"split": "a", "path": "x"}, {"split": "a", "path": "y"}]}, "each split once"),
         ({"data_files": [{"split": "a", "path": "x"}, "y"]}, "is neither a path"),
         ({"data_dir": 3}, "data_dir of the configuration 'a' in its README.md is no text"),
+        ({"data_dir": "../b"}, "data_dir of the configuration 'a' in its README.md leads out of the repository"),
         (
             {"data_files": [{"split": "train", "path": "en/*"}, {"split": "test", "path": "en/a*"}]},
             "en/a.parquet belongs to the splits train and test at once",

@@ -104,6 +104,46 @@ def test_a_greeting_before_the_first_question_stays_in_the_prompt() -> None:
     assert [m.content for m in to_messages(value, "m")] == ["Hello", "a", "b"]
 
 
+@pytest.mark.parametrize("column", ["system", "system_prompt"])
+def test_a_system_turn_in_a_column_of_its_own_stands_before_the_others(column: str) -> None:
+    told = to_messages(turns("user", "assistant"), "m", beside={column: " Be kind.\n", "other": "x"})
+    assert told == (Message("system", "Be kind."), Message("user", "user 0"), Message("assistant", "assistant 1"))
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n", "system 0"])
+def test_an_empty_or_the_same_system_turn_in_a_column_changes_nothing(nothing: object) -> None:
+    value = turns("system", "user", "assistant")
+    assert to_messages(value, "m", beside={"system": nothing}) == to_messages(value, "m")
+
+
+def test_a_column_that_holds_the_turns_is_no_system_turn() -> None:
+    value = turns("user", "assistant")
+    assert to_messages(value, "system", beside={"system": value}) == to_messages(value, "m")
+
+
+@pytest.mark.parametrize(
+    ("beside", "roles", "message"),
+    [
+        ({"system": 3}, ("user", "assistant"), "column 'system', the system turn beside the messages, is no text"),
+        (
+            {"system": "other"},
+            ("system", "user", "assistant"),
+            "column 'system' has another text than the first message, of role system; keep one",
+        ),
+        (
+            {"system": "a", "system_prompt": "b"},
+            ("user", "assistant"),
+            "columns 'system' and 'system_prompt' have different texts; keep one of them",
+        ),
+    ],
+)
+def test_a_system_turn_that_cant_be_told_makes_a_bad_row(
+    beside: dict[str, Any], roles: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        to_messages(turns(*roles), "m", beside=beside)
+
+
 @pytest.mark.parametrize("other", [{"role": "user"}, {"content": "c"}])
 def test_a_turn_of_two_dialects_that_differ_is_refused(other: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="message 2 has from and value beside another role or content"):

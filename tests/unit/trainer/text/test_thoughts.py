@@ -80,11 +80,45 @@ def test_tags_of_a_user_are_text() -> None:
             "message 2 has different thoughts in reasoning and thinking; keep one of them",
         ),
         (answer("<think>because</think>"), "message 2 has no text as its content"),
+        (answer([{"type": "thinking", "thinking": "because"}]), "message 2 has no text as its content"),
+        (
+            answer([{"type": "reasoning", "summary": []}, {"type": "text", "text": "so"}]),
+            "message 2 has a part of type reasoning without text under reasoning or text in its content",
+        ),
+        (
+            answer([{"type": "text", "text": "so"}, {"type": "thinking", "thinking": "because"}]),
+            "message 2 has a part of type thinking behind its answer; put all of its thought before the answer",
+        ),
+        (
+            answer([{"type": "thinking", "thinking": "one"}, "so"], reasoning="other"),
+            "message 2 has different thoughts in reasoning and parts of its content; keep one of them",
+        ),
     ],
 )
 def test_a_thought_that_cant_be_read_makes_a_bad_row(turn: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^" + message.replace("?", r"\?") + "$"):
         to_messages([ASK, turn], "m")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "thinking", "thinking": " because\n"},
+        {"type": "thinking", "thinking": "because", "text": None, "signature": "x"},
+        {"type": "reasoning", "reasoning": "because"},
+        {"type": "reasoning", "text": "because"},
+        {"type": "thinking", "thinking": None, "text": "because"},
+    ],
+)
+def test_parts_of_a_content_hold_the_thought(part: dict[str, Any]) -> None:
+    told = last([part, {"type": "text", "text": "so"}])
+    assert (told.content, told.thought) == ("so", "because")
+
+
+def test_a_users_part_that_is_thought_is_no_text() -> None:
+    part = {"type": "thinking", "thinking": "because"}
+    with pytest.raises(ValueError, match="message 1 has a part of type 'thinking'"):
+        to_messages([{"role": "user", "content": [part, "a"]}, answer()], "m")
 
 
 def test_the_same_thought_in_two_places_is_one() -> None:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from finetune_trainer.data.strict_json import parsed, why_not
-from finetune_trainer.text.template.thoughts import thought_of
+from finetune_trainer.text.template.thoughts import thought_of, thought_parts
 from finetune_trainer.text.template.tools import (
     CALL_ROLES,
     RESULT_ROLES,
@@ -60,6 +60,8 @@ _KNOWN_AS: Final = {
 _MARKS: Final = ("weight", "train", "training", "trainable")
 """Keys by which files mark an answer as not to be learned."""
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
+_SYSTEM: Final = ("system", "system_prompt")
+"""Columns beside the turns in which files have the system turn of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ def to_messages(
     column
         For messages.
     beside
-        The row's other columns, where tools may be.
+        The row's other columns, where tools and a system turn may be.
     tools
         The column that holds the tools; None for the usual ones.
     thoughts
@@ -195,11 +197,34 @@ def to_messages(
     messages = [_bare(m, offered) if m.calls else m for m in messages]
     learned = [not _is_marked(n, m) for n, m in enumerate(value, start=1)]
     last = _last(messages, learned)
+    system = _system_beside(values, messages[0])
     turns = (
         replace(message if thoughts else message.thinking(""), learned=mark)
         for message, mark in zip(messages[: last + 1], learned, strict=False)
     )
-    return (*([Message(TOOLS, json.dumps(offered, ensure_ascii=False))] if offered else []), *turns)
+    return (*([Message(TOOLS, json.dumps(offered, ensure_ascii=False))] if offered else []), *system, *turns)
+
+
+def _system_beside(values: Mapping[str, Any], first: Message) -> tuple[Message, ...]:
+    """Return the system turn that stands in a column of its own; nothing where there is none, or the turns have it.
+
+    Raises
+    ------
+    ValueError
+        It is no text, or another one than the conversation's own.
+    """
+    found = {name: values[name] for name in _SYSTEM if values.get(name) not in (None, "")}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise ValueError(f"column {name!r}, the system turn beside the messages, is no text")  # noqa: TRY004
+    texts = {name: text for name, value in found.items() if (text := value.strip())}
+    own = first.content if first.role == "system" else None
+    for name, text in texts.items():
+        if own is not None and text != own:
+            raise ValueError(f"column {name!r} has another text than the first message, of role system; keep one")
+    if len(set(texts.values())) > 1:
+        raise ValueError(f"columns {' and '.join(map(repr, texts))} have different texts; keep one of them")
+    return tuple(Message("system", text) for text in [*texts.values()][:1] if own is None)
 
 
 def _one_dialect(n: int, message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -225,10 +250,11 @@ def _message(n: int, message: Mapping[str, Any]) -> Message:
         return Message(role, text, more=_keys({k: message[k] for k in ("tool_call_id", "name") if message.get(k)}))
     if role in CALL_ROLES:
         return Message("assistant", "", more=_keys({"tool_calls": called_in_text(n, _content(n, content))}))
+    in_parts, content = thought_parts(n, content) if role == "assistant" else ("", content)
     calls, text = calls_of(n, message), _content(n, content)
     thought = ""
     if role == "assistant":
-        thought, text = thought_of(n, message, text)
+        thought, text = thought_of(n, message, text, in_parts=in_parts)
     if calls and role != "assistant":
         raise ValueError(f"message {n} calls a tool and has role {role}; only role assistant can call tools")
     if message.get("audio"):
