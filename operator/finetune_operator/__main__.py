@@ -1,7 +1,7 @@
 """Starts the operator: ``python -m finetune_operator`` or ``finetune-operator``.
 
 Crash-only: whatever can't go on (a dead watch, a dead worker, missing rights) ends the process with a code other than
-0, and kubelet starts it anew. SIGTERM ends it with 0 at any time, also while it waits for its CRDs.
+0, and kubelet starts it anew. SIGTERM ends it with 0 at any time, also while it waits for its CRDs or for the Lease.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import kopf
@@ -22,9 +23,9 @@ from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.process.endpoints import serving
 from finetune_operator.process.engine import Engine
 from finetune_operator.process.handlers import build_registry
-from finetune_operator.process.live import taking_reports
 from finetune_operator.process.logs import configure_logging
 from finetune_operator.process.metrics import Metrics
+from finetune_operator.process.role import elector_of, working
 from finetune_operator.process.settings import Settings, SettingsError
 
 __all__ = ["main", "operate"]
@@ -48,8 +49,18 @@ def installed_runtime(settings: Settings) -> InstalledRuntime | None:
         raise SettingsError(f"FINETUNE_RUNTIME_FILE: {settings.runtime_file}: {error}") from error
 
 
-async def operate(settings: Settings, *, installed: InstalledRuntime | None = None) -> None:
-    """Run the operator until it is told to stop, or until something of it has ended by an error.
+def _nothing() -> object: ...
+
+
+async def operate(
+    settings: Settings, *, installed: InstalledRuntime | None = None, started: Callable[[], object] = _nothing
+) -> None:
+    """Run the operator until it is cancelled, or until something of it has ended by an error.
+
+    Parameters
+    ----------
+    started
+        Called once Kopf has set itself up, and with it its own handlers of signals.
 
     Raises
     ------
@@ -59,25 +70,25 @@ async def operate(settings: Settings, *, installed: InstalledRuntime | None = No
     metrics = Metrics()
     gateway = KubernetesGateway(await load_configuration(), on_request=metrics.requested)
     engine = Engine(gateway=gateway, reconcile=reconcile, settings=settings, metrics=metrics, installed=installed)
+    elector = elector_of(settings, gateway, engine)
     try:
         # Servers and workers are there before Kopf, which takes every task begun after it for its own and cancels it.
         async with (
             serving(engine, health_port=settings.health_port, metrics_port=settings.metrics_port),
-            taking_reports(engine, gateway, settings),
-            engine.running(),
+            working(engine, gateway, settings, elector),
         ):
             log.info("Watching", extra={"event": "Started", "fields": {"version": __version__}})
-            await _watch_until_stopped(engine)
+            await _watch_until_stopped(engine, started)
     finally:
         await gateway.close()
 
 
-async def _watch_until_stopped(engine: Engine) -> None:
-    """Run Kopf until a signal stops it, a watch fails or something of the engine has ended."""
+async def _watch_until_stopped(engine: Engine, started: Callable[[], object] = _nothing) -> None:
+    """Run Kopf until it is cancelled, a watch fails or something of the engine has ended."""
     # Kopf's own stop flag is not used: the task that waits for it delays every stop by five seconds.
     death = asyncio.create_task(engine.died.wait(), name="death watch")
     kopf_task = asyncio.create_task(
-        kopf.operator(registry=build_registry(engine), clusterwide=True, standalone=True), name="kopf"
+        kopf.operator(registry=build_registry(engine, started=started), clusterwide=True, standalone=True), name="kopf"
     )
     try:
         await asyncio.wait({death, kopf_task}, return_when=asyncio.FIRST_COMPLETED)
@@ -91,15 +102,31 @@ async def _watch_until_stopped(engine: Engine) -> None:
 
 
 async def _until_told(settings: Settings, installed: InstalledRuntime | None) -> None:
-    """Run the operator; SIGTERM and SIGINT cancel it until Kopf installs handlers of its own."""
-    work = asyncio.create_task(operate(settings, installed=installed), name="operate")
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, work.cancel)
+    """Run the operator; SIGTERM and SIGINT cancel it.
+
+    Kopf puts handlers of its own in place, by which it first waits five seconds for tasks that are not its own, while
+    nobody else may lead yet. So ours are put back.
+    """
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        if not stopping.is_set():  # a second signal must not cut the end short
+            stopping.set()
+            work.cancel()
+
+    def take_signals() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+
+    work = asyncio.create_task(
+        operate(settings, installed=installed, started=lambda: loop.call_soon(take_signals)), name="operate"
+    )
+    take_signals()
     try:
         await work
     except asyncio.CancelledError:
-        log.info("Stopped before the start was complete", extra={"event": "Stopped"})
+        if not stopping.is_set():
+            raise
 
 
 def main() -> int:

@@ -136,6 +136,7 @@ def test_every_object_of_a_full_render_is_accepted(cluster: ApiServer, said: str
         "priorityClassName": "system-cluster-critical",
         "imagePullSecrets": [{"name": "pull"}],
         "workers": 4,
+        "replicas": 2,
     }
     objects = json.dumps({"apiVersion": "v1", "kind": "List", "items": render(values)})
     strict = ("apply", "--dry-run=server", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-")
@@ -172,6 +173,7 @@ MAY = {
 }
 NOTHING = [
     "secrets",
+    "leases.coordination.k8s.io",
     "configmaps",
     "pods/exec",
     "pods/log",
@@ -233,6 +235,20 @@ def test_of_all_secrets_the_operators_account_may_patch_its_own_one(
     cluster: ApiServer, said: str, name: str, namespace: str, verbs: set[str]
 ) -> None:
     assert may(cluster, "secrets", name=name, namespace=namespace) == verbs
+
+
+@pytest.mark.parametrize(
+    ("name", "namespace", "verbs"),
+    [
+        (RELEASE, NAMESPACE, {"get", "create", "update"}),
+        ("other", NAMESPACE, set()),
+        (RELEASE, "team-a", set()),
+    ],
+)
+def test_of_all_leases_the_operators_account_may_write_its_own_one(
+    cluster: ApiServer, said: str, name: str, namespace: str, verbs: set[str]
+) -> None:
+    assert may(cluster, "leases.coordination.k8s.io", name=name, namespace=namespace) == verbs
 
 
 def test_an_upgrade_leaves_the_authority_where_it_is(cluster: ApiServer, said: str) -> None:

@@ -33,6 +33,8 @@ def test_the_defaults_make_these_kinds() -> None:
         "CustomResourceDefinition",
         "Deployment",
         "Role",
+        "Role",
+        "RoleBinding",
         "RoleBinding",
         "Secret",
         "Service",
@@ -134,7 +136,7 @@ def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
 
 
 def test_of_secrets_the_operator_may_patch_its_own_one_and_read_none() -> None:
-    (rule,) = one("Role")["rules"]
+    (rule,) = one("Role", name="finetune-operator-progress")["rules"]
     assert rule == {
         "apiGroups": [""],
         "resources": ["secrets"],
@@ -169,7 +171,8 @@ def test_the_secret_that_may_be_patched_is_the_one_that_is_mounted() -> None:
 def test_without_live_reports_there_is_no_right_no_secret_and_no_port() -> None:
     values = {"progress": {"enabled": False}}
     objects = render(values)
-    assert not {"Role", "RoleBinding", "Secret"} & set(kinds(objects))
+    assert "Secret" not in kinds(objects)
+    assert [o["metadata"]["name"] for o in objects if o["kind"] == "Role"] == ["finetune-operator-leader"]
     assert "tokenreviews" not in json.dumps(objects)
     assert "progress" not in json.dumps(one("Deployment", values))
 
@@ -263,9 +266,71 @@ def test_annotations_reach_the_account() -> None:
 # --- the Deployment --------------------------------------------------------------------------------------------------
 
 
-def test_there_is_one_operator_and_never_two() -> None:
+def test_one_operator_is_replaced_by_one_that_works_before_it_counts_as_ready() -> None:
     spec = one("Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert "affinity" not in spec["template"]["spec"]
+    assert "PodDisruptionBudget" not in kinds(render())
+
+
+def test_two_operators_stay_apart_and_are_updated_one_after_the_other() -> None:
+    values = {"replicas": 2}
+    deployment = one("Deployment", values)["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    chosen = deployment["selector"]
+    (term,) = deployment["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["podAffinityTerm"] == {"topologyKey": "kubernetes.io/hostname", "labelSelector": chosen}
+    assert one("PodDisruptionBudget", values)["spec"] == {"maxUnavailable": 1, "selector": chosen}
+
+
+def test_an_affinity_of_ones_own_takes_the_place_of_the_one_for_two() -> None:
+    affinity = {"nodeAffinity": {}}
+    pod = one("Deployment", {"replicas": 2, "affinity": affinity})["spec"]["template"]["spec"]
+    assert pod["affinity"] == affinity
+
+
+@pytest.mark.parametrize("release", ["finetune-operator", "x" * 53])
+def test_the_lease_that_may_be_written_is_the_one_that_the_operator_is_told_of(release: str) -> None:
+    pod = one("Deployment", release=release)["spec"]["template"]["spec"]
+    env = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    (role,) = [o for o in render(release=release) if o["kind"] == "Role" and o["metadata"]["name"].endswith("-leader")]
+    assert role["rules"] == [
+        {
+            "apiGroups": ["coordination.k8s.io"],
+            "resources": ["leases"],
+            "resourceNames": [env["FINETUNE_LEASE"]],
+            "verbs": ["get", "create", "update"],
+        }
+    ]
+
+
+def test_the_holder_of_the_lease_is_named_after_its_pod() -> None:
+    fields = {e["name"]: e["valueFrom"]["fieldRef"]["fieldPath"] for e in container()["env"] if "valueFrom" in e}
+    assert fields == {
+        "FINETUNE_NAMESPACE": "metadata.namespace",
+        "FINETUNE_POD_NAME": "metadata.name",
+        "FINETUNE_POD_UID": "metadata.uid",
+    }
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [
+        (
+            {"renewSeconds": 15},
+            "leaderElection.renewSeconds is 15; use less than leaderElection.leaseSeconds (15)",
+        ),
+        (
+            {"retrySeconds": 6},
+            "leaderElection.retrySeconds is 6; use at most half of leaderElection.renewSeconds (10)",
+        ),
+    ],
+)
+def test_terms_that_the_operator_would_refuse_are_refused_here(terms: dict[str, int], told: str) -> None:
+    assert told in refusal({"leaderElection": terms})
 
 
 def test_the_pod_passes_pod_security_restricted() -> None:
@@ -293,11 +358,15 @@ def test_the_pod_passes_pod_security_restricted() -> None:
 def test_the_container_runs_the_operator_with_its_settings() -> None:
     found = container({"logLevel": "DEBUG", "workers": 4, "progress": {"enabled": False}})
     assert found["command"] == ["python", "-m", "finetune_operator"]
-    assert {e["name"]: e["value"] for e in found["env"]} == {
+    assert {e["name"]: e["value"] for e in found["env"] if "value" in e} == {
         "FINETUNE_LOG_LEVEL": "DEBUG",
         "FINETUNE_WORKERS": "4",
         "FINETUNE_HEALTH_PORT": "8080",
         "FINETUNE_METRICS_PORT": "9090",
+        "FINETUNE_LEASE": "finetune-operator",
+        "FINETUNE_LEASE_SECONDS": "15",
+        "FINETUNE_LEASE_RENEW_SECONDS": "10",
+        "FINETUNE_LEASE_RETRY_SECONDS": "2",
     }
 
 

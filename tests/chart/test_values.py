@@ -45,7 +45,9 @@ def test_the_readme_gives_the_true_defaults() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"replicas": 2}, "additional properties 'replicas' not allowed"),
+        ({"replicas": 0}, "at '/replicas'"),
+        ({"replica": 2}, "additional properties 'replica' not allowed"),
+        ({"leaderElection": {"leaseSeconds": 2}}, "at '/leaderElection/leaseSeconds'"),
         ({"image": {"repo": "x"}}, "at '/image': additional properties 'repo' not allowed"),
         ({"image": {"digest": "sha256:123"}}, "at '/image/digest'"),
         ({"image": {"repository": ""}}, "at '/image/repository'"),

@@ -166,6 +166,15 @@ class ApiServer:
                 start_new_session=True,  # a Ctrl-C at the terminal reaches the test run, not the servers
             )
 
+    def restart_apiserver(self, *, down: float) -> None:
+        """Kill the API server, leave it away for some seconds, and start it again on its port; etcd stays."""
+        process = self._processes["kube-apiserver"]
+        process.kill()
+        process.wait()
+        time.sleep(down)
+        self.start("kube-apiserver", *self._arguments["kube-apiserver"])
+        self._wait_until_ready()
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         last = "nothing was asked yet"

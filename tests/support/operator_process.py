@@ -23,7 +23,7 @@ from finetune_operator.cluster.protocol import Raw
 from tests.support.apiserver import REPO_ROOT, ApiServer
 from tests.support.guard import ending_with_us
 
-__all__ = ["OPERATOR_RULES", "OperatorProcess", "ServerBackend", "eventually"]
+__all__ = ["LEASE_RULES", "OPERATOR_RULES", "OperatorProcess", "ServerBackend", "eventually"]
 
 OPERATOR_RULES: Final = (
     {
@@ -47,6 +47,14 @@ OPERATOR_RULES: Final = (
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "get", "list"]},
     {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+)
+LEASE_RULES: Final = (
+    {
+        "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"],
+        "resourceNames": ["finetune-operator"],
+        "verbs": ["get", "create", "update"],
+    },
 )
 LABEL: Final = "labelSelector=finetune.dev/job-uid"
 

@@ -110,6 +110,7 @@ class World:
         installed: InstalledRuntime | None = None,
         crash_at: int | None = None,
         crash_after: bool = False,
+        leads: bool = True,
     ) -> AsyncIterator[Engine]:
         """Run an operator while the block runs; ``hears`` tells which watch events reach it."""
         gateway = FaultyGateway(MemoryGateway(self.cluster), crash_at=crash_at, crash_after=crash_after)
@@ -131,7 +132,7 @@ class World:
 
         self.cluster.watchers.append(watch)
         try:
-            async with engine.running():
+            async with engine.running(leads=leads):
                 yield engine
         finally:
             self.cluster.watchers.remove(watch)

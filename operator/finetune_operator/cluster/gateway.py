@@ -22,6 +22,7 @@ from finetune_operator.cluster.protocol import (
     AlreadyExistsError,
     ClusterError,
     ConflictError,
+    FencedError,
     ForbiddenError,
     InvalidError,
     JobKey,
@@ -84,11 +85,17 @@ class KubernetesGateway:
         From :func:`load_configuration`.
     on_request
         Called with verb, resource and status code (0: no answer) of every request.
+
+    Attributes
+    ----------
+    may_write
+        Asked before every write but those of the Lease that the answer depends on.
     """
 
     def __init__(self, configuration: Configuration, *, on_request: OnRequest = lambda _verb, _resource, _code: None):
         self._client = ApiClient(configuration)
         self._on_request = on_request
+        self.may_write: Callable[[], bool] = lambda: True
         self._ahead = timedelta(0)
 
     def now(self) -> datetime:
@@ -204,6 +211,28 @@ class KubernetesGateway:
         """See :class:`ClusterGateway`."""
         await self._request("create", "POST", f"/api/v1/namespaces/{namespace}/events", "events", event)
 
+    # --- the leader's Lease -------------------------------------------------------------------------------------------
+
+    async def get_lease(self, namespace: str, name: str) -> Raw:
+        """Return a Lease."""
+        return await self._request("get", "GET", _lease_path(namespace, name), "leases")
+
+    async def put_lease(self, namespace: str, name: str, *, resource_version: str, spec: Raw) -> Raw:
+        """Write a Lease if it still has this version, or create it where that is empty; anything else: a conflict.
+
+        Leases may be created by PUT, which the right to create one single name covers; a POST has no name to check.
+        """
+        meta = {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": MANAGED_BY}}
+        if resource_version:
+            meta["resourceVersion"] = resource_version
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+        try:
+            return await self._request("update", "PUT", _lease_path(namespace, name), "leases", body, fenced=False)
+        except InvalidError as error:
+            if resource_version or "metadata.resourceVersion" not in error.message:
+                raise
+            raise ConflictError(f"{name} has come meanwhile", request="update leases", code=409) from error
+
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
     async def _list(self, path: str, resource: str, query: Mapping[str, str]) -> list[Raw]:
@@ -229,10 +258,11 @@ class KubernetesGateway:
         query: Mapping[str, str] | None = None,
         within: aiohttp.ClientTimeout = TIMEOUT,
         patch_type: str = MERGE,
+        fenced: bool = True,
     ) -> Raw:
         request = f"{verb} {resource}"
         content_type = patch_type if method == "PATCH" else "application/json"
-        parameters = dict(query or {}) | ({"fieldManager": MANAGED_BY} if method in ("POST", "PATCH") else {})
+        parameters = dict(query or {}) | ({"fieldManager": MANAGED_BY} if method in ("POST", "PATCH", "PUT") else {})
         method, url, headers, payload, _ = await self._client.param_serialize(
             method,
             path,
@@ -241,6 +271,8 @@ class KubernetesGateway:
             body=body,
             auth_settings=["BearerToken"],
         )
+        if fenced and method != "GET" and not self.may_write():
+            raise FencedError("not sent, because this operator does not lead now", request=request)
         try:
             response = await self._client.call_api(method, url, headers, payload, _request_timeout=within)
             data = await response.read()  # type: ignore[no-untyped-call]  # left untyped
@@ -298,6 +330,10 @@ def _job_path(key: JobKey) -> str:
 
 def _runtime_path(name: str) -> str:
     return f"{GROUP_PATH}/{RUNTIME_PLURAL}/{name}"
+
+
+def _lease_path(namespace: str, name: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
 
 
 def _child_path(namespace: str, name: str) -> str:

@@ -15,6 +15,7 @@ __all__ = [
     "ClusterError",
     "ClusterGateway",
     "ConflictError",
+    "FencedError",
     "ForbiddenError",
     "InvalidError",
     "JobKey",
@@ -102,6 +103,10 @@ class InvalidError(ClusterError):
 
 class UnavailableError(ClusterError):
     """No answer, 401, 410, 429 or 5xx: the same request may well succeed later."""
+
+
+class FencedError(UnavailableError):
+    """A write that was not sent, because this process does not lead, or can't know whether it still does."""
 
 
 class ClusterGateway(Protocol):

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from finetune_operator.cluster.apply import Applier
 from finetune_operator.cluster.cache import Cache
@@ -65,7 +65,16 @@ class Engine:
         self.metrics = metrics
         self.died = asyncio.Event()
         """Set when a worker or the resync has ended by an error, after which the process has to end too."""
-        metrics.look_at(jobs=self.cache.jobs, queue_depth=self.queue.__len__)
+        self._role: Literal["undecided", "standby", "leader"] = "undecided"
+        self._leads = asyncio.Event()
+        self.may_write: Callable[[], bool] = self._leads.is_set
+        """Whether this process may write now; the metrics tell it."""
+        # What a standby knows is not told beside what the leader tells: sums over all pods would count it twice.
+        metrics.look_at(
+            jobs=lambda: self.cache.jobs() if self._leads.is_set() else (),
+            queue_depth=self.queue.__len__,
+            leads=lambda: bool(self.may_write()),  # it is set later
+        )
         self.reports = ReportBook(now=now, clock=lambda: asyncio.get_running_loop().time())
         self.endpoint: ReportEndpoint | None = None
         """Where pods post live reports, once it stands."""
@@ -104,28 +113,52 @@ class Engine:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, *, leads: bool = True) -> AsyncIterator[None]:
         """List the cluster, then work on jobs while the block runs; at its end running work may finish.
+
+        Without ``leads`` it only keeps the cache warm until :meth:`lead`.
 
         Raises
         ------
         BaseException
             What ended a worker or the resync, if one has ended.
         """
+        self.queue.asleep = not leads
         try:
             await self._resync.first()
-            self._spawn("resync", self._resync.run())
+            if leads:
+                self.lead()
+            self.spawn("resync", self._resync.run())
+            # All tasks begin now, and those of a standby wait: Kopf ends, with itself, what was begun after it.
             if self._installer is not None:
-                self._spawn("installer", self._installer.run())
+                self.spawn("installer", self._once_leading(self._installer.run))
             for number in range(self._workers):
-                self._spawn(f"worker {number}", self.queue.work(self._controller.process))
+                self.spawn(f"worker {number}", self._once_leading(lambda: self.queue.work(self._controller.process)))
             yield
         finally:
             errors = await self._stop()
         if errors:
             raise errors[0]
 
-    def _spawn(self, name: str, work: Coroutine[None, None, None]) -> None:
+    def stand_by(self) -> bool:
+        """Take note that another operator leads; returns whether that is news."""
+        news, self._role = self._role != "standby", "standby"
+        return news
+
+    def lead(self) -> None:
+        """Begin to work, on every job there is."""
+        self._role = "leader"
+        self.queue.asleep = False
+        for key in self.cache.job_keys():
+            self.queue.add(key)
+        self._leads.set()
+
+    async def _once_leading(self, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        await self._leads.wait()
+        await work()
+
+    def spawn(self, name: str, work: Coroutine[None, None, None]) -> None:
+        """Run something that ends with the operator, and the operator with it."""
         task = asyncio.create_task(work, name=name)
         task.add_done_callback(lambda _: self.died.set())
         self._tasks.append(task)
@@ -140,9 +173,16 @@ class Engine:
     # --- health -------------------------------------------------------------------------------------------------------
 
     def unready(self) -> str | None:
-        """Say what the start still lacks: the first list of the cluster, or the runtime of the installation."""
+        """Say what the start still lacks: the first list of the cluster, a role, or the runtime of the installation.
+
+        A standby is ready, so that a rolling update goes on; of the runtime it knows nothing.
+        """
         if self._resync.last_success is None:
             return "the cluster has not been listed yet"
+        if self._role == "undecided":
+            return "it is not known yet which operator leads"
+        if self._role == "standby":
+            return None
         return self._installer.trouble if self._installer is not None else None
 
     def trouble(self) -> str | None:

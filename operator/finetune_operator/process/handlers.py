@@ -6,6 +6,7 @@ backups can disturb them. Handlers return None, because Kopf would write any oth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import kopf
@@ -25,14 +26,15 @@ WATCHED: Final[tuple[tuple[Kind, str, str, str], ...]] = (
 )
 
 
-def build_registry(engine: Engine) -> kopf.OperatorRegistry:
-    """Return Kopf's handlers for one engine."""
+def build_registry(engine: Engine, *, started: Callable[[], object] = lambda: None) -> kopf.OperatorRegistry:
+    """Return Kopf's handlers for one engine; ``started`` is called once Kopf has set itself up."""
     registry = kopf.OperatorRegistry()
     kopf.on.login(id="login", registry=registry)(kopf.login_via_client)
 
     @kopf.on.startup(id="configure", registry=registry)
     async def startup(settings: kopf.OperatorSettings, **_: Any) -> None:
         configure_kopf(settings)
+        started()
 
     for kind, group, version, plural in WATCHED:
 

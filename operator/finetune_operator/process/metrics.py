@@ -86,14 +86,22 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self._leader = Gauge("finetune_leader", "1 while this operator may write, else 0.", registry=self.registry)
         self._depth = Gauge("finetune_workqueue_depth", "Keys that are ready to run.", registry=self.registry)
         Gauge("finetune_build_info", "1, with the version.", ["version"], registry=self.registry).labels(
             __version__
         ).set(1)
 
-    def look_at(self, *, jobs: Callable[[], Iterable[Raw]], queue_depth: Callable[[], int]) -> None:
-        """Say where the values come from that are computed at scrape time: known FineTuneJobs and ready keys."""
+    def look_at(
+        self,
+        *,
+        jobs: Callable[[], Iterable[Raw]],
+        queue_depth: Callable[[], int],
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Say where the values come from that are computed at scrape time: known FineTuneJobs, ready keys, the role."""
         self._jobs.source = jobs
+        self._leader.set_function(leads)
         self._depth.set_function(queue_depth)
 
     def reconciled(self, result: str, *, seconds: float) -> None:

@@ -7,14 +7,17 @@ peers or scans is off; the values and their reasons stand beside each other.
 from __future__ import annotations
 
 import random
+import socket
+import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 import kopf
 
 from finetune_api.names import LABEL_JOB_UID
+from finetune_operator.decide.leader import MOST_SECONDS, Terms
 from finetune_operator.process.stateless import NoDifferences, NoProgress
 
 __all__ = ["Backoffs", "Settings", "SettingsError", "configure_kopf"]
@@ -51,6 +54,14 @@ class Settings:
         ``FINETUNE_PROGRESS_SECRET`` and ``FINETUNE_NAMESPACE``: where the endpoint's certificate authority lies.
     progress_ca_dir
         ``FINETUNE_PROGRESS_CA_DIR``: where kubelet mounts that Secret.
+    lease
+        ``FINETUNE_LEASE``: name of the Lease, in ``FINETUNE_NAMESPACE``, whose holder alone works; empty: there is none
+        and this operator works at once.
+    identity
+        Who holds it: ``FINETUNE_POD_NAME`` (the host's) and ``FINETUNE_POD_UID`` (random). A container that kubelet
+        starts anew goes on with the Lease of its pod, since the one before it has ended by then.
+    terms
+        ``FINETUNE_LEASE_SECONDS`` (15), ``FINETUNE_LEASE_RENEW_SECONDS`` (10), ``FINETUNE_LEASE_RETRY_SECONDS`` (2).
     """
 
     health_port: int = 8080
@@ -64,6 +75,9 @@ class Settings:
     progress_secret: str = "finetune-operator-progress"  # noqa: S105 - its name
     progress_ca_dir: str = "/etc/finetune/progress"
     namespace: str = ""
+    lease: str = ""
+    identity: str = ""
+    terms: Terms = field(default_factory=Terms)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -77,6 +91,9 @@ class Settings:
         defaults = cls()
         if environment.get("FINETUNE_PROGRESS_URL") and not environment.get("FINETUNE_NAMESPACE"):
             raise SettingsError("FINETUNE_NAMESPACE is not set; FINETUNE_PROGRESS_URL needs it")
+        lease = environment.get("FINETUNE_LEASE", "")
+        if lease and not environment.get("FINETUNE_NAMESPACE"):
+            raise SettingsError("FINETUNE_NAMESPACE is not set; FINETUNE_LEASE needs it")
         level = (environment.get("FINETUNE_LOG_LEVEL") or defaults.log_level).upper()
         if level not in LOG_LEVELS:
             raise SettingsError(f"FINETUNE_LOG_LEVEL is {level!r}; use one of {', '.join(LOG_LEVELS)}")
@@ -92,6 +109,9 @@ class Settings:
             progress_secret=environment.get("FINETUNE_PROGRESS_SECRET") or defaults.progress_secret,
             progress_ca_dir=environment.get("FINETUNE_PROGRESS_CA_DIR") or defaults.progress_ca_dir,
             namespace=environment.get("FINETUNE_NAMESPACE", ""),
+            lease=lease,
+            identity=_identity(environment) if lease else "",
+            terms=_terms(environment, defaults.terms),
         )
 
 
@@ -100,6 +120,19 @@ def _whole(environment: Mapping[str, str], name: str, default: int, least: int, 
     if not text.isdecimal() or not least <= int(text) <= most:
         raise SettingsError(f"{name} is {text!r}; use a whole number from {least} to {most}")
     return int(text)
+
+
+def _identity(environment: Mapping[str, str]) -> str:
+    pod = environment.get("FINETUNE_POD_NAME") or socket.gethostname()
+    return f"{pod}_{environment.get('FINETUNE_POD_UID') or uuid.uuid4()}"
+
+
+def _terms(environment: Mapping[str, str], defaults: Terms) -> Terms:
+    lease = _whole(environment, "FINETUNE_LEASE_SECONDS", defaults.lease, 3, MOST_SECONDS)
+    renew = _whole(environment, "FINETUNE_LEASE_RENEW_SECONDS", defaults.renew, 2, lease - 1)
+    # Two tries at least before the leader has to stop writing.
+    retry = _whole(environment, "FINETUNE_LEASE_RETRY_SECONDS", defaults.retry, 1, renew // 2)
+    return Terms(lease=lease, renew=renew, retry=retry)
 
 
 def _https(environment: Mapping[str, str], name: str) -> str:

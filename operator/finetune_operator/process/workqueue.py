@@ -50,12 +50,14 @@ class WorkQueue(Generic[Key]):
         self._wakeup = asyncio.Event()
         self._settled = asyncio.Event()
         self._closed = False
+        self.asleep = False
+        """Nobody works yet, and what is put in is forgotten: who begins to work puts everything in."""
 
     # --- putting in ---------------------------------------------------------------------------------------------------
 
     def add(self, key: Key) -> None:
         """Have the key run soon; nothing happens if it is waiting for that already."""
-        if key in self._dirty:
+        if self.asleep or key in self._dirty:
             return
         self._dirty[key] = self._now()
         if key not in self._busy:
@@ -68,7 +70,7 @@ class WorkQueue(Generic[Key]):
             self.add(key)
             return
         due = self._now() + delay
-        if due < self._due.get(key, float("inf")):
+        if not self.asleep and due < self._due.get(key, float("inf")):
             self._due[key] = due
             self._pushed += 1
             heapq.heappush(self._heap, (due, self._pushed, key))

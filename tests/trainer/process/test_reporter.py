@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import threading
 import time
@@ -161,6 +162,27 @@ def test_what_goes_wrong_is_logged_once_and_holds_nothing_up(url: str, tmp_path:
     assert time.monotonic() - began < 5
     (line,) = log_of(shown)
     assert (line["event"], line["level"]) == ("live_report_failed", "warning")
+
+
+@pytest.mark.parametrize(("refused", "taken"), [(5, True), (6, False)])
+def test_a_report_that_reaches_the_operator_that_stands_by_is_sent_again_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, operator: Operator, refused: int, taken: bool
+) -> None:
+    left, connect = [refused], http.client.HTTPSConnection.connect
+
+    def chance(connection: http.client.HTTPSConnection) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ConnectionRefusedError
+        connect(connection)
+
+    monkeypatch.setattr(http.client.HTTPSConnection, "connect", chance)
+    shown = console()
+    with Reporter(operator.url, mount(tmp_path, operator), shown, pace=Pace(at_once=0.01, last=2.0)):
+        shown.live.began("train")
+        eventually(lambda: operator.taken or log_of(shown))
+        assert bool(operator.taken) is taken
+        assert bool(log_of(shown)) is not taken
 
 
 def test_a_pod_without_the_files_goes_on(tmp_path: Path) -> None:

@@ -41,6 +41,9 @@ class Pace:
         Between two reports of the same.
     after_failure
         Before the next report, once one was not taken.
+    at_once, tries
+        Where nobody took it, the same report is sent again so soon, in all so often: of two operators one takes
+        reports, and which of them a connection reaches is chance.
     timeout
         For one report to be sent and answered.
     last
@@ -51,6 +54,8 @@ class Pace:
     usual: float = 10.0
     silence: float = 60.0
     after_failure: float = 30.0
+    at_once: float = 0.1
+    tries: int = 6
     timeout: float = 5.0
     last: float = 3.0
 
@@ -121,11 +126,26 @@ class Reporter:
     def _report(self, report: LiveReport) -> None:
         self._sequence = report.sequence
         try:
-            self._next = self._post(report)
+            self._next = self._taken(report)
             self._sent = report
         except (OSError, http.client.HTTPException, ValueError) as error:
             self._next = self._pace.after_failure
             self._tell(str(error) or type(error).__name__)
+
+    def _taken(self, report: LiveReport) -> float:
+        """Send one report until an operator takes it; return in how many seconds the next one is wanted.
+
+        Raises
+        ------
+        OSError, HTTPException, ValueError
+            It was not taken.
+        """
+        for _ in range(self._pace.tries - 1):
+            try:
+                return self._post(report)
+            except ConnectionRefusedError:
+                time.sleep(self._pace.at_once)
+        return self._post(report)
 
     def _post(self, report: LiveReport) -> float:
         """Send one report; return in how many seconds the next one is wanted.

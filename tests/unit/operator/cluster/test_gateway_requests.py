@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio.client import Configuration
 
 from finetune_operator.cluster.gateway import KubernetesGateway
-from finetune_operator.cluster.protocol import JobKey
+from finetune_operator.cluster.protocol import FencedError, JobKey
 
 KEY = JobKey("team-a", "support-intent")
 
@@ -78,3 +79,64 @@ async def test_a_runtime_is_created_by_server_side_apply_which_takes_nothing_ove
     assert request.content_type == "application/apply-patch+yaml"
     assert request.query == {"fieldManager": "finetune-operator"}
     assert request.body == {"spec": {"image": "x"}}
+
+
+# --- who does not lead ------------------------------------------------------------------------------------------------
+
+WRITES: dict[str, Callable[[KubernetesGateway], Awaitable[Any]]] = {
+    "create_child": lambda g: g.create_child("team-a", {}),
+    "delete_child": lambda g: g.delete_child("team-a", "child", uid="u"),
+    "patch_child": lambda g: g.patch_child("team-a", "child", uid="u", patch={}),
+    "patch_job_status": lambda g: g.patch_job_status(KEY, resource_version="41", patch={}),
+    "apply_runtime": lambda g: g.apply_runtime("default", {}),
+    "patch_runtime": lambda g: g.patch_runtime("default", resource_version="41", patch={}),
+    "patch_secret": lambda g: g.patch_secret("system", "authority", {}),
+    "review_token": lambda g: g.review_token("t", audience="a"),
+    "create_event": lambda g: g.create_event("team-a", {}),
+}
+NO_WRITES = {
+    "close",
+    "get_child",
+    "get_job",
+    "get_lease",
+    "get_runtime",
+    "list_events",
+    "list_page",
+    "list_pods",
+    "now",
+    "put_lease",
+    "served_resources",
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
+async def test_who_does_not_lead_sends_no_write(write: Callable[[KubernetesGateway], Awaitable[Any]]) -> None:
+    async def fenced(gateway: KubernetesGateway) -> None:
+        gateway.may_write = lambda: False
+        with pytest.raises(FencedError, match="does not lead"):
+            await write(gateway)
+        gateway.may_write = lambda: True
+        await write(gateway)
+
+    await sent(fenced)  # one request alone: the second
+
+
+def test_every_request_of_the_gateway_is_known_as_one_or_the_other() -> None:
+    methods = {name for name in vars(KubernetesGateway) if not name.startswith("_")}
+    assert methods == WRITES.keys() | NO_WRITES
+
+
+async def test_who_does_not_lead_may_still_write_the_lease() -> None:
+    async def fenced(gateway: KubernetesGateway) -> None:
+        gateway.may_write = lambda: False
+        await gateway.put_lease("system", "operator", resource_version="41", spec={"holderIdentity": "me"})
+
+    request = await sent(fenced)
+    assert (request.method, request.path) == ("PUT", "/apis/coordination.k8s.io/v1/namespaces/system/leases/operator")
+    assert request.body["metadata"]["resourceVersion"] == "41"
+    assert request.body["spec"] == {"holderIdentity": "me"}
+
+
+async def test_a_lease_that_is_not_there_is_created_without_a_version() -> None:
+    request = await sent(lambda g: g.put_lease("system", "operator", resource_version="", spec={}))
+    assert "resourceVersion" not in request.body["metadata"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_operator.decide.plan import Observed, Plan
 from tests.support.builders import job_spec
+from tests.support.lives import LIVES
 from tests.support.operator_world import World
 from tests.support.virtual_time import run_virtual
 
@@ -146,3 +147,36 @@ def test_a_stop_does_not_wait_for_ever() -> None:
         return asyncio.get_running_loop().time()
 
     assert run_virtual(scenario()) <= 4
+
+
+# --- standing by ------------------------------------------------------------------------------------------------------
+
+
+def test_a_standby_writes_nothing_keeps_its_cache_warm_and_is_well_after_hours() -> None:
+    async def scenario() -> None:
+        world, key = World.of(LIVES["one stage"])
+        async with world.operator(leads=False) as engine:
+            later = world.submit(name="later")
+            assert engine.unready() == "it is not known yet which operator leads"
+            assert (engine.stand_by(), engine.stand_by()) == (True, False)
+            await asyncio.sleep(7200)
+            assert (engine.unready(), engine.trouble(), len(engine.queue)) == (None, None, 0)
+            assert world.gateways[0].writes == 0
+            assert {key, later} <= set(engine.cache.job_keys())
+            assert "finetune_jobs{" not in engine.metrics.render().decode()
+
+    run_virtual(scenario())
+
+
+def test_one_that_comes_to_lead_works_on_every_job_there_is() -> None:
+    async def scenario() -> None:
+        world, key = World.of(LIVES["one stage"])
+        async with world.operator(leads=False) as engine:
+            await asyncio.sleep(600)
+            engine.lead()
+            assert engine.trouble() is None
+            await world.until_finished(key, engine)
+        assert world.status(key)["phase"] == "Succeeded"
+        assert world.simulator.pods_made == {"train": 1}
+
+    run_virtual(scenario())

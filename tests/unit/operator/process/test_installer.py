@@ -187,3 +187,20 @@ def test_a_look_that_fails_later_does_not_make_the_operator_unready() -> None:
             assert engine.unready() is None
 
     run_virtual(scenario())
+
+
+def test_the_runtime_of_the_installation_is_the_leaders_work() -> None:
+    async def scenario() -> None:
+        world = World()
+        async with world.operator(leads=False, installed=brought()) as engine:
+            engine.stand_by()
+            await asyncio.sleep(600)
+            assert engine.unready() is None
+            assert runtimes(world) == []
+            engine.lead()
+            assert engine.unready() is not None
+            await asyncio.sleep(1)
+            assert engine.unready() is None
+            assert len(runtimes(world)) == 1
+
+    run_virtual(scenario())

@@ -281,7 +281,7 @@ def test_a_dead_worker_ends_the_operator() -> None:
     async def scenario() -> None:
         world = World()
         async with world.operator() as engine:
-            engine._spawn("broken", _raise())
+            engine.spawn("broken", _raise())
             await engine.died.wait()
             assert engine.trouble() == "a worker has ended"
 
