@@ -20,7 +20,7 @@ from finetune_api.names import ANNOTATION_PROGRESS_CA, PROGRESS_AUDIENCE
 from finetune_operator.cluster.protocol import Raw
 from tests.support.apiserver import ApiServer
 from tests.support.builders import cpu_spec
-from tests.support.operator_process import OPERATOR_RULES, OperatorProcess, eventually
+from tests.support.operator_process import LEASE_RULES, OPERATOR_RULES, OperatorProcess, eventually
 from tests.support.tenant import JOB, Tenant
 
 SYSTEM: Final = "finetune-system"
@@ -44,7 +44,7 @@ def kubeconfig(server: ApiServer) -> Path:
     rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["patch"]}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": SYSTEM}}
     server.apply(secret)
-    return server.service_account("operator", namespace=SYSTEM, rules=[rule], cluster_wide=False)
+    return server.service_account("operator", namespace=SYSTEM, rules=[rule, *LEASE_RULES], cluster_wide=False)
 
 
 class Reporting:
@@ -92,7 +92,7 @@ class Reporting:
 
 
 @contextmanager
-def operating(server: ApiServer, kubeconfig: Path) -> Iterator[Reporting]:
+def operating(server: ApiServer, kubeconfig: Path, **more: str) -> Iterator[Reporting]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {
@@ -100,6 +100,7 @@ def operating(server: ApiServer, kubeconfig: Path) -> Iterator[Reporting]:
         "FINETUNE_PROGRESS_PORT": str(port),
         "FINETUNE_PROGRESS_SECRET": SECRET,
         "FINETUNE_NAMESPACE": SYSTEM,
+        **more,
     }
     with OperatorProcess.started(kubeconfig, **settings) as operator:
         yield Reporting(Tenant(server), operator, port)
@@ -157,6 +158,28 @@ def test_the_authority_outlives_the_operator_and_nobody_may_read_it(server: ApiS
     secrets = f"/api/v1/namespaces/{SYSTEM}/secrets"
     assert server.request("GET", f"{secrets}/{SECRET}", token=operator)[0] == 403
     assert server.request("GET", secrets, token=operator)[0] == 403
+
+
+def test_of_two_operators_the_leader_takes_reports_and_the_other_refuses_the_connection_until_it_leads(
+    server: ApiServer, kubeconfig: Path
+) -> None:
+    lease = {"FINETUNE_LEASE": "finetune-operator"}
+    with operating(server, kubeconfig, **lease) as leader, operating(server, kubeconfig, **lease) as standby:
+        pod = leader.runs()
+        token = leader.token(pod)
+        assert eventually(lambda: leader.post(pod, token) == 200)
+        with pytest.raises(ConnectionRefusedError):
+            standby.post(pod, token)
+        assert leader.operator.stop()[0] == 0
+        eventually(lambda: standby.operator.records("Leading"))
+        eventually(lambda: _listens(standby.port))
+        assert eventually(lambda: standby.post(pod, token, sequence=2, percent=81, step=810) == 200)
+        eventually(lambda: leader.tenant.status()["progress"].get("percent") == 81)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_without_the_secret_jobs_run_and_the_log_says_what_to_mend(server: ApiServer, kubeconfig: Path) -> None:

@@ -136,14 +136,15 @@ def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
 
 
 def test_of_secrets_the_operator_may_patch_its_own_one_and_read_none() -> None:
-    (rule,) = one("Role", name="finetune-operator-progress")["rules"]
+    role = one("Role", name="finetune-operator-progress")
+    (rule,) = role["rules"]
     assert rule == {
         "apiGroups": [""],
         "resources": ["secrets"],
         "resourceNames": ["finetune-operator-progress"],
         "verbs": ["patch"],
     }
-    assert one("Role")["metadata"]["namespace"] == "finetune-system"
+    assert role["metadata"]["namespace"] == "finetune-system"
 
 
 def test_no_upgrade_takes_the_authority_away() -> None:

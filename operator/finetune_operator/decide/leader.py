@@ -47,6 +47,8 @@ class Sight:
         Who holds it; empty: nobody.
     heard
         When the last change of somebody else's hold was seen; None: there was none.
+    follows
+        Whether another candidate was seen to be at work: to take or renew the Lease.
     """
 
     def __init__(self, me: str, terms: Terms) -> None:
@@ -55,6 +57,7 @@ class Sight:
         self._since = 0.0
         self.holder = ""
         self.heard: float | None = None
+        self.follows = False
 
     def look(self, spec: dict[str, Any] | None, at: float) -> Step:
         """Take the Lease's spec as it stands at a time of one's own clock; None: there is no Lease."""
@@ -65,9 +68,10 @@ class Sight:
             self._spec, self.holder = None, ""
             return "create"
         if spec != self._spec:
-            self._spec, self._since, self.holder = spec, at, _text(spec.get("holderIdentity"))
+            first, self._spec, self._since = self._spec is None, spec, at
+            self.holder = _text(spec.get("holderIdentity"))
             if self.holder not in ("", self._me):
-                self.heard = at
+                self.heard, self.follows = at, self.follows or not first
         if self.holder == self._me:
             return "renew"
         if not self.holder or at - self._since > self._holds(spec):

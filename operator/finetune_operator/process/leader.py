@@ -63,7 +63,7 @@ class Elector:
     stamp
         The time as it is written into the Lease, for people.
     waits
-        Called with the holder's name when it is another one.
+        Called with the name of another candidate that was seen to lead.
     lost
         Called, with a sentence, when another one has taken the Lease from this process; not to return.
 
@@ -151,7 +151,7 @@ class Elector:
             step = self._sight.look(spec, self._clock())
             # A leader that finds the Lease free had lost it: somebody else may have led in between.
             if step == "wait" or (step == "take" and self.leads.is_set()):
-                if not self.leads.is_set():
+                if self._sight.follows and not self.leads.is_set():
                     self._waits(self._sight.holder)
                 return False
             version = "" if found is None else as_text(metadata(found).get("resourceVersion")) or ""

@@ -80,6 +80,14 @@ def test_what_is_given_back_has_no_holder_and_keeps_the_count() -> None:
     assert (sight.released("now")["holderIdentity"], sight.released("now")["leaseTransitions"]) == ("", 3)
 
 
+def test_who_holds_it_is_followed_once_it_was_seen_to_be_alive() -> None:
+    sight, follows = Sight("me", TERMS), []
+    for at, renewed in ((0.0, "r1"), (2.0, "r1"), (4.0, "r2")):
+        sight.look(held("other", renewed=renewed), at)
+        follows.append(sight.follows)
+    assert follows == [False, False, True]
+
+
 def test_it_is_known_when_the_one_before_was_last_heard() -> None:
     sight = Sight("me", TERMS)
     sight.look(held("other", renewed="r1"), 1.0)
