@@ -32,6 +32,8 @@ __all__ = ["Elector", "Leases", "awake"]
 log = logging.getLogger(__name__)
 
 JITTER: Final = 0.1
+DENIALS_TO_TELL: Final = 3
+"""Times in a row that a right has to be missing before that is an error: an API server that starts knows of none."""
 RELEASE_SECONDS: Final = 3.0
 """Time to give the Lease back at the end."""
 
@@ -94,6 +96,7 @@ class Elector:
         """The version that this process wrote last; None: it has to look first."""
         self._until = float("-inf")
         self._told: str | None = None
+        self._denials = 0
         self.leads = asyncio.Event()
 
     def may_write(self) -> bool:
@@ -141,7 +144,7 @@ class Elector:
             self._version = None
             self._tell_of_the_fault(error)
             return None
-        self._told = None
+        self._told, self._denials = None, 0
         return held
 
     async def _try(self) -> bool:
@@ -189,11 +192,12 @@ class Elector:
     def _tell_of_the_fault(self, error: Exception) -> None:
         """Log a fault once, and once more when it keeps this process from writing."""
         stopped = self.leads.is_set() and not self.may_write()
-        told = f"{type(error).__name__} {stopped}"
+        self._denials = self._denials + 1 if isinstance(error, ForbiddenError | InvalidError) else 0
+        denied = self._denials >= DENIALS_TO_TELL
+        told = f"{type(error).__name__} {stopped} {denied}"
         if told == self._told:
             return
         self._told = told
-        denied = isinstance(error, ForbiddenError | InvalidError)
         log.log(
             logging.ERROR if denied else logging.WARNING,
             "Lease %s could not be %s: %s; %strying again every %d s",
