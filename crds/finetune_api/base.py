@@ -20,6 +20,7 @@ __all__ = [
     "ConfigMapKey",
     "DecimalString",
     "Digest",
+    "LabelName",
     "LocalName",
     "Rule",
     "SecretRef",
@@ -120,6 +121,9 @@ CONFIG_MAP_KEY: Final = r"^[.]?[-_A-Za-z0-9][-._A-Za-z0-9]*$"
 
 LocalName = Annotated[str, Field(min_length=1, max_length=253, pattern=SUBDOMAIN)]
 """Name of an object in the same namespace (or of a cluster-scoped one): a DNS-1123 subdomain."""
+
+LabelName = Annotated[str, Field(min_length=1, max_length=63, pattern=SUBDOMAIN)]
+"""Name of an object that the value of a label names too, which is shorter."""
 
 DecimalString = Annotated[str, Field(max_length=24, pattern=r"^[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?$")]
 """A number as text; Kubernetes' conventions keep floats out of objects."""

@@ -71,6 +71,16 @@ _DEADLINE_RULE: Final = {
 }
 
 
+def _queue_rule(field: str) -> dict[str, str]:
+    """A child stands in one queue for good; the next one, after a suspension, may stand in another."""
+    return {
+        "rule": f"self.suspend || oldSelf.suspend || (has(self.{field}) == has(oldSelf.{field}) && "
+        f"(!has(self.{field}) || self.{field} == oldSelf.{field}))",
+        "message": f"{field} may change only while the job is suspended; set suspend: true before, or with it",
+        "fieldPath": f".{field}",
+    }
+
+
 def models_below(model: type[BaseModel]) -> dict[str, type[ApiModel]]:
     """Return the model and all models that its fields use, by class name."""
     found: dict[str, type[ApiModel]] = {}
@@ -172,6 +182,7 @@ def _add_immutability(spec: Schema) -> None:
                 {"rule": f"has(self.{name}) == has(oldSelf.{name})", "message": message, "fieldPath": f".{name}"}
             )
     parent.append(_DEADLINE_RULE)
+    parent += map(_queue_rule, ("queueName", "workloadPriorityClassName"))
 
 
 def _root(kind: str, description: str, properties: dict[str, Schema], validations: list[dict[str, str]]) -> Schema:
@@ -260,6 +271,7 @@ def job_crd() -> Schema:
             _column(
                 "FewShot", ".status.results.fewShot.score", "Score of the untouched model with examples.", wide=True
             ),
+            _column("Queue", ".spec.queueName", "The LocalQueue of Kueue that admits its Jobs.", wide=True),
             _column("Model", ".spec.model.uri", "The model to start from.", wide=True),
         ],
     }

@@ -101,7 +101,8 @@ Reasons of `Succeeded=Unknown` that are no failures, with what Kubernetes says i
 | `Pending`, `Starting` | The stage's Job or pod is being made. |
 | `Preparing`, `Training` | The stage runs. |
 | `Unschedulable` | No node has room for the pod: other jobs end, or an autoscaler brings one. |
-| `Queued` | Somebody put the Job into a queue of Kueue, which has not admitted it. |
+| `Queued` | Kueue has not admitted the Job yet, or has stopped it to make room. It costs no time. |
+| `Inadmissible` | Kueue can't admit the Job until somebody mends what the message names. It costs no time. |
 | `ChildSuspended` | Somebody has suspended the Job itself; the message says who, and since when. It costs no time. |
 | `ControlPlaneFault` | The API server, or a webhook that it calls, fails at making the Job or its pod. |
 | `MountFailed`, `SandboxFailed` | The node can't mount what the pod needs, or can't set up its network. |

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_api.base import DecimalString, LocalName, Rule, SecretRef, SpecModel, not_yet
+from finetune_api.base import DecimalString, LabelName, LocalName, Rule, SecretRef, SpecModel, not_yet
 from finetune_api.dataset import (
     BadRows,
     Dataset,
@@ -55,8 +55,10 @@ __all__ = [
     "Validation",
 ]
 
-MUTABLE_FIELDS: Final = frozenset({"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"})
-"""Fields of spec that may change after creation."""
+MUTABLE_FIELDS: Final = frozenset(
+    {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "queueName", "workloadPriorityClassName"}
+)
+"""Fields of spec that may change after creation; those of the queue only while the job is suspended."""
 
 
 _HAS_VALIDATION: Final = (
@@ -282,7 +284,12 @@ class FineTuneJobSpec(SpecModel):
     """One fine-tune job from rows to a measured model."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        not_yet("!has(self.queueName)", "queueName", lambda s: s.queue_name is None, field="queueName"),
+        Rule(
+            cel="!has(self.workloadPriorityClassName) || has(self.queueName)",
+            message="workloadPriorityClassName orders a queue of Kueue, and queueName names none; set queueName too",
+            check=lambda s: s.workload_priority_class_name is None or s.queue_name is not None,
+            field="workloadPriorityClassName",
+        ),
         Rule(
             cel="!has(self.output.export) || self.output.export == 'Model' || self.training.method != 'Full'",
             message="output.export Adapter or Both needs training.method LoRA; Full has no adapter",
@@ -324,7 +331,16 @@ class FineTuneJobSpec(SpecModel):
     suspend: bool = Field(
         False, description="Stops the job: its pods save their state and go. Set to false, it goes on from there."
     )
-    queue_name: str | None = Field(None, max_length=63, description="A Kueue LocalQueue. Refused by this version.")
+    queue_name: LabelName | None = Field(
+        None,
+        description="LocalQueue of Kueue that admits the job's Jobs. Absent: none does. May change while the job is "
+        "suspended.",
+    )
+    workload_priority_class_name: LabelName | None = Field(
+        None,
+        description="WorkloadPriorityClass of Kueue: who goes first in the queue, and who makes room for whom. May "
+        "change while the job is suspended.",
+    )
     model: Model = Field(description="The model to start from.")
     dataset: Dataset = Field(description="The rows, how they are cut and how they become prompts.")
     training: Training = Field(Training(), description="How the model is tuned.")

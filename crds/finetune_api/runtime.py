@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, LocalName, Rule, SecretRef, SpecModel, moved, not_yet
+from finetune_api.base import ApiModel, LabelName, LocalName, Rule, SecretRef, SpecModel, moved
 from finetune_api.templates import RuntimeTemplate
 
 __all__ = [
@@ -258,12 +258,6 @@ class FineTuneRuntimeSpec(SpecModel):
             empty="self.resources.all(s, self.resources[s].all(k, s + '.' + k + '=' + self.resources[s][k] in "
             f"{list(_OLD_AMOUNTS)}))",
         ),
-        not_yet(
-            "!has(self.prepareQueueName)",
-            "prepareQueueName",
-            lambda r: r.prepare_queue_name is None,
-            field="prepareQueueName",
-        ),
     )
 
     image: str = Field(
@@ -318,7 +312,11 @@ class FineTuneRuntimeSpec(SpecModel):
     simulated_gpus: bool = Field(
         False, description="For test clusters: nothing backs gpuResourceName, and the CPU computes in its place."
     )
-    prepare_queue_name: str | None = Field(None, max_length=63, description="Refused by this version.")
+    prepare_queue_name: LabelName | None = Field(
+        None,
+        description="LocalQueue of Kueue, in each job's namespace, for the stage that reads the data of jobs that name "
+        "a queue. Absent: the job's own.",
+    )
 
     # Fields of earlier versions: without a schema the API server would drop them unread, and with them what they say.
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] | None = Field(
@@ -361,6 +359,7 @@ class ResolvedRuntime(ApiModel):
     template: RuntimeTemplate | None = Field(None, description="The runtime's template that the job names.")
     model_cache: ModelCache | None = Field(None, description="The volume that keeps weights.")
     progress: LiveProgress = Field("Enabled", description="Whether pods post live reports.")
+    prepare_queue_name: LabelName | None = Field(None, description="LocalQueue of the stage that reads the data.")
     output_uri: str = Field(max_length=1024, description="Where the results go.")
     active_deadline_seconds: int = Field(ge=1, description="The runtime's largest activeDeadlineSeconds.")
     pending_timeout_seconds: int = Field(ge=1, description="How long the job waits for something missing.")

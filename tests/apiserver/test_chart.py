@@ -170,6 +170,8 @@ MAY = {
     "pods": {"get", "list", "watch"},
     "events": {"get", "list", "create", "patch"},
     "tokenreviews.authentication.k8s.io": {"create"},
+    "workloads.kueue.x-k8s.io": {"list"},
+    "workloadpriorityclasses.kueue.x-k8s.io": {"get"},
 }
 NOTHING = [
     "secrets",
@@ -180,6 +182,7 @@ NOTHING = [
     "serviceaccounts",
     "roles.rbac.authorization.k8s.io",
     "nodes",
+    "localqueues.kueue.x-k8s.io",
 ]
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 

@@ -124,7 +124,7 @@ def test_kubectl_get_answers_how_far_and_how_good(apiserver: ApiServer, objects:
 def test_kubectl_get_wide_answers_what_was_gained_and_from_what(apiserver: ApiServer, objects: Objects) -> None:
     _finish(objects)
     header, row = apiserver.kubectl("-n", objects.namespace, "get", "ftj", "-o", "wide").splitlines()
-    assert header.split()[7:] == ["ETA", "GAIN", "FEWSHOT", "MODEL"]
+    assert header.split()[7:] == ["ETA", "GAIN", "FEWSHOT", "QUEUE", "MODEL"]
     assert row.split()[7:] == ["+0.4589", "hf://org/name"]
 
 

@@ -13,9 +13,7 @@ from tests.apiserver.conftest import Objects
 from tests.support.casekit import MINIMAL, edited
 
 SPEC_SCHEMA = job_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds"}
-NEVER_SET = {"queueName"}
-"""Optional fields that this version refuses, so that no stored object has them."""
+MUTABLE = {"suspend", "ttlSecondsAfterFinished", "activeDeadlineSeconds", "queueName", "workloadPriorityClassName"}
 
 CHANGES: Mapping[str, tuple[Any, Any]] = {
     "runtimeRef.name": ("gpu", "other"),
@@ -115,7 +113,7 @@ def _optional(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _optional(child, f"{path}.")
 
 
-OPTIONAL = [p for p in _optional(SPEC_SCHEMA) if p not in MUTABLE | NEVER_SET]
+OPTIONAL = [p for p in _optional(SPEC_SCHEMA) if p not in MUTABLE]
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +182,37 @@ def test_the_shape_of_the_dataset_can_not_be_changed(stored: Objects, name: str,
     _refused(stored.patch(name, {"spec": {"dataset": patch}}, dry_run=True), "dataset")
 
 
-def test_a_queue_can_not_be_added(stored: Objects) -> None:
-    _refused(stored.patch("stored-minimal", _patch("queueName", "q"), dry_run=True), "queueName")
+QUEUED = {"queueName": "team-a", "workloadPriorityClassName": "low"}
+QUEUE_EDITS = [
+    ("queueName", QUEUED, {"queueName": "other"}),
+    ("queueName", {}, {"queueName": "team-a"}),
+    ("queueName", {"queueName": "team-a"}, {"queueName": None}),
+    ("workloadPriorityClassName", QUEUED, {"workloadPriorityClassName": "high"}),
+    ("workloadPriorityClassName", {"queueName": "team-a"}, {"workloadPriorityClassName": "low"}),
+    ("workloadPriorityClassName", QUEUED, {"workloadPriorityClassName": None}),
+]
+
+
+@pytest.mark.parametrize(("field", "before", "edit"), QUEUE_EDITS, ids=str)
+def test_a_queue_can_not_be_changed_while_the_job_may_run(
+    objects: Objects, field: str, before: dict[str, Any], edit: dict[str, Any]
+) -> None:
+    assert objects.create(edited(MINIMAL["FineTuneJob"], before))[0] == 201
+    status, body = objects.patch("case", {"spec": edit})
+    assert status == 422
+    words = f"{field} may change only while the job is suspended; set suspend: true before, or with it"
+    assert words in body["message"]
+
+
+@pytest.mark.parametrize(("field", "before", "edit"), QUEUE_EDITS, ids=str)
+@pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)], ids=str)
+def test_a_queue_may_be_changed_while_the_job_is_suspended(
+    objects: Objects, field: str, before: dict[str, Any], edit: dict[str, Any], *, first: bool, then: bool
+) -> None:
+    assert objects.create(edited(MINIMAL["FineTuneJob"], {**before, "suspend": first}))[0] == 201
+    status, body = objects.patch("case", {"spec": {**edit, "suspend": then}})
+    assert status == 200, body
+    assert body["spec"].get(field) == edit[field]
 
 
 @pytest.mark.parametrize("block", ["training", "evaluation", "output", "resources", "runtimeRef", "backoffLimit"])
@@ -207,7 +234,7 @@ def test_the_tables_name_every_field_of_the_spec() -> None:
         "dataset.template.promptsource",
         "dataset.split.orderBy",
     }
-    top_level = {_top(path) for path in CHANGES} | {"queueName"}
+    top_level = {_top(path) for path in CHANGES}
     assert set(SPEC_SCHEMA["properties"]) - top_level == MUTABLE
 
 

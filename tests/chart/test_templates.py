@@ -132,6 +132,11 @@ def test_nobody_gets_secrets_wildcards_or_a_way_to_more_rights() -> None:
             assert not words & {"escalate", "bind", "impersonate", "serviceaccounts/token"}
 
 
+def test_kueues_objects_may_be_left_alone() -> None:
+    rules = one("ClusterRole", {"kueue": {"enabled": False}}, name="finetune-operator")["rules"]
+    assert rules == [rule for rule in OPERATOR_RULES if rule["apiGroups"] != ["kueue.x-k8s.io"]]
+
+
 # --- live reports ----------------------------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ def _shape(schema: Mapping[str, Any]) -> dict[str, Any]:
 def test_the_schema_of_the_runtime_is_that_of_its_definition_but_for_what_that_refuses() -> None:
     definition = runtime_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     taken = {key: child for key, child in definition.items() if not child["description"].startswith("Refused")}
-    assert {"train", "nodeSelector", "prepareQueueName"} & set(taken) == {"train"}
+    assert {"train", "nodeSelector", "resources"} & set(taken) == {"train"}
     expected = {key: _shape(child) for key, child in taken.items() if key != "image"}
     values = SCHEMA["properties"]["runtime"]["properties"]
     actual = {

@@ -151,10 +151,16 @@ class Kind:
         yield self.no(path, f"{path} as text", {path: "true"}, "boolean")
 
     def name(
-        self, path: str, *, at: str = "", wrap: Callable[[str], Any] = lambda text: text, with_: Edits | None = None
+        self,
+        path: str,
+        *,
+        longest: int = 253,
+        at: str = "",
+        wrap: Callable[[str], Any] = lambda text: text,
+        with_: Edits | None = None,
     ) -> Iterator[Case]:
         """Name of another object (DNS-1123 subdomain)."""
-        yield from self.text(path, 253, lambda n: "n" * n, shortest=1, at=at, wrap=wrap, with_=with_)
+        yield from self.text(path, longest, lambda n: "n" * n, shortest=1, at=at, wrap=wrap, with_=with_)
         yield from self.pattern(
             path, ["a", "0a.b-c"], ["A", "-a", "a-", "a_b", "a..b", "a\n"], at=at, wrap=wrap, with_=with_
         )

@@ -697,8 +697,14 @@ def _rest_of_the_job() -> Iterator[Case]:
     yield JOB.ok("the minimal job", {})
     yield from JOB.name("runtimeRef.name")
     yield from JOB.flag("suspend")
-    yield JOB.no("queueName", "queueName", {"queueName": "team-a"}, not_yet("queueName"))
-    yield from JOB.text("queueName", 63, lambda n: "q" * n, reachable=False)
+    yield from JOB.name("queueName", longest=63)
+    yield from JOB.name("workloadPriorityClassName", longest=63, with_={"queueName": "team-a"})
+    yield JOB.no(
+        "workloadPriorityClassName",
+        "a priority without a queue",
+        {"workloadPriorityClassName": "high"},
+        "workloadPriorityClassName orders a queue of Kueue, and queueName names none; set queueName too",
+    )
     yield from JOB.integer("resources.gpusPerNode", 0, 64, ok=[0, 1])
     yield from JOB.integer("resources.nodes", 1, 1024, ok=[1])
     message = not_yet("resources.gpusPerNode above 1", "set 0 or 1")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from finetune_api.templates import LIBRARY
-from tests.support.casekit import ABSENT, Case, Kind, not_yet
+from tests.support.casekit import ABSENT, Case, Kind
 
 __all__ = ["RUNTIME_CASES"]
 
@@ -282,9 +282,7 @@ def _rest_of_the_runtime() -> Iterator[Case]:
     yield from RUNTIME.integer("limits.activeDeadlineSeconds", 60, 31536000)
     yield from RUNTIME.integer("limits.pendingTimeoutSeconds", 1, 86400)
     yield from RUNTIME.integer("limits.stallTimeoutSeconds", 60, 86400)
-    message = not_yet("prepareQueueName")
-    yield RUNTIME.no("prepareQueueName", "prepareQueueName", {"prepareQueueName": "q"}, message)
-    yield from RUNTIME.text("prepareQueueName", 63, lambda n: "q" * n, reachable=False)
+    yield from RUNTIME.name("prepareQueueName", longest=63)
 
 
 RUNTIME_CASES: Final[list[Case]] = [

@@ -61,6 +61,8 @@ class MemoryCluster:
         self._uids = 0
         self.watchers: list[Watcher] = []
         self.served = frozenset({"finetunejobs", "finetunejobs/status", "finetuneruntimes"})
+        self.kueue: str | None = None
+        """The version of Kueue's API, where it is installed."""
         self.refusals: list[ClusterError] = []
         """Errors that the next creations of children are answered with, in this order."""
         self.tokens: dict[str, Raw] = {}
@@ -194,6 +196,21 @@ class MemoryGateway:
         found = raws if kind in ("jobs", "runtimes") else [raw for raw in raws if LABEL_JOB_UID in _labels(raw)]
         begin = int(after or 0)
         return Page(found[begin : begin + 2], str(begin + 2) if begin + 2 < len(found) else "")
+
+    async def kueue_version(self) -> str | None:
+        return self._cluster.kueue
+
+    async def list_workloads(self, version: str, namespace: str, *, child_uid: str) -> list[Raw]:
+        if version != self._cluster.kueue:
+            raise NotFoundError("the server could not find the requested resource", code=404)
+        return [
+            raw
+            for raw in self._cluster.all("workloads")
+            if raw["metadata"]["namespace"] == namespace and _labels(raw).get("kueue.x-k8s.io/job-uid") == child_uid
+        ]
+
+    async def get_workload_priority_class(self, version: str, name: str) -> Raw:
+        return self._cluster.get("workloadpriorityclasses", "", name)
 
     async def served_resources(self) -> frozenset[str]:
         return self._cluster.served

@@ -16,6 +16,7 @@ from finetune_api.names import StageName, child_name
 from finetune_api.reasons import EXIT_RESUMABLE
 from finetune_api.report import StageReport, encode_report
 from finetune_api.status import FineTuneJobStatus
+from finetune_operator.decide.manifests.queueing import ANNOTATION_QUEUE, LABEL_PRIORITY, LABEL_QUEUE
 from finetune_operator.decide.plan import (
     ChildView,
     CreateChild,
@@ -25,6 +26,7 @@ from finetune_operator.decide.plan import (
     Plan,
     PodReport,
     PodView,
+    QueueWord,
     ReportEndpoint,
     RuntimeView,
     SetChildDeadline,
@@ -195,13 +197,19 @@ class Simulation:
             assert not self.job["spec"].get("suspend"), "a suspended job gets a child"
             assert all(child.ended for child in self.children.values()), "a second unfinished child"
             self._count += 1
-            spec = action.manifest["spec"]
+            spec, meta = action.manifest["spec"], action.manifest["metadata"]
+            queued = bool(spec.get("suspend"))
             self.children[name] = ChildView(
                 name=name,
                 uid=f"child-{self._count}",
                 stage=action.stage,
                 owner_uid=action.manifest["metadata"]["ownerReferences"][0]["uid"],
-                start_time=self.now,
+                start_time=None if queued else self.now,
+                suspended=queued,
+                suspended_at=self.now if queued else None,
+                queue=meta["labels"].get(LABEL_QUEUE),
+                priority=meta["labels"].get(LABEL_PRIORITY),
+                made_for=meta.get("annotations", {}).get(ANNOTATION_QUEUE),
                 ttl_seconds=spec.get("ttlSecondsAfterFinished"),
                 active_deadline_seconds=spec["activeDeadlineSeconds"],
             )
@@ -228,6 +236,23 @@ class Simulation:
             )
             self.children[action.name] = replace(self.children[action.name], **change)
             self.writes.append("patch")
+
+    # --- a queue ------------------------------------------------------------------------------------------------------
+
+    def waits(self, stage: StageName, **says: Any) -> Simulation:
+        """Kueue says why it does not admit a child."""
+        return self.change_child(stage, word=QueueWord(**({"workload": "job-x"} | says)))
+
+    def admitted(self, stage: StageName) -> Simulation:
+        """Kueue lets a child run."""
+        return self.change_child(stage, suspended=False, suspended_at=None, start_time=self.now, word=None)
+
+    def stopped_by_queue(self, stage: StageName, reason: str = "Preempted", message: str = "made room") -> Simulation:
+        """Kueue takes a child off its nodes: the job controller deletes its pods and counts none of them."""
+        child = self.child(stage)
+        self.pods = {name: pod for name, pod in self.pods.items() if pod.job_uid != child.uid}
+        self.waits(stage, evicted=reason, evicted_message=message)
+        return self.change_child(stage, suspended=True, suspended_at=self.now, start_time=None, active=0)
 
     # --- the cluster --------------------------------------------------------------------------------------------------
 

@@ -73,5 +73,6 @@ specs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "activeDeadlineSeconds": _optional(st.integers(60, 31536000)),
         "ttlSecondsAfterFinished": st.integers(0, 31536000),
         "serviceAccountName": _optional(name),
+        "queueName": _optional(name),
     }
 ).map(_without_none)

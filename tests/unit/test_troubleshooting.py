@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from finetune_operator.decide.plan import QueueWord
 from tests.support import builders as b
 from tests.support.simulation import Simulation
 
@@ -50,6 +51,7 @@ SCENES: Final[dict[str, Callable[[], Simulation]]] = {
     "QuotaExceeded": lambda: refused("exceeded quota: pods"),
     "Unschedulable": lambda: started().pod_waits("train", unschedulable="0/3 nodes are available").settle(10),
     "Queued": lambda: held(queue="team-a"),
+    "Inadmissible": lambda: held(queue="team-a", word=QueueWord(installed=False)),
     "ChildSuspended": lambda: held(suspended_by="kubectl-patch"),
     "Suspended": lambda: Simulation(b.job(b.cpu_spec(suspend=True)), runtime=b.runtime()),
     "Suspending": lambda: running().edit(suspend=True),

@@ -47,6 +47,7 @@ APPLY: Final = "application/apply-patch+yaml"
 UNAVAILABLE: Final = frozenset({401, 408, 410, 429})
 
 GROUP_PATH: Final = f"/apis/{API_VERSION}"
+KUEUE_PATH: Final = "/apis/kueue.x-k8s.io"
 LIST_PATHS: Final[Mapping[Kind, tuple[str, str, str | None]]] = {
     "jobs": (f"{GROUP_PATH}/{JOB_PLURAL}", JOB_PLURAL, None),
     "runtimes": (f"{GROUP_PATH}/{RUNTIME_PLURAL}", RUNTIME_PLURAL, None),
@@ -143,6 +144,26 @@ class KubernetesGateway:
         """See :class:`ClusterGateway`."""
         path, resource, selector = LIST_PATHS[kind]
         return await self._page(path, resource, {"labelSelector": selector} if selector else {}, after)
+
+    async def kueue_version(self) -> str | None:
+        """See :class:`ClusterGateway`."""
+        try:
+            found = await self._request("get", "GET", KUEUE_PATH, "discovery")
+        except NotFoundError:
+            return None
+        preferred = found.get("preferredVersion")
+        version = preferred.get("version") if isinstance(preferred, dict) else None
+        return version if isinstance(version, str) else None
+
+    async def list_workloads(self, version: str, namespace: str, *, child_uid: str) -> list[Raw]:
+        """See :class:`ClusterGateway`."""
+        path = f"{KUEUE_PATH}/{version}/namespaces/{namespace}/workloads"
+        return await self._list(path, "workloads", {"labelSelector": f"kueue.x-k8s.io/job-uid={child_uid}"})
+
+    async def get_workload_priority_class(self, version: str, name: str) -> Raw:
+        """See :class:`ClusterGateway`."""
+        path = f"{KUEUE_PATH}/{version}/workloadpriorityclasses/{name}"
+        return await self._request("get", "GET", path, "workloadpriorityclasses")
 
     async def served_resources(self) -> frozenset[str]:
         """See :class:`ClusterGateway`."""

@@ -19,6 +19,7 @@ from typing import Final
 from finetune_api.names import child_name
 from finetune_operator.cluster.cache import STAGES, Cache
 from finetune_operator.cluster.protocol import ClusterError, ClusterGateway, JobKey, NotFoundError, Raw
+from finetune_operator.cluster.queues import QueueReader
 from finetune_operator.cluster.views import (
     as_text,
     child_view,
@@ -71,6 +72,7 @@ class Observer:
         self._endpoint = endpoint
         self._report = report
         self._gateway = gateway
+        self._queues = QueueReader(gateway)
         self._cache = cache
         self._now = now
 
@@ -167,6 +169,10 @@ class Observer:
         self, key: JobKey, child: ChildView, pods: tuple[PodView, ...], now: datetime
     ) -> ChildView:
         own = [pod for pod in pods if pod.job_uid == child.uid]
+        if child.suspended and child.queue is not None and child.ended is None and not child.deleting:
+            fresh = child.suspended_at is None or now - child.suspended_at < SETTLING
+            # One that has a pod was stopped, and the queue says why.
+            return child if fresh and not own else replace(child, word=await self._queues.word(key, child))
         waiting = child.ended is None and not child.deleting and child.start_time is not None
         if not waiting or any(pod.phase not in ("Succeeded", "Failed") for pod in own):
             return child

@@ -144,6 +144,18 @@ class ClusterGateway(Protocol):
         """
         ...
 
+    async def kueue_version(self) -> str | None:
+        """Return the version of Kueue's API that the API server prefers; None where Kueue is not installed."""
+        ...
+
+    async def list_workloads(self, version: str, namespace: str, *, child_uid: str) -> list[Raw]:
+        """Return the Workloads that Kueue keeps of a batch/v1 Job."""
+        ...
+
+    async def get_workload_priority_class(self, version: str, name: str) -> Raw:
+        """Return a WorkloadPriorityClass of Kueue."""
+        ...
+
     async def served_resources(self) -> frozenset[str]:
         """Return the plural names that the API server serves in our group and version; empty if it knows none."""
         ...

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, cast, get_args
 from finetune_api.names import LABEL_JOB_NAME, LABEL_JOB_UID, StageName
 from finetune_operator.cluster.protocol import JobKey, Raw
 from finetune_operator.decide.manifests.job import CONTAINER
+from finetune_operator.decide.manifests.queueing import ANNOTATION_QUEUE, LABEL_PRIORITY, LABEL_QUEUE
 from finetune_operator.decide.plan import ChildView, PodView, RuntimeView
 from finetune_operator.decide.text import parse_time
 
@@ -42,8 +43,6 @@ __all__ = [
 PodPhase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
 POD_PHASES: Final = get_args(PodPhase)
 DEFAULT_RUNTIME: Final = "default"
-KUEUE_QUEUE: Final = "kueue.x-k8s.io/queue-name"
-"""Label that names the LocalQueue of a Job that Kueue manages."""
 
 BESIDE: Final = timedelta(seconds=200)
 """How far apart two Events may be that tell of the same state; kubelet tries a volume at least every 122 s."""
@@ -185,7 +184,9 @@ def child_view(raw: Raw, *, stage: StageName) -> ChildView | None:
         if suspended and stopped.get("status") == "True"
         else None,
         suspended_by=_manager_of_suspend(raw) if suspended else None,
-        queue=as_text(labels(raw).get(KUEUE_QUEUE)) if suspended else None,
+        queue=as_text(labels(raw).get(LABEL_QUEUE)),
+        priority=as_text(labels(raw).get(LABEL_PRIORITY)),
+        made_for=as_text(as_dict(metadata(raw).get("annotations")).get(ANNOTATION_QUEUE)),
     )
 
 

@@ -15,6 +15,7 @@ from finetune_api.status import Failure, FineTuneJobStatus, Results
 from finetune_operator.decide.conditions import Suspension, Verdict
 from finetune_operator.decide.holds import CONTROL_PLANE_FAULT, MENDABLE, POD_START, Hold
 from finetune_operator.decide.plan import Action, ChildView, DeleteChild, Event, Plan, SetChildTTL
+from finetune_operator.decide.queued import INADMISSIBLE, QUEUE_REASONS
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.status import to_stored
 from finetune_operator.decide.text import parse_time, rfc3339, sanitise
@@ -61,6 +62,7 @@ def hold_up(
     hold: Hold,
     *,
     actions: Iterable[Action] = (),
+    events: Iterable[Event] = (),
     poll: float | None = None,
 ) -> Plan:
     """Something is missing, or the cluster has no room or a fault: wait and tell, with since when.
@@ -89,7 +91,7 @@ def hold_up(
     return Plan(
         status=s.changed(_ongoing(s, status, hold.reason, message)),
         actions=tuple(actions),
-        events=(event,) if _is_news(s, hold) else (),
+        events=(*events, *((event,) if _is_news(s, hold) else ())),
         requeue_after=max(1.0, min(pauses)) if pauses else None,
         waiting=hold.known,
     )
@@ -180,7 +182,7 @@ def _prepared(status: FineTuneJobStatus) -> bool:
 
 def _is_news(s: Situation, hold: Hold) -> bool:
     """Tell whether an Event shall tell of it: not each change of what is missing, and not the daily want of nodes."""
-    if hold.reason == CONTROL_PLANE_FAULT:
+    if hold.reason in (CONTROL_PLANE_FAULT, INADMISSIBLE):
         return s.reason != hold.reason
     return hold.known is not None and s.reason in (None, "Pending")
 
@@ -199,6 +201,8 @@ def _worded(s: Situation, hold: Hold, waited: float) -> tuple[str, float | None]
 
     It stays while nothing but the wording has changed; messages with a name in them are our own.
     """
+    if hold.reason in QUEUE_REASONS:  # read at a pace of our own, so that only numbers are left alone
+        return (s.told if says_the_same(s.told, hold.message) else hold.message), None
     named = hold.waiting_for or (s.status.waiting_for and hold.reason not in POD_START)
     if not hold.varies or s.reason != hold.reason or named:
         return hold.message, None

@@ -17,6 +17,7 @@ from typing import Final
 from finetune_api.reasons import REASONS, Reason
 from finetune_operator.decide.named import Named, listed
 from finetune_operator.decide.plan import ChildView, PodView
+from finetune_operator.decide.queued import queue_says
 from finetune_operator.decide.runtimes import Refusal
 from finetune_operator.decide.text import bare, rfc3339
 
@@ -178,7 +179,7 @@ def hold_of(child: ChildView, pods: tuple[PodView, ...], *, now: datetime, named
     if any(pod.phase == "Running" and not pod.deleting for pod in pods):
         return None
     if child.suspended:
-        return _hold_of_suspension(child)
+        return _hold_of_suspension(child, now)
     waiting = [pod for pod in pods if pod.phase == "Pending" and not pod.deleting]
     if waiting:
         return _hold_of_pod(_newest(waiting), now, named)
@@ -221,14 +222,11 @@ def _placed(pod: PodView) -> str:
     return f"pod {pod.name}" + (f" on node {pod.node}" if pod.node else "")
 
 
-def _hold_of_suspension(child: ChildView) -> Hold:
-    since = f" since {rfc3339(child.suspended_at)}" if child.suspended_at else ""
+def _hold_of_suspension(child: ChildView, now: datetime) -> Hold:
     if child.queue is not None:
-        return Hold(
-            reason="Queued",
-            message=f"Job {child.name} waits in Kueue's LocalQueue {bare(child.queue)}{since}.",
-            varies=False,
-        )
+        told = queue_says(child, now=now)
+        return Hold(reason=told.reason, message=told.message)
+    since = f" since {rfc3339(child.suspended_at)}" if child.suspended_at else ""
     who = f" by {bare(child.suspended_by)}" if child.suspended_by else ""
     return Hold(
         reason="ChildSuspended",

@@ -26,11 +26,32 @@ __all__ = [
     "Plan",
     "PodReport",
     "PodView",
+    "QueueWord",
     "ReportEndpoint",
     "RuntimeView",
     "SetChildDeadline",
     "SetChildTTL",
 ]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueWord:
+    """What Kueue says of a Job that it does not let run."""
+
+    installed: bool = True
+    """Whether the API server serves Kueue's kinds at all."""
+    readable: bool = True
+    """Whether the operator may read them."""
+    workload: str | None = None
+    """The Workload that Kueue keeps of the Job; it makes none where something is wrong with the Job."""
+    priority_missing: bool = False
+    """The Job's WorkloadPriorityClass does not exist."""
+    reason: str | None = None
+    """Why no quota is reserved: Pending or Inadmissible; None before Kueue has tried."""
+    message: str | None = None
+    evicted: str | None = None
+    """Why it was taken off its nodes and stands in the queue again: Preempted, Deactivated, ClusterQueueStopped, ..."""
+    evicted_message: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +88,13 @@ class ChildView:
     suspended_by: str | None = None
     """Field manager of ``spec.suspend``."""
     queue: str | None = None
-    """Kueue's LocalQueue that it waits in."""
+    """Kueue's LocalQueue that it stands in, waiting or admitted."""
+    priority: str | None = None
+    """Kueue's WorkloadPriorityClass that it names."""
+    made_for: str | None = None
+    """Queue that this operator made it for."""
+    word: QueueWord | None = None
+    """What Kueue says of it while it waits."""
     pod_create_error: str | None = None
     """Newest FailedCreate message of the job controller (quota, admission) since it last had a pod."""
 

@@ -77,6 +77,8 @@ def choose(s: Situation) -> Arm:  # noqa: PLR0911, PLR0912 - the one visible cho
         return stop.going
     if s.renewed:
         return stop.take_new_runtime
+    if s.in_another_queue:
+        return stop.take_new_queue
     if run.is_between_pods(s):
         return run.stays_told
     return run.works if run.what_holds(s) is None else run.held_up

@@ -15,13 +15,19 @@ from finetune_operator.decide.answers import go_on, hold_up
 from finetune_operator.decide.attempts import attempt_note, interruption_note, with_failure
 from finetune_operator.decide.holds import Hold, hold_of
 from finetune_operator.decide.named import named_by
-from finetune_operator.decide.plan import Action, ChildView, Plan, SetChildDeadline
+from finetune_operator.decide.plan import Action, ChildView, Event, Plan, SetChildDeadline
 from finetune_operator.decide.progress import seconds_of_silence_left, silence_note, with_progress
+from finetune_operator.decide.queued import QUEUE_REASONS, QUEUED
 from finetune_operator.decide.situation import Situation
 from finetune_operator.decide.stages import has_started, running, seconds_spent, stood_still
 from finetune_operator.decide.start import before_pod
 
 __all__ = ["POLL_SECONDS", "SLOW_POLL_SECONDS", "held_up", "is_between_pods", "stays_told", "what_holds", "works"]
+
+QUEUE_GRACE_SECONDS: Final = 3.0
+"""How long a new child may take to be admitted before its queue is asked: telling of it would cost two writes."""
+
+_LONGEST_QUEUE_POLL: Final = 300.0
 
 POLL_SECONDS: Final = 10.0
 """How soon to look again at a pod that doesn't start: mount errors are events, which nobody watches."""
@@ -55,6 +61,8 @@ def stays_told(s: Situation) -> Plan:
 
 def what_holds(s: Situation) -> Hold | None:
     """Tell what keeps the child from running."""
+    if _just_queued(s):
+        return None
     cache = s.snapshot.model_cache if s.snapshot else None
     return hold_of(s.current_child, s.pods, now=s.now, named=named_by(s.spec, cache))
 
@@ -64,9 +72,11 @@ def held_up(s: Situation) -> Plan:
     child, hold = s.current_child, what_holds(s)
     assert hold is not None  # noqa: S101 - the choice says so
     # The scheduler's verdict is part of the watched pod, a suspension of the watched Job; no Event is to be looked for.
-    poll = None if hold.reason == "Unschedulable" or child.suspended else _poll(s, child)
+    poll = None if hold.reason == "Unschedulable" else _poll(s, child)
     status = _seen(s, child)
-    return hold_up(s, status, hold, actions=_edited_deadline(s, child, status), poll=poll)
+    return hold_up(
+        s, status, hold, actions=_edited_deadline(s, child, status), events=_stopped_by_queue(s, hold), poll=poll
+    )
 
 
 def works(s: Situation) -> Plan:
@@ -88,6 +98,23 @@ def works(s: Situation) -> Plan:
         requeue_after=_first(_poll(s, child), seconds_of_silence_left(s) if started else None),
         clock_goes_on=not started and not s.begun and _may_still_be_missing(s),
     )
+
+
+def _just_queued(s: Situation) -> bool:
+    """Tell whether the child was made for its queue a moment ago."""
+    child = s.current_child
+    fresh = child.suspended and child.made_for is not None and s.current_stage.attempts == 0
+    if not fresh or s.reason in QUEUE_REASONS:
+        return False
+    return child.suspended_at is None or (s.now - child.suspended_at).total_seconds() < QUEUE_GRACE_SECONDS
+
+
+def _stopped_by_queue(s: Situation, hold: Hold) -> list[Event]:
+    """Tell once that a child which ran was stopped; it is no failure."""
+    word = s.current_child.word
+    if word is None or word.evicted is None or hold.reason != QUEUED or s.reason in QUEUE_REASONS:
+        return []
+    return [Event(reason="Evicted", message=hold.message)]
 
 
 def _started(s: Situation, status: FineTuneJobStatus) -> tuple[str, str]:
@@ -132,10 +159,20 @@ def _poll(s: Situation, child: ChildView) -> float | None:
     """When to look again at a child that doesn't run yet; never at one that runs."""
     if any(pod.phase == "Running" and not pod.deleting for pod in s.pods):
         return None
+    if child.suspended:
+        return _queue_poll(s, child)
     begins: list[datetime] = [pod.created for pod in s.pods if pod.phase == "Pending"]
     begins += [child.start_time] if child.start_time and not begins else []
     waited = max((s.now - begin).total_seconds() for begin in begins) if begins else 0.0
     return POLL_SECONDS if waited < _POLL_SLOWER_AFTER else SLOW_POLL_SECONDS
+
+
+def _queue_poll(s: Situation, child: ChildView) -> float | None:
+    """When to ask a queue again, the later the longer the wait; of the admission the watched Job tells."""
+    if child.queue is None:
+        return None
+    waited = (s.now - child.suspended_at).total_seconds() if child.suspended_at else 0.0
+    return min(_LONGEST_QUEUE_POLL, max(QUEUE_GRACE_SECONDS, waited / 4))
 
 
 def _first(*pauses: float | None) -> float | None:

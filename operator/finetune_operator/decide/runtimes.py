@@ -132,6 +132,7 @@ def resolve_runtime(
             model_cache=_model_cache(runtime, spec, view.name),
             template=_template(runtime, spec, view.name),
             progress=runtime.progress,
+            prepare_queue_name=runtime.prepare_queue_name if spec.queue_name is not None else None,
             output_uri=output,
             active_deadline_seconds=runtime.limits.active_deadline_seconds,
             pending_timeout_seconds=runtime.limits.pending_timeout_seconds,

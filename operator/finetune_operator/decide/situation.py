@@ -21,6 +21,7 @@ from finetune_api.runtime import ResolvedRuntime
 from finetune_api.stage import JobIdentity
 from finetune_api.status import FineTuneJobStatus, StageStatus
 from finetune_operator.decide.child_end import ChildEnd, how_it_ended
+from finetune_operator.decide.manifests.queueing import queue_of
 from finetune_operator.decide.plan import ChildView, Observed, PodView
 from finetune_operator.decide.runtimes import Refusal, deadline_seconds, runtime_for
 from finetune_operator.decide.stages import (
@@ -165,6 +166,14 @@ class Situation:
         if self.kept is None:  # another version took it; all that is left of it is where the child's results go
             return self.stored.get("outputUri") not in (None, self.snapshot.output_uri)
         return self.kept != self.snapshot
+
+    @property
+    def in_another_queue(self) -> bool:
+        """Whether the stage's child was made for another queue than the job names now."""
+        if self.spec is None or self.snapshot is None or self.child is None:
+            return False
+        wanted = queue_of(self.spec, self.snapshot, self.current_stage.name)
+        return (None if wanted is None else str(wanted)) != self.child.made_for
 
     @property
     def digest(self) -> str:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from finetune_api.report import StageReport
 from finetune_api.status import Condition, FineTuneJobStatus, Phase, Progress, Resolved
 from finetune_operator.decide.conditions import Verdict, derive_conditions
+from finetune_operator.decide.queued import QUEUE_REASONS
 
 __all__ = [
     "at_rest",
@@ -112,7 +113,7 @@ def phase_of(status: FineTuneJobStatus, verdict: Verdict) -> Phase:
         return "Succeeded" if verdict.succeeded else "Failed"
     if verdict.suspension == "SpecSuspended" or verdict.reason == "ChildSuspended":
         return "Suspended"
-    if verdict.reason == "Queued":
+    if verdict.reason in QUEUE_REASONS:
         return "Queued"
     idle = ("Pending", "Skipped")
     started = {stage.name for stage in status.stages or [] if stage.attempts > 0 or stage.state not in idle}

@@ -18,7 +18,7 @@ from finetune_operator.decide.child_end import Interrupted
 from finetune_operator.decide.holds import POD_IN_THE_WAY, orphan, stuck
 from finetune_operator.decide.plan import ChildView, Event, Plan
 from finetune_operator.decide.situation import Situation
-from finetune_operator.decide.stages import given_up, has_started, running, seconds_spent, set_back
+from finetune_operator.decide.stages import given_up, has_started, running, seconds_spent, set_back, stood_still
 from finetune_operator.decide.start import STANDING_STILL
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "remove_leftovers",
     "stand_still",
     "suspend",
+    "take_new_queue",
     "take_new_runtime",
     "try_again",
     "vanished",
@@ -101,6 +102,14 @@ def take_new_runtime(s: Situation) -> Plan:
     return go_on(s, s.having(stage), reason="Restarting", message=message, actions=[delete(child)], final=True)
 
 
+def take_new_queue(s: Situation) -> Plan:
+    """Replace a child of another queue: the job was suspended, changed and resumed before anybody took note of it."""
+    child = s.current_child
+    stage = _given_up(s, s.current_stage, child)
+    message = f"The job names another queue now; stage {stage.name} goes on there."
+    return go_on(s, s.having(stage), reason="Restarting", message=message, actions=[delete(child)], final=True)
+
+
 def try_again(s: Situation) -> Plan:
     """Replace a child that ended otherwise than its Job says: another container keeps the pod, or nodes refused it."""
     end, child = s.child_end, s.current_child
@@ -159,8 +168,11 @@ def foreign_child(s: Situation) -> Plan:
 
 
 def _given_up(s: Situation, stage: StageStatus, child: ChildView) -> StageStatus:
-    # A suspended child that was recorded as standing still has run nothing since.
-    seen = running(stage, child, s.pods) if has_started(stage, child, s.pods) and not child.suspended else stage
+    seen = stage
+    if child.suspended:  # it has run until then, also where a queue has removed its start time
+        seen = stood_still(stage, child)
+    elif has_started(stage, child, s.pods):
+        seen = running(stage, child, s.pods)
     seen = with_failure(s, seen)
     if not isinstance(s.child_end, Interrupted) or not s.child_end.counts:
         return set_back(seen, child, s.pods, now=s.now)

@@ -32,6 +32,7 @@ from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime, StageResources, StageRuntime
 from finetune_api.stage import JobIdentity, StageInput
 from finetune_operator.decide.manifests.mounts import Mount, mounts_of, reporting
+from finetune_operator.decide.manifests.queueing import ANNOTATION_QUEUE, queue_of
 from finetune_operator.decide.plan import ReportEndpoint
 
 __all__ = ["CONTAINER", "MAX_STAGE_INPUT_BYTES", "USER_ID", "build_job", "secrets_of", "stage_input"]
@@ -101,7 +102,8 @@ def build_job(
 ) -> dict[str, Any]:
     """Return the child Job of a stage.
 
-    It has no ttlSecondsAfterFinished: its result must be in status first, however long the operator is away.
+    It has no ttlSecondsAfterFinished: its result must be in status first, however long the operator is away. For a
+    queue it is made suspended, and whether it runs is the queue's to say from then on.
 
     Parameters
     ----------
@@ -137,13 +139,15 @@ def build_job(
     declined = runtime.sidecar_injection == "Declined"
     if stage != "train" or runtime.progress == "Disabled":
         endpoint = None
+    queue = queue_of(spec, runtime, stage)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": child_name(job.name, job.uid, stage),
             "namespace": job.namespace,
-            "labels": labels,
+            "labels": {**labels, **(queue.labels if queue else {})},
+            **({"annotations": {ANNOTATION_QUEUE: str(queue)}} if queue else {}),
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
@@ -156,6 +160,7 @@ def build_job(
             ],
         },
         "spec": {
+            **({"suspend": True} if queue else {}),
             "parallelism": 1,
             "completions": 1,
             "backoffLimit": spec.backoff_limit if backoff_limit is None else backoff_limit,

@@ -31,7 +31,8 @@ async def sent(call: Callable[[KubernetesGateway], Awaitable[Any]]) -> Sent:
     seen: list[Sent] = []
 
     async def answer(request: web.Request) -> web.Response:
-        seen.append(Sent(request.method, request.path, dict(request.query), request.content_type, await request.json()))
+        body = await request.json() if request.can_read_body else None
+        seen.append(Sent(request.method, request.path, dict(request.query), request.content_type, body))
         return web.json_response({})
 
     app = web.Application()
@@ -71,6 +72,17 @@ async def test_a_runtime_is_patched_on_the_version_that_was_read_and_on_no_other
     request = await sent(lambda g: g.patch_runtime("default", resource_version="41", patch={"spec": {"image": "x"}}))
     assert request.body == {"spec": {"image": "x"}, "metadata": {"resourceVersion": "41"}}
     assert request.content_type == "application/merge-patch+json"
+
+
+async def test_the_workloads_of_a_child_are_listed_by_its_uid_in_the_version_that_is_served() -> None:
+    request = await sent(lambda g: g.list_workloads("v1beta2", "team-a", child_uid="u"))
+    assert (request.method, request.path) == ("GET", "/apis/kueue.x-k8s.io/v1beta2/namespaces/team-a/workloads")
+    assert request.query == {"labelSelector": "kueue.x-k8s.io/job-uid=u", "limit": "500"}
+
+
+async def test_a_priority_class_of_kueue_is_read_by_name() -> None:
+    request = await sent(lambda g: g.get_workload_priority_class("v1beta2", "low"))
+    assert (request.method, request.path) == ("GET", "/apis/kueue.x-k8s.io/v1beta2/workloadpriorityclasses/low")
 
 
 async def test_a_runtime_is_created_by_server_side_apply_which_takes_nothing_over() -> None:

@@ -202,7 +202,16 @@ def test_a_child_that_others_have_suspended_tells_who_since_when_and_in_which_qu
     raw["spec"] = {"suspend": False}
     running = child_view(raw, stage="train")
     assert running is not None
-    assert (running.suspended, running.suspended_at, running.suspended_by, running.queue) == (False, None, None, None)
+    assert (running.suspended, running.suspended_at, running.suspended_by) == (False, None, None)
+
+
+def test_a_child_tells_its_queue_its_priority_and_what_it_was_made_for_also_while_it_runs() -> None:
+    raw = child({})
+    raw["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "moved", "kueue.x-k8s.io/priority-class": "low"}
+    raw["metadata"]["annotations"] = {"finetune.dev/queue": "team-a/high"}
+    view = child_view(raw, stage="train")
+    assert view is not None
+    assert (view.queue, view.priority, view.made_for) == ("moved", "low", "team-a/high")
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from finetune_api.reasons import EXIT_RESUMABLE, final_exit_codes
 from finetune_api.runtime import ResolvedRuntime
 from finetune_api.stage import JobIdentity, StageInput
 from finetune_operator.decide.manifests.job import CONTAINER, build_job
+from finetune_operator.decide.manifests.queueing import ANNOTATION_QUEUE, LABEL_QUEUE
 from finetune_operator.decide.plan import ReportEndpoint
 from finetune_operator.decide.runtimes import resolve_runtime
 from tests.support import builders as b
@@ -143,6 +144,16 @@ CASES: dict[str, dict[str, Any]] = {
         "stage": "train",
         "runtime": b.runtime_spec(modelCache={"claimName": "models", "maxSize": "500Gi"}),
         "digest": b.DIGEST,
+    },
+    "train-in-a-queue": {
+        "stage": "train",
+        "spec": b.job_spec(queueName="team-a-gpu", workloadPriorityClassName="high"),
+        "digest": b.DIGEST,
+    },
+    "prepare-in-the-queue-of-the-runtime": {
+        "stage": "prepare",
+        "spec": b.job_spec(queueName="team-a-gpu"),
+        "runtime": b.runtime_spec(prepareQueueName="cpu"),
     },
     "prepare-at-maximal-length": {"stage": "prepare", "runtime": FULL_RUNTIME, "job": LONGEST},
 }
@@ -392,6 +403,28 @@ def test_the_document_fits_into_one_line_of_an_environment() -> None:
     assert "\n" not in told(build("train"))
 
 
+# --- a queue ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_pods_of_a_job_in_a_queue_are_not_marked_for_it() -> None:
+    """Kueue's integration with plain pods would queue each of them a second time."""
+    made = build("train", spec=b.job_spec(queueName="team-a-gpu", workloadPriorityClassName="high"))
+    assert made["spec"]["template"] == build("train", spec=b.job_spec())["spec"]["template"] | {
+        "spec": made["spec"]["template"]["spec"]
+    }
+
+
+def test_a_job_without_a_queue_stands_in_none_though_its_runtime_names_one() -> None:
+    made = build("prepare", runtime=b.runtime_spec(prepareQueueName="cpu"))
+    assert made == build("prepare")
+
+
+def test_the_stage_that_trains_stands_in_the_jobs_own_queue() -> None:
+    spec = b.job_spec(queueName="team-a-gpu")
+    made = build("train", spec=spec, runtime=b.runtime_spec(prepareQueueName="cpu"))
+    assert made["metadata"]["labels"][LABEL_QUEUE] == "team-a-gpu"
+
+
 # --- injection --------------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +435,8 @@ def skeleton(manifest: dict[str, Any]) -> dict[str, Any]:
         made["spec"][field] = "*"
     if "serviceAccountName" in pod(made):
         pod(made)["serviceAccountName"] = "*"
+    if LABEL_QUEUE in made["metadata"]["labels"]:
+        made["metadata"]["labels"][LABEL_QUEUE] = made["metadata"]["annotations"][ANNOTATION_QUEUE] = "*"
     for volume in pod(made)["volumes"]:
         if "secret" in volume:
             volume["secret"]["secretName"] = "*"
@@ -422,6 +457,8 @@ def test_no_valid_spec_changes_anything_but_the_known_leaves(spec: dict[str, Any
         plain[block]["credentialsRef"] = {"name": "plain"}
         if "credentialsRef" not in spec[block]:
             del plain[block]["credentialsRef"]
+    if "queueName" in spec:
+        plain["queueName"] = "plain"
     if "serviceAccountName" in spec:
         plain["serviceAccountName"] = spec["serviceAccountName"]
     made = build(stage, spec=spec, runtime=runtime)

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.names import StageName
 from finetune_api.status import FineTuneJobStatus
-from finetune_operator.decide.plan import ChildView, CreateChild, DeleteChild, Observed, Plan, PodView, RuntimeView
+from finetune_operator.decide.plan import (
+    ChildView,
+    CreateChild,
+    DeleteChild,
+    Observed,
+    Plan,
+    PodView,
+    QueueWord,
+    RuntimeView,
+)
 from finetune_operator.decide.reconcile import reconcile
 from finetune_operator.decide.status import is_terminal
 from tests.support import builders as b
@@ -33,6 +42,7 @@ def _stored_jobs() -> list[dict[str, Any]]:
     lost = Simulation(b.job(b.cpu_spec()), runtime=b.runtime()).settle().pod_runs("train").settle(5)
     jobs.append(lost.completes("train", None).settle(1).job)
     jobs += _suspended_jobs()
+    jobs += _queued_jobs()
     reused = Simulation(b.job(), runtime=b.runtime()).settle().pod_runs("prepare").settle(5)
     jobs.append(reused.completes("prepare", b.train_report(stage="prepare", reused=True)).settle(1).job)
     jobs.append(life.completes("train", b.train_report()).settle(5).job)
@@ -48,6 +58,16 @@ def _suspended_jobs() -> list[dict[str, Any]]:
     jobs.append(life.goes("prepare").settle(1).job)
     jobs.append(life.edit(suspend=False).job)
     jobs.append(life.settle(1).job)
+    return jobs
+
+
+def _queued_jobs() -> list[dict[str, Any]]:
+    spec = b.cpu_spec(queueName="team-a", workloadPriorityClassName="low")
+    life = Simulation(b.job(spec), runtime=b.runtime())
+    jobs = [life.job, life.settle().job, life.settle(5).job]
+    jobs.append(life.waits("train", reason="Inadmissible", message="LocalQueue team-a doesn't exist").settle(5).job)
+    jobs.append(life.admitted("train").settle(1).pod_runs("train").settle(5).job)
+    jobs.append(life.stopped_by_queue("train").settle(1).job)
     return jobs
 
 
@@ -116,6 +136,19 @@ pods: st.SearchStrategy[PodView] = st.builds(
 )
 
 
+words: st.SearchStrategy[QueueWord] = st.builds(
+    QueueWord,
+    installed=st.booleans(),
+    readable=st.booleans(),
+    workload=st.none() | _TEXTS,
+    priority_missing=st.booleans(),
+    reason=st.sampled_from([None, "Pending", "Inadmissible"]) | _TEXTS,
+    message=st.sampled_from([None, "LocalQueue nope doesn't exist", "5 > maximum capacity (4)"]) | _TEXTS,
+    evicted=st.sampled_from([None, "Preempted", "Deactivated"]) | _TEXTS,
+    evicted_message=st.none() | _TEXTS,
+)
+
+
 @st.composite
 def children(draw: st.DrawFn) -> ChildView:
     stages: list[StageName] = ["prepare", "train"]
@@ -139,6 +172,9 @@ def children(draw: st.DrawFn) -> ChildView:
         suspended_at=draw(_moments),
         suspended_by=draw(st.none() | _TEXTS),
         queue=draw(st.none() | _TEXTS),
+        priority=draw(st.none() | _TEXTS),
+        made_for=draw(st.sampled_from([None, None, "team-a", "team-a/low"]) | _TEXTS),
+        word=draw(st.none() | words),
         ttl_seconds=draw(st.none() | st.integers(0, 10**6)),
         active_deadline_seconds=draw(st.none() | st.integers(1, 10**6)),
         pod_create_error=draw(st.none() | st.just("exceeded quota: x") | _TEXTS),

@@ -19,7 +19,7 @@ from tests.unit.operator.decide.kit import SPEC, ended_with, running
         ({}, "model: Field required"),
         (b.cpu_spec(training={"learningRate": "7"}), "training.learningRate must be above 0"),
         (b.cpu_spec(training={"epochs": "3"}), "training.epochs"),
-        (b.cpu_spec(queueName="q"), "queueName is not supported"),
+        (b.cpu_spec(resources={"nodes": 2}), "resources.nodes above 1 is not supported"),
         (b.cpu_spec(dataset={"template": {"inline": {"prompt": "x", "completion": "y"}}}), "exactly one of"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_spec_that_does_not_fit_into_an_environment_variable_is_refused() -> N
 def test_a_running_child_is_not_harmed_by_a_version_that_can_not_read_its_spec() -> None:
     life = running()
     status = life.status
-    life.job = {**life.job, "spec": {**life.job["spec"], "queueName": "q"}}
+    life.job = {**life.job, "spec": {**life.job["spec"], "backoffLimit": "2"}}
     life.settle(10)
     assert life.status == status
     assert len(life.children) == 1
@@ -72,7 +72,7 @@ def test_a_running_child_is_not_harmed_by_a_version_that_can_not_read_its_spec()
 
 def test_an_unreadable_spec_of_a_job_that_has_begun_is_judged_on_live_reads_only() -> None:
     life = running().remove("train")
-    life.job = {**life.job, "spec": {**life.job["spec"], "queueName": "q"}}
+    life.job = {**life.job, "spec": {**life.job["spec"], "backoffLimit": "2"}}
     assert reconcile(life.observe(live=False)).needs_live
     assert reconcile(life.observe(live=True)).status is not None
 
@@ -81,11 +81,11 @@ def test_a_result_that_an_operator_of_another_version_can_not_read_is_not_lost()
     """So it is when the operator is rolled back, and upgraded again."""
     life = running().completes("train", b.train_report(SPEC))
     readable = life.job["spec"]
-    life.job = {**life.job, "spec": {**readable, "queueName": "q"}}
+    life.job = {**life.job, "spec": {**readable, "backoffLimit": "2"}}
     life.settle(10).settle(86400)
     assert life.condition("Succeeded")["status"] == "Unknown"
     assert life.reason == "InvalidSpec"
-    assert "queueName" in life.condition("Succeeded")["message"]
+    assert "backoffLimit" in life.condition("Succeeded")["message"]
     life.job = {**life.job, "spec": readable}
     assert life.settle(1).status["phase"] == "Succeeded"
 

@@ -43,6 +43,10 @@ ACTIONS = (
     "the deleted child goes",
     "the deleted child goes",
     "the runtime is deleted",
+    "the queue admits it",
+    "the queue admits it",
+    "the queue stops it",
+    "another queue is named",
 )
 steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 400)), max_size=25)
 
@@ -50,8 +54,10 @@ steps = st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 400)), max_s
 class Walk:
     """One job that things happen to; what makes no sense at the moment doesn't happen."""
 
-    def __init__(self, *, gpu: bool, suspended: bool) -> None:
+    def __init__(self, *, gpu: bool, suspended: bool, queued: bool = False) -> None:
         self.spec = (b.job_spec if gpu else b.cpu_spec)(suspend=suspended, activeDeadlineSeconds=2000)
+        if queued:
+            self.spec["queueName"] = "team-a"
         self.life = Simulation(b.job(self.spec), runtime=b.runtime(), lingering=True)
         self.end: dict[str, Any] | None = None
         self.given_up: dict[str, int] = {}
@@ -98,6 +104,11 @@ class Walk:
     def _resume(self) -> None:
         self._edit(suspend=False)
 
+    def _another_queue_is_named(self) -> None:
+        spec = self.life.job["spec"]
+        if spec.get("suspend"):
+            self._edit(queueName="team-b" if spec.get("queueName") == "team-a" else "team-a")
+
     def _raise_the_deadline(self) -> None:
         self._edit(activeDeadlineSeconds=self.life.job["spec"]["activeDeadlineSeconds"] + 500)
 
@@ -130,12 +141,24 @@ class Walk:
         return self._active() if any(pod.phase == "Running" for pod in self.life.live_pods) else None
 
     def _the_pod_waits(self) -> None:
-        if (stage := self._active(deleting=False)) and not self.life.live_pods:
+        if (stage := self._admitted()) and not self.life.live_pods:
             self.life.pod_waits(stage)
 
     def _the_pod_runs(self) -> None:
-        if stage := self._active(deleting=False):
+        if stage := self._admitted():
             self.life.pod_runs(stage)
+
+    def _admitted(self) -> StageName | None:
+        stage = self._active(deleting=False)
+        return stage if stage and not self.life.child(stage).suspended else None
+
+    def _the_queue_admits_it(self) -> None:
+        if (stage := self._active(deleting=False)) and self.life.child(stage).suspended:
+            self.life.admitted(stage)
+
+    def _the_queue_stops_it(self) -> None:
+        if (stage := self._admitted()) and self.life.child(stage).queue:
+            self.life.stopped_by_queue(stage)
 
     def _the_pod_is_preempted(self) -> None:
         if stage := self._running():
@@ -177,6 +200,7 @@ class Walk:
                 "look",
                 "the deleted child goes",
                 "look",
+                "the queue admits it",
                 "the pod runs",
                 "look",
                 "the pod ends well",
@@ -185,31 +209,50 @@ class Walk:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(gpu=st.booleans(), suspended=st.booleans(), steps=steps)
+@given(gpu=st.booleans(), suspended=st.booleans(), queued=st.booleans(), steps=steps)
 @example(
     gpu=False,
     suspended=False,
+    queued=False,
     steps=[("the pod runs", 400), ("look", 400), ("remove the child", 400), ("look", 800)],
 )
 @example(
     gpu=False,
     suspended=False,
+    queued=False,
     steps=[("the pod runs", 0), ("look", 0), ("delete the child", 0), ("the deleted child goes", 0), ("look", 9)],
 )
 @example(
     gpu=False,
     suspended=False,
+    queued=False,
     steps=[("the pod runs", 0), ("look", 0), ("the pod ends well", 0), ("remove the child", 0), ("look", 9)],
 )
 def test_whatever_happens_to_a_job_its_status_keeps_every_promise_and_it_comes_to_an_end(
-    gpu: bool, suspended: bool, steps: list[tuple[str, int]]
+    gpu: bool, suspended: bool, queued: bool, steps: list[tuple[str, int]]
 ) -> None:
-    walk = Walk(gpu=gpu, suspended=suspended)
+    walk = Walk(gpu=gpu, suspended=suspended, queued=queued)
     walk.life.step()
     for action, seconds in steps:
         walk.happens(action, seconds)
     walk.in_peace()
     assert walk.end is not None, walk.life.status
+
+
+@settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(gpu=st.booleans(), turns=st.lists(st.tuples(st.integers(1, 300), st.integers(4, 3000)), max_size=6))
+def test_the_seconds_of_a_job_that_its_queue_stops_at_random_are_exactly_those_that_it_ran(
+    gpu: bool, turns: list[tuple[int, int]]
+) -> None:
+    life = Walk(gpu=gpu, suspended=False, queued=True).life.settle()
+    stage: StageName = "prepare" if gpu else "train"
+    for ran, stood in turns:
+        life.passes(stood).settle().admitted(stage).pod_runs(stage).settle().passes(ran)
+        life.stopped_by_queue(stage).settle()
+    assert life.stage(stage).get("runSeconds", 0) == sum(ran for ran, _ in turns)
+    assert life.child(stage).active_deadline_seconds == 2000 - sum(ran for ran, _ in turns)
+    assert life.stage(stage).get("failures", 0) == 0
+    assert life.writes.count("create") == 1
 
 
 @settings(max_examples=75, deadline=None, suppress_health_check=[HealthCheck.too_slow])
