@@ -25,6 +25,7 @@ class Store:
         self.lease: Raw | None = None
         self.version = 0
         self.down: set[str] = set()
+        self.slow = 0.0
         self.log: list[str] = []
 
     def at(self, who: str) -> Any:
@@ -45,7 +46,9 @@ class Store:
                 store.version += 1
                 store.lease = {"metadata": {"name": name, "resourceVersion": str(store.version)}, "spec": dict(spec)}
                 store.log.append(spec["holderIdentity"])
-                return copy.deepcopy(store.lease)
+                stored = copy.deepcopy(store.lease)
+                await asyncio.sleep(store.slow)  # the answer takes its time
+                return stored
 
         return Client()
 
@@ -161,6 +164,33 @@ def test_a_leader_that_can_not_renew_writes_nothing_and_goes_on_when_it_can() ->
     scenario(play)
 
 
+def test_a_renewal_counts_from_when_it_was_sent_and_not_from_its_answer() -> None:
+    async def play(store: Store) -> None:
+        store.slow = 4.0
+        one = Candidate(store, "one")
+        await asyncio.sleep(4.1)
+        assert one.elector.may_write()
+        await one.crash()
+        await asyncio.sleep(6.0)
+        assert not one.elector.may_write()
+
+    scenario(play)
+
+
+def test_a_renewal_whose_answer_never_came_is_found_to_be_ones_own() -> None:
+    async def play(store: Store) -> None:
+        one = Candidate(store, "one")
+        await asyncio.sleep(5)
+        store.slow = 60.0
+        await asyncio.sleep(6)
+        store.slow = 0.0
+        await asyncio.sleep(8)
+        assert one.elector.may_write()
+        assert one.lost == []
+
+    scenario(play)
+
+
 def test_one_whose_lease_was_taken_meanwhile_has_lost_it() -> None:
     async def play(store: Store) -> None:
         one, two = Candidate(store, "one"), Candidate(store, "two")
@@ -209,8 +239,9 @@ def test_one_that_finds_its_lease_free_has_lost_it_too() -> None:
         assert store.lease is not None
         store.lease["spec"]["holderIdentity"] = ""
         store.lease["metadata"]["resourceVersion"] = "x"
-        await asyncio.sleep(8)
+        await asyncio.sleep(4.6)
         assert one.lost == ["Nobody holds Lease operator now"]
+        assert not one.elector.may_write()  # though its last renewal is young
 
     scenario(play)
 
