@@ -16,6 +16,7 @@ __all__ = ["WARNING_TYPES", "ResultWarning", "WarningType"]
 WarningType = Literal[
     "NoGain",
     "FewTestRows",
+    "FewValidationRows",
     "LabelInPrompt",
     "OneLabel",
     "NearDuplicates",

@@ -89,10 +89,12 @@ def test_a_job_that_keeps_thoughts_learns_them_and_scores_the_answers(
     assert all(line["thought"] == f"{line['expected'][:1]} it is" for line in samples)
     assert any("completionThought" in line for line in samples)
     assert all(line["completion"] == "" for line in samples if "completionUnfinished" in line)
+    warned = {warning.type for warning in report.results.warnings}
+    assert "FewValidationRows" in warned  # of five epochs the best on a dozen rows
     unfinished = [line for line in lines if "baselineUnfinished" in line]
     if kind == "cut":  # the prompt opens a thought, which the untouched model never ends
         assert len(unfinished) == len(lines)
-        assert "ThoughtUnfinished" in [warning.type for warning in report.results.warnings]
+        assert "ThoughtUnfinished" in warned
     asked = [line["messages"] for line in lines[:6]]
     assert answers_of_the_card(tmp_path, asked, monkeypatch) == [line["tuned"] for line in lines[:6]]
 

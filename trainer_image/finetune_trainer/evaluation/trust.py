@@ -26,6 +26,8 @@ __all__ = ["Evidence", "warnings_of"]
 CHANCE: Final = 0.05
 """A gain whose p-value is not below this may be chance."""
 FEW_ROWS: Final = 100
+FEW_VALIDATION_ROWS: Final = 30
+"""Of fewer rows even the loss may be best by chance; it is steadier than a score, which takes more."""
 ONE_LABEL: Final = 0.9
 LEAKING: Final = 0.9
 """Share of test rows whose prompt tells the label and no other, from which on it is no chance."""
@@ -62,6 +64,8 @@ class Evidence:
         Tokens that all choices begin with.
     validation
         Score and number of rows of the validation whose weights were kept; None without validation rows.
+    validations
+        How many were compared to choose it.
     train
         Score of the stored model on some train rows; None where it wasn't asked.
     few_shot
@@ -81,6 +85,7 @@ class Evidence:
     train: Score | None
     few_shot: str = ""
     unclosed: tuple[int, int] = (0, 0)
+    validations: int = 1
 
 
 def warnings_of(evidence: Evidence) -> list[ResultWarning]:
@@ -102,6 +107,13 @@ def _few_test_rows(e: Evidence) -> str | None:
         return None
     between = f": the score lies between {' and '.join(bounds)}" if bounds else ""
     return f"{counted(total, 'test row is', 'test rows are')} fewer than {FEW_ROWS}{between}"
+
+
+def _few_validation_rows(e: Evidence) -> str | None:
+    if e.validation is None or e.validations < 2 or e.validation[1] >= FEW_VALIDATION_ROWS:
+        return None
+    rows = counted(e.validation[1], "validation row")
+    return f"the kept weights were the best of {e.validations} validations on {rows}, fewer than {FEW_VALIDATION_ROWS}"
 
 
 def _label_in_prompt(e: Evidence) -> str | None:
@@ -243,6 +255,7 @@ def _thought_unfinished(e: Evidence) -> str | None:
 _CHECKS: Final[Mapping[WarningType, Callable[[Evidence], str | None]]] = {
     "NoGain": _no_gain,
     "FewTestRows": _few_test_rows,
+    "FewValidationRows": _few_validation_rows,
     "LabelInPrompt": _label_in_prompt,
     "OneLabel": _one_label,
     "NearDuplicates": _near_duplicates,

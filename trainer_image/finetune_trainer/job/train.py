@@ -163,6 +163,7 @@ def _with_warnings(
         train=train,
         few_shot=tuned.few_shot.missing if tuned.few_shot else "",
         unclosed=(tuned.before.unclosed, unclosed),
+        validations=len(tuned.validation),
     )
     warnings = warnings_of(evidence)
     for warning in warnings:

@@ -91,6 +91,22 @@ def test_fewer_than_a_hundred_test_rows_are_few(total: int, warned: bool) -> Non
     assert kinds(after=score(90, total), validation=None, train=None) == (["FewTestRows"] if warned else [])
 
 
+@pytest.mark.parametrize(
+    ("rows", "validations", "warned"), [(29, 2, True), (30, 2, False), (29, 1, False), (1, 12, True)]
+)
+def test_weights_that_are_the_best_on_a_few_validation_rows_may_be_so_by_chance(
+    rows: int, validations: int, warned: bool
+) -> None:
+    found = warnings_of(evidence(validation=(0.9, rows), validations=validations))
+    told = f"{rows} validation row{'s' if rows > 1 else ''}"
+    words = f"the kept weights were the best of {validations} validations on {told}, fewer than 30"
+    assert [(w.type, w.message) for w in found] == [("FewValidationRows", words)] * warned
+
+
+def test_without_validation_rows_nothing_was_chosen_by_them() -> None:
+    assert kinds(validation=None, validations=0) == []
+
+
 MIXED = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
 PLAIN = "Text: something. Topic:"
 
