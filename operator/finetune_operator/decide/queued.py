@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from finetune_operator.decide.plan import ChildView, QueueWord
-from finetune_operator.decide.text import bare, rfc3339
+from finetune_operator.decide.text import bare, rfc3339, sanitise
 
 __all__ = ["INADMISSIBLE", "QUEUED", "QUEUE_REASONS", "Told", "queue_says"]
 
@@ -25,11 +25,16 @@ QUEUE_REASONS: Final = frozenset({QUEUED, INADMISSIBLE})
 WORKLOAD_SECONDS: Final = 30
 """How long Kueue may take to make the Workload of a Job."""
 
-_NEVER: Final = re.compile(
-    r"maximum capacity|unavailable in ClusterQueue|doesn't match node affinity|untolerated taint", re.IGNORECASE
+_UNCOVERED: Final = re.compile(r"unavailable in ClusterQueue", re.IGNORECASE)
+_UNFIT: Final = re.compile(
+    r"insufficient quota for \S+ in flavor (?P<small>[^\s,]+)"
+    r"|flavor (?P<other>[^\s,]+) doesn't match node affinity"
+    r"|untolerated taint [^,]{1,400}? in flavor (?P<tainted>[^\s,]+)",
+    re.IGNORECASE,
 )
-_IN_TIME: Final = re.compile(r"insufficient unused quota|pending the preemption", re.IGNORECASE)
-"""One flavor may be too small for ever where another one is only in use."""
+_IN_USE: Final = re.compile(r"insufficient unused quota for \S+ in flavor ([^\s,]+)", re.IGNORECASE)
+_MAKES_ROOM: Final = re.compile(r"pending the preemption", re.IGNORECASE)
+_MAX_READ: Final = 4000
 _NO_QUEUE: Final = re.compile(r"^LocalQueue \S+ (?:doesn't exist|is terminating or missing)$")
 
 
@@ -64,7 +69,7 @@ def _workload_says(child: ChildView, word: QueueWord) -> Told:
     text = bare(word.message)
     if word.reason == "Inadmissible":
         return _mend(f"Kueue does not admit Job {child.name}: {text}. {_mend_of(child, text)}")
-    if _NEVER.search(text) and not _IN_TIME.search(text):
+    if _never_fits(sanitise(word.message or "", _MAX_READ)):
         return _mend(
             f"Job {child.name} asks for more than LocalQueue {bare(child.queue)} can ever give it: {text}. Raise the "
             "quota of its ClusterQueue, or delete the job and apply it anew for another queue or runtime."
@@ -86,6 +91,17 @@ def _without_workload(child: ChildView, word: QueueWord, now: datetime) -> Told:
         f"Kueue has made no Workload of Job {child.name}{_since(child)}: its controller does not run, or does not "
         "manage Jobs of this namespace (integrations.frameworks needs batch/job)."
     )
+
+
+def _never_fits(text: str) -> bool:
+    """Tell whether no flavor can ever take the job: each one that is told of is too small, or does not suit it.
+
+    Where one flavor is only in use, the job waits for that. Kueue names a flavor once for each resource.
+    """
+    if _MAKES_ROOM.search(text):
+        return False
+    unfit = {name for found in _UNFIT.finditer(text) for name in found.groups() if name}
+    return bool(_UNCOVERED.search(text)) or (bool(unfit) and set(_IN_USE.findall(text)) <= unfit)
 
 
 def _mend_of(child: ChildView, text: str) -> str:

@@ -138,13 +138,22 @@ def test_a_wait_that_only_somebody_can_end_names_the_mend(says: dict[str, Any], 
         "resource ephemeral-storage unavailable in ClusterQueue",
         "flavor gpu-a doesn't match node affinity",
         "untolerated taint {gpu yes NoSchedule} in flavor gpu-a",
+        "insufficient quota for cpu in flavor a, previously considered podsets requests (0) + current podset request "
+        "(1500m) > maximum capacity (1), insufficient unused quota for memory in flavor a, 2Gi more needed",
+        "resource cpu unavailable in ClusterQueue, insufficient unused quota for memory in flavor a, 2Gi more needed",
     ],
 )
 def test_a_queue_whose_flavors_never_suit_the_job_is_told(text: str) -> None:
     assert queued().waits("train", reason="Pending", message=text).settle(5).reason == "Inadmissible"
 
 
-@pytest.mark.parametrize("text", [f"{NEVER}, insufficient unused quota in flavor b", "x. Pending the preemption of 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{NEVER}, insufficient unused quota for cpu in flavor b, 1 more",
+        f"{NEVER}. Pending the preemption of 1 workload",
+    ],
+)
 def test_a_job_that_fits_into_one_flavor_waits_for_that(text: str) -> None:
     assert queued().waits("train", reason="Pending", message=text).settle(5).reason == "Queued"
 
