@@ -76,9 +76,10 @@ def test_preparing_twice_gives_the_same_bytes_and_the_digest_tells_any_change(od
 
 def test_the_arrays_are_those_that_the_safetensors_library_reads(odd: Prepared, dataset: Dataset) -> None:
     arrays = load_file(dataset.out / "rows.safetensors")
-    assert arrays.keys() == {f"{part}.{name}" for part in PARTS for name in ARRAYS}
+    names = [name for name in ARRAYS if name != "called"]  # without rows that call tools there is no such array
+    assert arrays.keys() == {f"{part}.{name}" for part in PARTS for name in names}
     for part in PARTS:
-        for name in ARRAYS:
+        for name in names:
             assert np.array_equal(arrays[f"{part}.{name}"], getattr(odd.parts[part], name))
 
 
@@ -120,12 +121,22 @@ def test_a_file_with_too_few_lines_is_told(odd: Prepared, dataset: Dataset, name
         load_prepared(dataset.out)
 
 
-@pytest.mark.parametrize("array", sorted(ARRAYS - {"gaps"}))
+@pytest.mark.parametrize("array", sorted(ARRAYS - {"gaps", "called"}))
 def test_arrays_of_different_lengths_are_told(odd: Prepared, dataset: Dataset, array: str) -> None:
     arrays = load_file(dataset.out / "rows.safetensors")
     arrays[f"test.{array}"] = arrays[f"test.{array}"][:-1]
     save_file(arrays, dataset.out / "rows.safetensors")
     with pytest.raises(StageError, match="the arrays of test are not of one length"):
+        load_prepared(dataset.out)
+
+
+@pytest.mark.parametrize("places", [[30_000], [1, 1], [2, 1]])
+def test_rows_that_call_tools_and_are_none_of_the_part_are_told(
+    odd: Prepared, dataset: Dataset, places: list[int]
+) -> None:
+    arrays = load_file(dataset.out / "rows.safetensors")
+    save_file({**arrays, "test.called": np.array(places, dtype=np.int32)}, dataset.out / "rows.safetensors")
+    with pytest.raises(StageError, match="the called rows of test are none of its rows"):
         load_prepared(dataset.out)
 
 
@@ -176,7 +187,7 @@ def test_the_fingerprint_changes_with_the_rows_the_split_and_the_template(datase
     assert printed(intents(60), spec_of(training={"epochs": 9})) == base
 
 
-@pytest.mark.parametrize("name", sorted(ARRAYS - {"gaps"}))
+@pytest.mark.parametrize("name", sorted(ARRAYS - {"gaps", "called"}))
 @pytest.mark.parametrize("part", PARTS)
 def test_the_fingerprint_changes_with_any_number_of_any_array(dataset: Dataset, part: Part, name: str) -> None:
     prepared = dataset.prepare(intents(60), spec_of())
@@ -197,12 +208,18 @@ def test_the_fingerprint_is_the_digest_of_arrays_choices_and_end(odd: Prepared) 
     for part in PARTS:
         for field in fields(EncodedPart):
             array = getattr(odd.parts[part], field.name)
-            if field.name == "gaps":  # there only for conversations of several answers
+            if field.name in ("gaps", "called"):  # there only for conversations of several answers, or with tools
                 continue
             sha.update(f"{part}.{field.name}.{len(array)}\n".encode() + array.tobytes())
     sha.update(canonical_json({"choices": [[c.texts, c.ids] for c in odd.choice_sets], "end": odd.end_ids}))
     assert len(odd.choice_sets) == 3
     assert odd.summary.fingerprint == f"sha256:{sha.hexdigest()}"
+
+
+def test_which_rows_call_tools_is_a_part_of_the_fingerprint(odd: Prepared) -> None:
+    test = replace(odd.parts["test"], called=np.array([0], dtype=np.int32))
+    parts: dict[Part, EncodedPart] = {**odd.parts, "test": test}
+    assert fingerprint(columns_of(parts), odd.choice_sets, odd.end_ids) != odd.summary.fingerprint
 
 
 def test_a_row_of_several_files_keeps_the_name_of_its_file(dataset: Dataset) -> None:

@@ -69,10 +69,12 @@ class Answers:
         self.rule = StopRule(prepared.stop)
         self.stops = frozenset({*prepared.end_ids[-1:], *eos_ids})
         self._tokenizer, self._end, self.whole = tokenizer, prepared.end_ids, whole
-        self._thoughts = ThoughtReader(tokenizer, prepared.thoughts) if prepared.thoughts is not None else None
+        self._calls, self._thoughts = prepared.calls, None
+        if prepared.thoughts is not None:
+            self._thoughts = ThoughtReader(tokenizer, prepared.thoughts, spell=self._text)
         # A token spells at least one byte: so many of the last ones hold whatever stop text has just been completed.
         self._window = 2 * _EVERY + max((len(text.encode()) for text in prepared.stop), default=0)
-        self._marks = _marks(tokenizer, prepared) - self.stops
+        self._marks = _marks(tokenizer, prepared, self._thoughts) - self.stops
 
     def reference(self, completion: Sequence[int]) -> str | None:
         """Return what an answer must be to match an expected completion; None where no answer can."""
@@ -101,15 +103,35 @@ class Answers:
         text = self._tokenizer.decode(ids, skip_special_tokens=unknown not in ids, clean_up_tokenization_spaces=False)
         return plain_line_ends(str(text)).strip()
 
-    def finished(self, tokens: Sequence[int], reference: str | None) -> bool:
-        """Tell whether an answer has ended, or more of it doesn't matter."""
+    def matches(self, answer: str, reference: str | None, *, calls: bool) -> bool:
+        """Tell whether an answer is the expected one: its text is, or where that calls tools, so do its calls.
+
+        Calls are the same where names and arguments are, in the same order, as JSON: neither the order of keys nor
+        white space counts, but types do. Beside them stands the same text, or none. An answer that the chat template
+        would write in no such way is compared as text.
+
+        Parameters
+        ----------
+        calls
+            Whether the expected answer calls tools in a way that can be read back.
+        """
+        if reference is None or answer == reference:
+            return reference is not None
+        if not calls or self._calls is None:
+            return False
+        expected = self._calls.read(reference)
+        return expected is not None and self._calls.read(answer) == expected
+
+    def finished(self, tokens: Sequence[int], reference: str | None, *, calls: bool = False) -> bool:
+        """Tell whether an answer has ended, or more of it doesn't matter; calls are read in a whole answer only."""
         if tokens[-1] in self.stops:
             return True
         if len(tokens) > _EVERY_TOKEN and len(tokens) % _EVERY:
             return False
+        whole = self.whole or (calls and reference is not None)
         if self._thoughts is not None:
-            return self._answered(tokens, reference)
-        if self.whole:
+            return self._answered(tokens, reference, whole=whole)
+        if whole:
             return bool(self.rule.texts) and self._has_stop_text(tokens)
         if reference is None:
             return True
@@ -129,15 +151,15 @@ class Answers:
         answer = "" if parted.answer is None else self.rule.answer(parted.answer)
         return Said(answer) if self._thoughts is None else Said(answer, parted.thought, parted.answer is None)
 
-    def _answered(self, tokens: Sequence[int], reference: str | None) -> bool:
+    def _answered(self, tokens: Sequence[int], reference: str | None, *, whole: bool) -> bool:
         """Tell the same where a thought may come first, in which nothing ends an answer."""
         assert self._thoughts is not None  # noqa: S101  # as asked above
-        if reference is None and not self.whole:
+        if reference is None and not whole:
             return True
         text = None if self._thoughts.may_begin(tokens) else self._thoughts.parted(tokens).answer
         if text is None:
             return False
-        return self.rule.ends(text) or (not self.whole and not self.rule.may_become(text, str(reference)))
+        return self.rule.ends(text) or (not whole and not self.rule.may_become(text, str(reference)))
 
     def _parted(self, tokens: Sequence[int]) -> Parted:
         if self._thoughts is not None:
@@ -161,11 +183,11 @@ class Answers:
         return "".join(pieces)
 
 
-def _marks(tokenizer: PreTrainedTokenizerBase, prepared: Prepared) -> frozenset[int]:
+def _marks(tokenizer: PreTrainedTokenizerBase, prepared: Prepared, thoughts: ThoughtReader | None) -> frozenset[int]:
     """Special tokens that the chat template writes into answers, such as the one before a call of a tool.
 
     Without it a call is a text that happens to be JSON, so an answer that lacks it is another one. A row's own text
-    never has special tokens.
+    never has special tokens. Those around a thought are no part of an answer.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     found: set[int] = set()
@@ -174,5 +196,11 @@ def _marks(tokenizer: PreTrainedTokenizerBase, prepared: Prepared) -> frozenset[
         rows = np.searchsorted(part.offsets, places, side="right") - 1
         inside = places - part.offsets[rows] >= part.prompt_lengths[rows]
         inside &= places < part.offsets[rows + 1] - len(prepared.end_ids)
-        found.update(np.unique(part.tokens[places[inside]]).tolist())
-    return frozenset(found - {tokenizer.unk_token_id})
+        if thoughts is None:
+            found.update(np.unique(part.tokens[places[inside]]).tolist())
+            continue
+        for row in np.unique(rows[inside]).tolist():
+            start, end = int(part.offsets[row] + part.prompt_lengths[row]), int(part.offsets[row + 1])
+            answer = thoughts.answer_ids(part.tokens[start : end - len(prepared.end_ids)].tolist())
+            found.update(special.intersection(answer))
+    return frozenset(found - {tokenizer.unk_token_id} - (thoughts.opening if thoughts is not None else set()))

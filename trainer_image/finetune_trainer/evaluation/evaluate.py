@@ -2,9 +2,10 @@
 
 A choice's likelihood is the sum of its tokens' log-probabilities, without end token; ties go to the first. Text is what
 greedy decoding writes, cut by the stop rule of ``text/stop.py``; of a model that thinks first, what it writes after its
-thought. Loss is the training loss. All come from one forward
-pass a row; only rows that miss are decoded, and only as far as the verdict needs where neither metric nor reader asks
-for their text. What is kept of a row, and how a score is made of that, is the metric's (``metrics/``).
+thought. Calls of tools are compared as JSON (:meth:`~finetune_trainer.evaluation.answers.Answers.matches`). Loss is the
+training loss. All come from one forward pass a row; only rows that miss are decoded, and only as far as the verdict
+needs where neither metric nor reader asks for their text. What is kept of a row, and how a score is made of that, is
+the metric's (``metrics/``).
 
 A row that no answer can be right for (``EncodedPart.unanswerable``) counts as wrong under every metric. One that
 does not fit into maxLength is never fed to the model, and the loss leaves it out.
@@ -127,12 +128,14 @@ def _evaluating(loaded: LoadedModel) -> Iterator[None]:
 class _Answer:
     """How a model took a question: likelihoods, which expected tokens it would have said, and what it says.
 
+    ``matches`` is whether that is the expected answer.
     ``cut`` is whether it would have said more than it may, ``partial`` whether the verdict was clear before its end.
     """
 
     scored: Scored
     right: tuple[bool, ...]
     said: Said
+    matches: bool
     cut: bool
     partial: bool
     reference: str | None
@@ -163,7 +166,7 @@ def _answer(questions: Sequence[Question], answerer: Answerer, answers: Answers)
     ]
 
     def finished(i: int, tokens: Sequence[int]) -> bool:
-        return answers.finished(tokens, references[i])
+        return answers.finished(tokens, references[i], calls=questions[i].calls)
 
     said: dict[int, Sequence[int]] = {i: expected[i] for i in range(len(questions)) if all(right[i])}
     missed = []
@@ -177,10 +180,12 @@ def _answer(questions: Sequence[Question], answerer: Answerer, answers: Answers)
         said.update(zip(missed, answerer.complete(missed, finished), strict=True))
     for i, row in enumerate(scored):
         goes_on = not all(right[i]) and not answers.ended(said[i])
+        read = answers.said(said[i])
         yield _Answer(
             scored=row,
             right=right[i],
-            said=answers.said(said[i]),
+            said=read,
+            matches=answers.matches(read.answer, references[i], calls=questions[i].calls),
             cut=goes_on and len(said[i]) >= answerer.limit,
             partial=goes_on and len(said[i]) < answerer.limit,
             reference=references[i],
@@ -234,7 +239,7 @@ class _Judge:
             row=int(part.rows[index]),
             chosen=None if choice is None else choice.most_likely,
             right_choice=None if choice is None else answerable and choice.most_likely == int(part.answer[index]),
-            exact_match=answerable and said == answer.reference,
+            exact_match=answerable and answer.matches,
             exact_match_tokens=answerable and all(answer.right),
             loss=-float(answer.scored.logprobs[0].sum()),
             tokens=len(answer.right),

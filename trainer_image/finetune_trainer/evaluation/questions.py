@@ -22,10 +22,14 @@ _COMPARED_TOKENS = 2**18
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and its possible answers; the first is the expected completion with its end tokens, then the choices."""
+    """A prompt and its possible answers; the first is the expected completion with its end tokens, then the choices.
+
+    ``calls`` is whether that completion calls tools in a way that can be read back out of its text.
+    """
 
     prompt: tuple[int, ...]
     tree: Tree
+    calls: bool = False
 
     @property
     def length(self) -> int:
@@ -91,7 +95,8 @@ class Questions:
         start, end = int(part.offsets[index]), int(part.offsets[index + 1])
         middle = start + int(part.prompt_lengths[index])
         completion = tuple(part.tokens[middle:end].tolist())
-        return Question(tuple(part.tokens[start:middle].tolist()), self._tree(int(part.choice_set[index]), completion))
+        tree = self._tree(int(part.choice_set[index]), completion)
+        return Question(tuple(part.tokens[start:middle].tolist()), tree, part.calls(index))
 
     def beginning(self) -> tuple[int, ...]:
         """Return the tokens that all prompts begin with, short of the last token of any."""

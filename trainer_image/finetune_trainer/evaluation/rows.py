@@ -31,7 +31,7 @@ class RowResult:
         Whether that is the expected one; None without choices.
     exact_match
         Whether what greedy decoding writes is the expected answer, both as the stop rule leaves them
-        (:class:`~finetune_trainer.text.stop.StopRule`).
+        (:class:`~finetune_trainer.text.stop.StopRule`); calls of tools are compared as JSON.
     exact_match_tokens
         Whether greedy decoding yields the expected tokens, end tokens included.
     loss

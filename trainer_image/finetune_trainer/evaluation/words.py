@@ -12,6 +12,7 @@ from finetune_trainer.evaluation.references import unbeaten_by
 
 __all__ = [
     "TESTS",
+    "definitions",
     "few_shot_facts",
     "few_shot_name",
     "gain_of",
@@ -32,13 +33,35 @@ def rows_of(score: Score) -> str:
     return counted(score.total, "row") if score.correct is None else f"{score.correct} of {score.total}"
 
 
-def meaning_of(name: SecondaryName, *, thoughts: bool = False) -> str:
-    """Say what a score under a metric is, as a clause without a full stop; with thoughts, that they aren't scored."""
+def meaning_of(name: SecondaryName, *, thoughts: bool = False, calls: bool = False) -> str:
+    """Say what a score under a metric is, as a clause without a full stop.
+
+    Parameters
+    ----------
+    thoughts
+        Say that thoughts aren't scored.
+    calls
+        Say how calls of tools are compared, where the metric compares them.
+    """
     metric = METRICS[name]
     told = f"the share of rows in which {metric.meaning}" if metric.counted else metric.meaning
+    if calls and name == "ExactMatch":
+        told += (
+            "; calls of tools are compared as JSON, in order: each has the expected name and equal arguments, whatever "
+            "the order of their keys and the white space, and stands beside the expected text or none"
+        )
     if thoughts:
         told += "; scored is the answer alone, which follows the thought, and a thought that never ends has none"
     return told
+
+
+def definitions(results: Results, *, thoughts: bool, calls: bool) -> dict[str, str]:
+    """Say what each of the scores is, for who reads the numbers alone; options as of :func:`meaning_of`."""
+    names = [results.metric, *(score.name for score in results.test.secondary or [])]
+    return {
+        name: meaning_of(name, thoughts=thoughts and name == results.metric, calls=calls)
+        for name in dict.fromkeys(names)
+    }
 
 
 def gain_of(results: Results) -> str:

@@ -16,6 +16,7 @@ from finetune_api.digest import sha256_digest
 from finetune_api.report import StageReport
 from finetune_api.stage import StageInput
 from finetune_trainer.evaluation.results import Evaluation
+from finetune_trainer.evaluation.words import definitions
 from finetune_trainer.job.base_model import Inputs
 from finetune_trainer.job.context import Work
 from finetune_trainer.job.gate import acceptance
@@ -154,6 +155,11 @@ def _write_beside(
     sure = {name: bins for name, of in (("baseline", tuned.before), ("test", after)) if (bins := confidences(of))}
     accepted = acceptance(report.results, asked.spec.evaluation) if report.results is not None else None
     objections = (accepted or {}).get("objections", ())
+    told = (
+        {}
+        if report.results is None
+        else definitions(report.results, thoughts=prepared.thoughts is not None, calls=prepared.scores_calls)
+    )
     write_results(
         folder / "results.json",
         report,
@@ -161,6 +167,7 @@ def _write_beside(
         wordings=prepared.wordings,
         calibration=sure,
         acceptance=accepted,
+        definitions=told,
     )
     answers = _lines_of(samples) if samples.exists() else []
     sampled = len({line["row"] for line in answers if line["step"] == answers[0]["step"]})
@@ -186,6 +193,7 @@ def _write_beside(
         samples=answers,
         card=data_card(prepared),
         thought_rows=prepared.thought_rows,
+        calls=prepared.scores_calls,
         objections=objections,
     )
     page.write_text(html, encoding="utf-8")

@@ -102,12 +102,12 @@ Fine-tuned from {_code(spec.model.uri)} (revision {_code(resolved.model_revision
 ## Accuracy
 
 {results.metric} on {scored_rows(results, data)}, which neither training nor validation saw:
-{meaning_of(results.metric, thoughts=prepared.thoughts is not None)}.
+{meaning_of(results.metric, thoughts=prepared.thoughts is not None, calls=prepared.scores_calls)}.
 
 | model | score | 95 % interval | rows | loss |
 | --- | --- | --- | --- | --- |
 {_score_rows(results)}
-{_secondary(results)}{_few_shot(results)}{_references(results)}
+{_secondary(results, calls=prepared.scores_calls)}{_few_shot(results)}{_references(results)}
 Gain {gain_of(results)}; the two-sided p-value that the difference is chance is {results.p_value}
 ({TESTS[results.paired_test or "McNemarExact"]}). The score after training was measured on
 the exported weights, after they were stored and loaded again. `predictions.jsonl` has both answers to every test row.
@@ -260,12 +260,12 @@ def _score_row(name: str, score: Score) -> str:
     return f"| {name} | {score.score} | {interval} | {rows_of(score)} | {score.loss or ''} |"
 
 
-def _secondary(results: Results) -> str:
+def _secondary(results: Results, *, calls: bool) -> str:
     """The other metrics on the same rows, each by its own name."""
     before = {other.name: other.score for other in results.baseline.secondary or []}
     after = {other.name: other.score for other in results.test.secondary or []}
     lines = [
-        f"{name} on the same rows ({meaning_of(name)}): {before[name]} before, {after[name]} after."
+        f"{name} on the same rows ({meaning_of(name, calls=calls)}): {before[name]} before, {after[name]} after."
         for name in after
         if name in before
     ]

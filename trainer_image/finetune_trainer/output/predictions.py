@@ -129,14 +129,17 @@ def write_results(
     wordings: Mapping[str, int] | None = None,
     calibration: Mapping[str, Sequence[ConfidenceBin]] | None = None,
     acceptance: Mapping[str, Any] | None = None,
+    definitions: Mapping[str, str] | None = None,
 ) -> None:
     """Write the report's numbers as ``results.json``.
 
-    Beside them stand what the job asked of its result and whether it accepts it, the layers that carry adapters and
-    those that don't, the train rows by wording of the prompt, and by model how sure it was against how often it was
-    right.
+    Beside them stand what each metric is, what the job asked of its result and whether it accepts it, the layers that
+    carry adapters and those that don't, the train rows by wording of the prompt, and by model how sure it was against
+    how often it was right.
     """
     content = report.to_wire()
+    if definitions:
+        content["definitions"] = dict(definitions)
     if acceptance is not None:
         content["acceptance"] = dict(acceptance)
     if wordings:

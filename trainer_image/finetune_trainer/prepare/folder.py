@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
@@ -25,6 +26,7 @@ from finetune_trainer.prepare.arrayfile import ArrayColumn, Column, Kind, map_ar
 from finetune_trainer.prepare.linefile import LineFile
 from finetune_trainer.prepare.prepared import EncodedPart, Prepared, Shot, TextRow
 from finetune_trainer.storage.store import sha256_file
+from finetune_trainer.text.call_format import CallFormat
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.thought_format import Thoughts
 
@@ -57,9 +59,12 @@ ARRAYS: Final[Mapping[str, Kind]] = {
     "answer": "<i4",
     "unanswerable": "<i4",
     "gaps": "<i4",
+    "called": "<i4",
 }
 """Arrays of a part with their types, in the order of the fingerprint."""
-_OF_ANY_LENGTH: Final = ("tokens", "offsets", "gaps")
+_WHERE_THERE_ARE: Final = "called"
+"""Not written where no row has any: without them the file is what it was before there was such an array."""
+_OF_ANY_LENGTH: Final = ("tokens", "offsets", "gaps", "called")
 CHOICES: Final = "choices.jsonl"
 TEXTS: Final[Mapping[Part, str]] = {
     "train": "preview.jsonl",
@@ -88,6 +93,7 @@ class Rest(BaseModel):
     wordings: dict[str, int] = {}
     few_shot: tuple[Shot, ...] = ()
     thoughts: Thoughts | None = None
+    calls: CallFormat | None = None
     thought_rows: int = 0
     percents: Percents | None = None
     inputs: dict[str, str] = {}
@@ -99,7 +105,8 @@ class Rest(BaseModel):
 
 def store_arrays(folder: Path, columns: Mapping[str, Column]) -> None:
     """Write ``rows.safetensors``; a column's name is ``part.array``."""
-    write_arrays(folder / _ROWS, columns)
+    kept = {name: c for name, c in columns.items() if len(c) or not name.endswith(f".{_WHERE_THERE_ARE}")}
+    write_arrays(folder / _ROWS, kept)
 
 
 def store_rest(folder: Path, rest: Rest) -> None:
@@ -152,7 +159,7 @@ def load_prepared(folder: Path) -> Prepared:
         arrays = map_arrays(folder / _ROWS)
         rest = Rest.model_validate_json((folder / _REST).read_bytes())
         prepared = Prepared(
-            parts={part: EncodedPart(**{n: arrays[f"{part}.{n}"] for n in ARRAYS}) for part in PARTS},
+            parts={part: _part(arrays, part) for part in PARTS},
             texts={part: LineFile(folder / name, _text_row) for part, name in TEXTS.items()},
             choice_sets=load_choices(folder),
             score_end_tokens=rest.score_end_tokens,
@@ -165,6 +172,7 @@ def load_prepared(folder: Path) -> Prepared:
             wordings=rest.wordings,
             few_shot=rest.few_shot,
             thoughts=rest.thoughts,
+            calls=rest.calls,
             thought_rows=rest.thought_rows,
             percents=rest.percents,
             inputs=rest.inputs,
@@ -179,6 +187,11 @@ def load_prepared(folder: Path) -> Prepared:
     return prepared
 
 
+def _part(arrays: Mapping[str, Any], part: Part) -> EncodedPart:
+    names = [name for name in ARRAYS if name != _WHERE_THERE_ARE or f"{part}.{name}" in arrays]
+    return EncodedPart(**{name: arrays[f"{part}.{name}"] for name in names})
+
+
 def _check_counts(prepared: Prepared) -> None:
     """Compare the files with each other; what is in a line is read only when it is asked for."""
     for part, rows in prepared.parts.items():
@@ -187,6 +200,8 @@ def _check_counts(prepared: Prepared) -> None:
             raise ValueError(f"the arrays of {part} are not of one length")
         if len(rows.gaps) % 3:
             raise ValueError(f"the gaps of {part} are not whole")
+        if len(rows.called) and (int(rows.called.max()) >= len(rows) or (np.diff(rows.called) < 1).any()):
+            raise ValueError(f"the called rows of {part} are none of its rows")
         if part != "train" and len(prepared.texts[part]) != len(rows):
             raise ValueError(f"{TEXTS[part]} has {len(prepared.texts[part])} of {len(rows)} rows")
         if len(rows) and int(rows.choice_set.max()) >= len(prepared.choice_sets):
@@ -218,8 +233,8 @@ def fingerprint(columns: Mapping[str, Column], choice_sets: Iterable[ChoiceSet],
     for part in PARTS:
         for name in ARRAYS:
             column = columns[f"{part}.{name}"]
-            if name == "gaps" and not len(column):
-                continue  # rows of a single answer keep the fingerprint that they had before there were gaps
+            if name in ("gaps", "called") and not len(column):
+                continue  # rows without any keep the fingerprint that they had before there were such columns
             sha.update(f"{part}.{name}.{len(column)}\n".encode())
             for chunk in column.chunks():
                 sha.update(chunk)

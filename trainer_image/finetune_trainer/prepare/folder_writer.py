@@ -141,6 +141,8 @@ class PreparedWriter:
             "answer": answer,
             "unanswerable": unanswerable,
         }
+        if row.called:
+            self._columns[f"{part}.called"].append(len(self._columns[f"{part}.rows"]))
         tokens = self._columns[f"{part}.tokens"]
         tokens.extend(row.prompt)
         tokens.extend(row.completion)

@@ -198,6 +198,7 @@ def prepare(
                 few_shot=choose(drawn, noted, encoder_of_rows, count=shots, seed=seed) if shots else (),
                 wordings={name: encoder_of_rows.wordings[name] for name, _ in template.wordings},
                 thoughts=encoder.thoughts and encoder.thoughts.marks,
+                calls=encoder.calls,
                 thought_rows=keyed.thoughts,
                 percents=percents,
                 inputs=content_digests(rows, spec.dataset),

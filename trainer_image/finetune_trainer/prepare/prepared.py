@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from finetune_api.dataset import Percents
 from finetune_api.status import DatasetSummary, MetricName
 from finetune_trainer.data.parts import Part
+from finetune_trainer.text.call_format import CallFormat
 from finetune_trainer.text.choices import ChoiceSet
 from finetune_trainer.text.thought_format import Thoughts
 
@@ -95,6 +96,9 @@ class EncodedPart:
     gaps
         int32 (3 m,): row, from and up to (positions in the row) of each stretch behind the prompt that is read and not
         learned, in order; what stands between the answers of a conversation. Validation and test have none.
+    called
+        int32 (m,): places of the rows whose expected answer calls tools in a way that can be read back out of its text,
+        in order; such an answer is compared as JSON (:class:`~finetune_trainer.text.call_format.CallFormat`).
     unanswerable
         int32 (n,): 0, or why no answer can be right: :data:`UNKNOWN_ANSWER` or :data:`NO_ROOM`. Such a row is kept in
         validation and test, and counts as wrong under every metric and for every model; train has none.
@@ -108,6 +112,7 @@ class EncodedPart:
     answer: NDArray[np.int32]
     unanswerable: NDArray[np.int32]
     gaps: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    called: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
@@ -130,6 +135,11 @@ class EncodedPart:
         for start, end in self._gaps_of(row):
             places = places[(places < start) | (places >= end)]
         return places
+
+    def calls(self, row: int) -> bool:
+        """Whether the expected answer of a row is calls of tools that can be read back."""
+        at = int(np.searchsorted(self.called, row))
+        return at < len(self.called) and int(self.called[at]) == row
 
     def asked_length(self, row: int) -> int:
         """Tokens before the last answer of a row: its prompt, and the answers before that one."""
@@ -178,6 +188,8 @@ class Prepared:
         Examples of the few-shot baseline, in their order; empty where none was asked for, or no train row is fit.
     thoughts
         Where the thought ends in an answer; None where answers have none.
+    calls
+        How calls of tools stand in an answer; None where the chat template writes them in no way that can be read back.
     thought_rows
         Rows read that have a thought before an answer, which is learned with it.
     inputs
@@ -199,6 +211,7 @@ class Prepared:
     wordings: Mapping[str, int] = field(default_factory=dict)
     few_shot: tuple[Shot, ...] = ()
     thoughts: Thoughts | None = None
+    calls: CallFormat | None = None
     thought_rows: int = 0
     template_digest: str
     tokenizer_digest: str
@@ -206,3 +219,8 @@ class Prepared:
     template_source: str | None = None
     percents: Percents | None = None
     summary: DatasetSummary
+
+    @property
+    def scores_calls(self) -> bool:
+        """Whether some test rows expect calls of tools that are compared as JSON."""
+        return self.calls is not None and len(self.parts["test"].called) > 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from finetune_api.reasons import Reason
 from finetune_trainer.errors import StageError
+from finetune_trainer.text.call_format import CallFormat
 from finetune_trainer.text.fixed_template import fix_template, with_generation_text
 from finetune_trainer.text.template.conversation import THOUGHT, Message, as_dicts
 from finetune_trainer.text.thought_format import ThoughtFormat, opened_by
@@ -140,6 +141,19 @@ class ChatFormat:
         if turn.thought not in written or not (turn.calls or written.endswith(turn.content)):
             raise ChatRefusedError("it writes the thought or the answer in another way than the row; leave it out")
         return written
+
+    def calls(self) -> CallFormat | None:
+        """Return how the template writes calls of tools, without the thought before them."""
+        if not self.tools.calls:
+            return None
+        asked = [Message("user", _QUESTION)]
+        prompt = self.prompt(asked)
+
+        def write(turn: Message) -> str:
+            text = self.answer(asked, prompt, turn)
+            return text if self.thoughts is None else self.thoughts.answer_in(text)
+
+        return CallFormat.find(write)
 
     def _answered(self, messages: Sequence[Message], prompt: str, turn: Message) -> str:
         head = prompt.removesuffix(self.only_asked) + self.instead

@@ -82,6 +82,8 @@ class Encoder:
         Texts to stand before a completion while it is tokenised, each tried if it grows together with the one before.
     end_ids
         Tokens that end every completion; the last is the one at which generation stops.
+    calls
+        How calls of tools are written; None where that can't be read back.
     pad_id
         For batches; what it is doesn't matter, since lengths say what is padding.
 
@@ -105,6 +107,7 @@ class Encoder:
         self._apart = encoder_decoder
         self.chat = ChatFormat.find(tokenizer, thinking=thinking)
         self.thoughts = self.chat.thoughts if self.chat is not None else None
+        self.calls = self.chat.calls() if self.chat is not None else None
         self._control = ControlTokens(tokenizer)
         self._before = self.chat.before if self.chat else "" if encoder_decoder else separator
         self._text = TextTokens(tokenizer, self._control, alone=encoder_decoder)
@@ -161,7 +164,8 @@ class Encoder:
         """Put down how the answer is written, where that is more than its text; the thought stands apart."""
         if self.thoughts is not None:
             text = self.thoughts.answer_in(text) if turn.calls else ""
-        return replace(row, written=text)
+        called = bool(turn.calls) and self.calls is not None and self.calls.holds(text, turn)
+        return replace(row, written=text, called=called)
 
     def choices(self, texts: Sequence[str]) -> ChoiceSet:
         """Encode possible answers as completions, without end tokens.

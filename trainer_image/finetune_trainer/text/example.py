@@ -66,6 +66,8 @@ class Encoded:
         conversation.
     written
         The expected answer as the chat template writes it, where that is more than its text.
+    called
+        Whether the expected answer calls tools in a way that can be read back out of its text.
     before
         Of a conversation whose later prompts do not go on from what was learned before: its earlier answers, as rows.
     """
@@ -77,6 +79,7 @@ class Encoded:
     control_tokens: bool = False
     gaps: tuple[tuple[int, int], ...] = ()
     written: str = ""
+    called: bool = False
     before: tuple[Encoded, ...] = ()
 
     @property

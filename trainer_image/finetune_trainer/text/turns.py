@@ -76,6 +76,7 @@ def _joined(row: Encoded, part: Encoded) -> Encoded | None:
         control_tokens=row.control_tokens or part.control_tokens,
         gaps=(*row.gaps, gap),
         written=part.written,
+        called=part.called,
     )
 
 

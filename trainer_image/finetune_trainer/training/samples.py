@@ -167,4 +167,5 @@ def _only(part: EncodedPart, rows: NDArray[np.int64]) -> EncodedPart:
         choice_set=part.choice_set[rows],
         answer=part.answer[rows],
         unanswerable=part.unanswerable[rows],
+        called=np.flatnonzero(np.isin(rows, part.called)).astype(np.int32),
     )

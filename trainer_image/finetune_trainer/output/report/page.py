@@ -76,6 +76,7 @@ def html_page(
     card: DataCard | None = None,
     objections: Sequence[str] = (),
     thought_rows: int = 0,
+    calls: bool = False,
 ) -> str:
     """Return the page.
 
@@ -95,6 +96,8 @@ def html_page(
         Why the job doesn't accept its result.
     thought_rows
         Rows that have a thought before an answer.
+    calls
+        Whether rows expect calls of tools that are compared as JSON.
 
     Raises
     ------
@@ -117,8 +120,8 @@ def html_page(
         warnings=warning_facts(results),
         results=results,
         scores=[(label, score, interval(score)) for label, score in scores],
-        secondary=_secondary(results),
-        meaning=meaning_of(results.metric, thoughts=thought_rows > 0),
+        secondary=_secondary(results, calls=calls),
+        meaning=meaning_of(results.metric, thoughts=thought_rows > 0, calls=calls),
         graded=test.measure.verdict is None,
         gain=gain_of(results),
         rows_of=rows_of,
@@ -165,10 +168,11 @@ def html_page(
     )
 
 
-def _secondary(results: Results) -> list[tuple[str, str, str, str]]:
+def _secondary(results: Results, *, calls: bool) -> list[tuple[str, str, str, str]]:
     """The other metrics on the same rows: name, before, after, meaning."""
     before = {other.name: other.score for other in results.baseline.secondary or []}
-    return [(o.name, before.get(o.name, ""), o.score, meaning_of(o.name)) for o in results.test.secondary or []]
+    after = results.test.secondary or []
+    return [(o.name, before.get(o.name, ""), o.score, meaning_of(o.name, calls=calls)) for o in after]
 
 
 def _compute(compute: Compute | None) -> list[tuple[str, str]]:
