@@ -41,10 +41,10 @@ def output(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(output: Path, tmp_path: Path) -> Callable[..., dict[str, Finding]]:
     """Compare two copies of the result, each with a change."""
 
-    def look(then: Change = nothing, now: Change = nothing) -> dict[str, Finding]:
-        original = changed_copy(output, tmp_path / "original", then)
-        again = changed_copy(output, tmp_path / "again", now)
-        scratch = tmp_path / "scratch"
+    def look(then: Change = nothing, now: Change = nothing, *, name: str = "a") -> dict[str, Finding]:
+        original = changed_copy(output, tmp_path / name / "original", then)
+        again = changed_copy(output, tmp_path / name / "again", now)
+        scratch = tmp_path / name / "scratch"
         scratch.mkdir()
         return by_subject(compare(result_at(original), result_at(again), scratch))
 
@@ -83,7 +83,7 @@ def test_a_result_is_the_same_as_itself_in_all_subjects(found: Callable[..., dic
     assert list(every) == [
         *("spec", "files", "model.uri", "dataset.uri", "template", "tokenizer", "settings"),
         *("split", "tokens", "rows", "prepared rows"),
-        *("baseline", "losses", "validation", "test", "results", "weights"),
+        *("baseline", "losses", "validation", "samples", "test", "results", "weights"),
     ]
     assert every["losses"].text.endswith("equal to the bit")
 
@@ -369,3 +369,97 @@ def test_of_an_older_manifest_is_compared_what_it_has_and_the_rest_is_named(
     missing = {subject for subject, finding in every.items() if finding.state == "NotCompared"}
     assert missing == {"dataset.uri", "template", "tokenizer"}
     assert "told no digest" in every["dataset.uri"].text
+
+
+# samples.jsonl.
+
+
+def samples(change: Callable[[list[dict[str, Any]]], object]) -> Change:
+    """Change the lines of the samples, as another training would have written them."""
+
+    def write(folder: Path) -> None:
+        lines = sampled(folder)
+        change(lines)
+        rewrite(folder, "samples.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    return write
+
+
+def sampled(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def without_samples(folder: Path) -> None:
+    def unlisted(document: dict[str, Any]) -> None:
+        document["files"] = [entry for entry in document["files"] if entry["path"] != "samples.jsonl"]
+
+    (folder / "samples.jsonl").unlink()
+    edit_manifest(folder, unlisted)
+
+
+def test_an_answer_during_the_training_that_differs_is_named_by_row_and_step(
+    output: Path, found: Callable[..., dict[str, Finding]]
+) -> None:
+    lines = sampled(output)
+    last = lines[-1]["step"]
+    assert {line["step"] for line in lines} == {0, last}
+
+    def other(changed: list[dict[str, Any]]) -> None:
+        for line in changed[-3:]:
+            line.update(completion="secret words", correct=not line["correct"])
+
+    every = found(now=samples(other))
+    assert differing(every) == ["samples"]
+    told = f"3 of {len(lines)} answers differ, first that to row {lines[-3]['row']} at step {last}: another completion"
+    assert every["samples"].text == told
+    assert every["samples"].arithmetic
+
+
+def test_the_first_answer_that_differs_is_that_of_the_earliest_step(
+    output: Path, found: Callable[..., dict[str, Finding]]
+) -> None:
+    every = found(now=samples(lambda lines: (lines[1].update(choice="other"), lines[-1].update(completion="other"))))
+    row = sampled(output)[1]["row"]
+    assert f"2 of {len(sampled(output))} answers differ, first that to row {row} at step 0: another choice" == (
+        every["samples"].text
+    )
+
+
+def test_samples_are_known_by_step_and_row_and_not_by_their_place(
+    output: Path, found: Callable[..., dict[str, Finding]]
+) -> None:
+    every = found(now=samples(lambda lines: lines.reverse()))
+    assert differing(every) == []
+    assert every["samples"].text == f"{len(sampled(output))} answers are equal as told"
+
+
+def test_of_samples_is_compared_what_the_original_tells(found: Callable[..., dict[str, Finding]]) -> None:
+    assert differing(found(now=samples(lambda lines: lines[0].update(more=1)))) == []
+    assert differing(found(then=samples(lambda lines: lines[0].update(more=1)), name="b")) == ["samples"]
+
+
+def test_a_sample_that_one_result_lacks_is_named(output: Path, found: Callable[..., dict[str, Finding]]) -> None:
+    place = f"row {sampled(output)[2]['row']} at step 0"
+    assert found(now=samples(lambda lines: lines.pop(2)))["samples"].text == f"{place} is not asked any more"
+    assert found(then=samples(lambda lines: lines.pop(2)), name="b")["samples"].text == f"{place} was not asked"
+
+
+def test_of_results_without_samples_nothing_is_told_and_of_an_older_one_that_it_has_none(
+    found: Callable[..., dict[str, Finding]],
+) -> None:
+    assert "samples" not in found(then=without_samples, now=without_samples)
+    older = found(then=without_samples, name="b")["samples"]
+    assert (older.state, older.text) == ("NotCompared", "the result has no samples.jsonl")
+    lost = found(now=without_samples, name="c")["samples"]
+    assert (lost.state, lost.text) == ("Different", "samples.jsonl is not written any more")
+
+
+def test_samples_that_are_gone_from_the_result_are_said_to_be(found: Callable[..., dict[str, Finding]]) -> None:
+    def gone(folder: Path) -> None:
+        lines = sampled(folder)
+        lines[0]["completion"] = "other"
+        rewrite(folder, "samples.jsonl", json.dumps(lines[0]).encode())
+        (folder / "samples.jsonl").unlink()
+
+    told = found(then=gone)["samples"]
+    assert (told.state, told.text) == ("NotCompared", "samples.jsonl is gone or damaged")

@@ -18,6 +18,7 @@ __all__ = ["compare_numbers"]
 
 _METRICS: Final = "metrics.jsonl"
 _PREDICTIONS: Final = "predictions.jsonl"
+_SAMPLES: Final = "samples.jsonl"
 _GONE: Final = "is gone or damaged"
 _OLD_DIGITS: Final = 6
 """Digits of a loss in ``metrics.jsonl`` before every bit was kept there."""
@@ -27,6 +28,8 @@ _SCORES: Final = {"baseline": "baseline", "fewShot": "few-shot", "test": "test"}
 """The same in the report's results."""
 
 Line = dict[str, Any]
+Place = tuple[int, str, int]
+"""Of a sample: step, file and row."""
 
 
 def compare_numbers(original: Result, again: Result) -> Iterator[Finding]:
@@ -37,6 +40,7 @@ def compare_numbers(original: Result, again: Result) -> Iterator[Finding]:
     yield losses
     if validation is not None:
         yield validation
+    yield from _samples(original, again)
     yield from (finding for finding in answers if finding.subject == "test")
     yield _rest_of_results(original, again)
     yield _weights(original, again)
@@ -111,6 +115,56 @@ def _named(place: tuple[Any, ...]) -> str:
     """Name a step, and which number of its validation is meant."""
     name, step = place
     return f"{step} ({name})" if isinstance(name, str) else str(step)
+
+
+def _samples(original: Result, again: Result) -> Iterator[Finding]:
+    """Compare what the model wrote to the same few rows as it learned; nothing where none were taken.
+
+    An answer is known by its step and row. No text is shown.
+    """
+    then, now = (result.entries(_SAMPLES).get(_SAMPLES) for result in (original, again))
+    if then is None:
+        if now is not None:
+            yield not_compared("samples", f"the result has no {_SAMPLES}", arithmetic=True)
+        return
+    if now is None:
+        yield different("samples", f"{_SAMPLES} is not written any more", arithmetic=True)
+        return
+    if then.sha256 == now.sha256:
+        yield same("samples", "the same answers at each step", arithmetic=True)
+        return
+    lines, others = (_lines(result, _SAMPLES) for result in (original, again))
+    if lines is None or others is None:
+        yield not_compared("samples", f"{_SAMPLES} {_GONE}", arithmetic=True)
+    else:
+        yield _sampled_answers({_place(line): line for line in lines}, {_place(line): line for line in others})
+
+
+def _sampled_answers(then: Mapping[Place, Line], now: Mapping[Place, Line]) -> Finding:
+    if missing := next((place for place in then if place not in now), None):
+        return different("samples", f"{_asked(missing)} is not asked any more", arithmetic=True)
+    if new := next((place for place in now if place not in then), None):
+        return different("samples", f"{_asked(new)} was not asked", arithmetic=True)
+    # A later version may tell more.
+    apart = {
+        place: next(key for key in line if line[key] != now[place].get(key))
+        for place, line in then.items()
+        if any(line[key] != now[place].get(key) for key in line)
+    }
+    if not apart:
+        return same("samples", f"{counted(len(then), 'answer')} are equal as told", arithmetic=True)
+    first = next(iter(apart))
+    text = f"{len(apart)} of {len(then)} answers differ, first that to {_asked(first)}: another {apart[first]}"
+    return different("samples", text, arithmetic=True)
+
+
+def _place(line: Line) -> Place:
+    return int(line["step"]), str(line.get("file", "")), int(line["row"])
+
+
+def _asked(place: Place) -> str:
+    step, file, row = place
+    return f"row {row}{f' of {file}' if file else ''} at step {step}"
 
 
 def _answers(original: Result, again: Result) -> list[Finding]:
