@@ -64,9 +64,11 @@ lint: $(VENV) ## ruff, format, mypy --strict, import contracts, generated files 
 	$(PY) -m finetune_api.failures --check
 	$(PY) -m finetune_trainer.text.template.page --check
 
-.PHONY: bench-operator bench-start bench-trainer bench-memory
+.PHONY: bench-operator bench-start bench-trainer bench-memory bench-progress
 bench-operator: $(VENV) ## The operator under 200 jobs on simulated nodes (N=…, STAGES="1 2")
 	@$(PY) -m benchmarks.operator_bench --jobs $(or $(N),200) --stages $(or $(STAGES),1 2)
+bench-progress: $(VENV) ## Live reports of many jobs at once, until status says them (N=1000)
+	@$(PY) -m benchmarks.progress_bench --jobs $(or $(N),1000)
 bench-start: $(VENV) ## From apply to the first forward pass on the development cluster (ROUNDS=3, CACHE=1)
 	@$(PY) -m benchmarks.start_bench --rounds $(or $(ROUNDS),3) $(if $(CACHE),--model-cache)
 bench-trainer: $(VENV) benchmarks/.venv-trl/.complete ## Speed and memory of the training loop against TRL (METHOD=LoRA, BATCH=4, TUNE=1)

@@ -73,24 +73,26 @@ def _true(raw: dict[str, Any], kind: str) -> bool:
 class Client:
     """An administrator's connection to one namespace."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, namespace: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, namespace: str, timeline: Timeline | None = None
+    ) -> None:
         self._session = session
         self._jobs = f"{url}/apis/{API_VERSION}/namespaces/{namespace}/{JOB_PLURAL}"
         self._children = f"{url}/apis/batch/v1/namespaces/{namespace}/jobs"
         self._watches: list[asyncio.Task[None]] = []
-        self.timeline = Timeline()
+        self.timeline = timeline or Timeline()
 
     @classmethod
     @asynccontextmanager
-    async def watching(cls, api: ApiServer, namespace: str) -> AsyncIterator[Client]:
-        """Connect, and watch both kinds while the block runs."""
+    async def watching(cls, api: ApiServer, namespace: str, timeline: Timeline | None = None) -> AsyncIterator[Client]:
+        """Connect, and watch both kinds while the block runs; what is seen goes into ``timeline``."""
         context = ssl.create_default_context(cafile=str(api.ca_file))
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS + 2, ssl=context),
             headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
         ) as session:
-            client = cls(session, api.url, namespace)
+            client = cls(session, api.url, namespace, timeline)
             client._watches = [
                 asyncio.create_task(client._watch(client._jobs, client.timeline.saw_job)),
                 asyncio.create_task(client._watch(client._children, client.timeline.saw_child)),

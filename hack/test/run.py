@@ -23,6 +23,7 @@ NOT_IN_THIS_TIER: Final = (
     "make bench-start: from apply to the first forward pass (by hand; the development cluster)",
     "make bench-trainer: tokens a second of the training loop against TRL (by hand)",
     "make bench-operator: bursts of jobs on simulated nodes (by hand)",
+    "make bench-progress: live reports of 1,000 jobs at once (by hand)",
     "make bench-memory: memory and speed of preparing a large dataset (by hand)",
     "soak and chaos runs: not written yet",
 )

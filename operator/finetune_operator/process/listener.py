@@ -32,6 +32,8 @@ class Bounds:
     ----------
     connections, a_peer
         Places, and those that one address may have.
+    backlog
+        Connections that may wait in the kernel for a place; one beyond them waits for seconds to be tried again.
     a_second
         Connections that are accepted in a second.
     handshake_seconds, seconds
@@ -40,6 +42,7 @@ class Bounds:
 
     connections: int = 128
     a_peer: int = 32
+    backlog: int = 1024
     a_second: int = 200
     handshake_seconds: float = 5.0
     seconds: float = 10.0
@@ -95,7 +98,7 @@ async def listening(
     OSError
         The port can't be had.
     """
-    listener = socket.create_server((host, port), backlog=bounds.connections)
+    listener = socket.create_server((host, port), backlog=bounds.backlog)
     listener.setblocking(False)
     connections: set[asyncio.Task[None]] = set()
     accepting = asyncio.create_task(_accept(listener, protocol, context, bounds, connections), name="live reports")

@@ -228,6 +228,8 @@ async def _body(request: web.Request) -> bytes:
         raise Refused(408, f"the report did not arrive within {BODY_SECONDS:.0f} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise Refused(413, f"a report has at most {MAX_LIVE_BYTES} bytes") from None
+    except ConnectionError:
+        raise Refused(400, "the sender has gone before its report was read") from None
 
 
 async def _renew(certificate: ServerCertificate) -> None:

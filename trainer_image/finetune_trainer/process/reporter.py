@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import ssl
 import threading
 import time
@@ -40,7 +41,7 @@ class Pace:
     silence
         Between two reports of the same.
     after_failure
-        Before the next report, once one was not taken.
+        Before the next report, once one was not taken; see :meth:`until_next_try`.
     at_once, tries
         Where nobody took it, the same report is sent again so soon, in all so often: of two operators one takes
         reports, and which of them a connection reaches is chance.
@@ -56,8 +57,12 @@ class Pace:
     after_failure: float = 30.0
     at_once: float = 0.1
     tries: int = 6
-    timeout: float = 5.0
+    timeout: float = 10.0
     last: float = 3.0
+
+    def until_next_try(self) -> float:
+        """Seconds from a failure to the next try, spread so that pods that failed together don't return together."""
+        return self.after_failure * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
 
 
 class _Over(Exception):  # noqa: N818 - no error: the operator wants no more reports
@@ -129,7 +134,7 @@ class Reporter:
             self._next = self._taken(report)
             self._sent = report
         except (OSError, http.client.HTTPException, ValueError) as error:
-            self._next = self._pace.after_failure
+            self._next = self._pace.until_next_try()
             self._tell(str(error) or type(error).__name__)
 
     def _taken(self, report: LiveReport) -> float:

@@ -256,6 +256,24 @@ async def test_a_body_that_trickles_in_is_given_up(bench: Bench, monkeypatch: py
     writer.close()
 
 
+async def test_a_sender_that_goes_in_the_middle_of_its_report_is_no_error(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = bench.add(POD)
+    _, writer = await open_raw(bench)
+    head = f"POST /v1/progress HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\n{{"
+    writer.write(head.encode())
+    await writer.drain()
+    while not bench.cluster.reviewed:  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    writer.transport.abort()
+    while not bench.answers:  # noqa: ASYNC110 - as above
+        await asyncio.sleep(0.01)
+    assert bench.answers == [400]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def open_raw(bench: Bench) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection("localhost", bench.port, ssl=client_context(bench.authority))
 
