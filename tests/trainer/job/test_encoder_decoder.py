@@ -143,6 +143,43 @@ def test_plain_generate_of_what_was_exported_writes_what_was_scored(tmp_path: Pa
     assert "forced_eos_token_id" not in settings
 
 
+def test_the_few_shot_score_is_that_of_plain_generate_with_examples_before_each_prompt(tmp_path: Path) -> None:
+    spec = job(tmp_path, count=60, epochs=1, batchSize=8, maxLength=400, learningRate="1e-3")
+    make_encoder_decoder(tmp_path / "model", "t5", seed=3)  # one that says something
+    spec["dataset"]["template"] = {"inline": {"prompt": "Text: {{ text }} Intent:", "completion": "{{ label }}"}}
+    spec["evaluation"] = {"metric": "ExactMatch", "fewShot": 2}
+    done = finished(spec, tmp_path)
+    prepared = json.loads((done.output / "prepared/prepared.json").read_text())
+    examples = [f"{shot['prompt']} {shot['completion']}" for shot in prepared["few_shot"]]
+    assert len(examples) == 2
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "model")
+    network: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+
+    def said(prompt: str) -> str:
+        asked = tokenizer(prompt, return_tensors="pt")
+        output = network.generate(**asked, max_new_tokens=prepared["max_new_tokens"], do_sample=False)
+        return str(tokenizer.decode(output[0], skip_special_tokens=True)).strip().split("\n")[0].strip()
+
+    lines = predictions(done.output)
+    prompts = ["\n\n".join([*examples, line["prompt"]]) for line in lines]
+    assert [line["fewShot"] for line in lines] == [said(prompt) for prompt in prompts]
+    assert [line["baseline"] for line in lines] == [said(line["prompt"]) for line in lines]
+    assert [line["fewShot"] for line in lines] != [line["baseline"] for line in lines]
+    assert {line["fewShotExamples"] for line in lines} == {2}
+    assert all(line["fewShotCorrect"] == (line["fewShot"] == line["expected"]) for line in lines)
+    results = done.report.results
+    assert results is not None
+    shown = results.few_shot
+    assert shown is not None
+    assert (shown.examples, shown.fewer, shown.total) == (2, 0, len(lines))
+    assert shown.correct == sum(line["fewShotCorrect"] for line in lines)
+    sizes = [
+        len(tokenizer(prompt)["input_ids"]) - len(tokenizer(line["prompt"])["input_ids"])
+        for prompt, line in zip(prompts, lines, strict=True)
+    ]
+    assert shown.context_tokens == round(sum(sizes) / len(sizes))
+
+
 def test_a_job_that_is_stopped_again_and_again_ends_like_one_that_never_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

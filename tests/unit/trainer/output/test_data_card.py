@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
 from finetune_api.status import DatasetSummary, DroppedRows, NearDuplicates
+from finetune_trainer.data.parts import Part
 from finetune_trainer.output.report.data_card import data_card, left_out_rows
 from finetune_trainer.prepare.prepared import NO_ROOM, Prepared
 from tests.support.tiny_model import learnable_rows, make_prepared
@@ -48,6 +50,83 @@ def test_the_last_bin_holds_the_longest_row_of_all_parts(prepared: Prepared) -> 
     card = data_card(prepared)
     assert card.longest == max(int(part.lengths.max()) for part in prepared.parts.values())
     assert any(one.histogram[-1] for one in card.lengths)
+
+
+def test_the_bins_are_twenty_from_nothing_to_the_longest_row(prepared: Prepared) -> None:
+    card = data_card(prepared)
+    for one in card.lengths:
+        expected = [0] * 20
+        for length in prepared.parts[one.part].lengths.tolist():
+            expected[min(19, length * 20 // card.longest)] += 1
+        assert list(one.histogram) == expected
+
+
+def without_rows(prepared: Prepared, *names: Part) -> Prepared:
+    none = {
+        name: dataclasses.replace(
+            part,
+            tokens=part.tokens[:0],
+            offsets=part.offsets[:1],
+            **{f: getattr(part, f)[:0] for f in ("prompt_lengths", "rows", "choice_set", "answer", "unanswerable")},
+        )
+        for name, part in prepared.parts.items()
+        if name in names
+    }
+    return dataclasses.replace(prepared, parts={**prepared.parts, **none})
+
+
+def test_a_part_without_rows_has_no_lengths_and_counts_no_labels(prepared: Prepared) -> None:
+    card = data_card(without_rows(prepared, "validation"))
+    assert [one.part for one in card.lengths] == ["train", "test"]
+    assert {one.validation for one in card.balance} == {0}
+    none = data_card(without_rows(prepared, "train", "validation", "test"))
+    assert (none.lengths, none.longest) == ((), 0)
+
+
+def test_a_part_whose_rows_all_do_not_fit_has_no_lengths(prepared: Prepared) -> None:
+    test = prepared.parts["test"]
+    none = dataclasses.replace(
+        test,
+        tokens=test.tokens[:0],
+        offsets=np.zeros_like(test.offsets),
+        prompt_lengths=np.zeros_like(test.prompt_lengths),
+        unanswerable=np.full_like(test.unanswerable, NO_ROOM),
+    )
+    card = data_card(dataclasses.replace(prepared, parts={**prepared.parts, "test": none}))
+    assert [one.part for one in card.lengths] == ["train", "validation"]
+
+
+def test_a_row_that_no_answer_can_be_right_for_has_its_length(prepared: Prepared) -> None:
+    test = prepared.parts["test"]
+    parts = {**prepared.parts, "test": dataclasses.replace(test, unanswerable=np.full_like(test.unanswerable, 1))}
+    assert data_card(dataclasses.replace(prepared, parts=parts)).lengths[2].rows == len(test)
+
+
+def test_fifty_labels_are_shown_and_the_others_are_counted(prepared: Prepared) -> None:
+    (choices,) = prepared.choice_sets
+    many = dataclasses.replace(
+        choices, texts=tuple(f"label {i}" for i in range(53)), ids=tuple((i,) for i in range(53))
+    )
+    card = data_card(dataclasses.replace(prepared, choice_sets=(many,)))
+    assert (len(card.balance), card.other_labels) == (50, 3)
+    few = data_card(prepared)
+    assert (len(few.balance), few.other_labels) == (len(choices.texts), 0)
+
+
+def test_rows_with_choices_of_their_own_have_no_labels_in_common(prepared: Prepared) -> None:
+    assert data_card(dataclasses.replace(prepared, choice_sets=(*prepared.choice_sets,) * 2)).balance == ()
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_an_answer_that_is_no_choice_is_counted_in_whatever_part_it_is(prepared: Prepared, name: Part) -> None:
+    part = prepared.parts[name]
+    answer = np.where(np.arange(len(part)) < 2, -1, part.answer).astype(np.int32)
+    parts = {**prepared.parts, name: dataclasses.replace(part, answer=answer)}
+    (told,) = [b for b in data_card(dataclasses.replace(prepared, parts=parts)).balance if b.label.startswith("(")]
+    assert {n: getattr(told, n) for n in ("train", "validation", "test")} == {
+        **dict.fromkeys(("train", "validation", "test"), 0),
+        name: 2,
+    }
 
 
 def test_what_a_conversation_reads_between_its_answers_is_no_completion(prepared: Prepared) -> None:
@@ -114,3 +193,32 @@ def test_every_reason_is_listed_with_its_rows_and_parts_and_no_other_one() -> No
         (2, "test"),
     ]
     assert left_out_rows(DatasetSummary(rows=3)) == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"dropped": 4}, ("bad rows, left out", 4, "")),
+        (
+            {"dropped": 6, "dropped_by": DroppedRows(train=1, validation=2, test=3)},
+            ("bad rows, left out", 6, "train 1, validation 2, test 3"),
+        ),
+        ({"skipped": 3}, ("rendered to nothing, left out", 3, "")),
+        ({"duplicates": 5}, ("exact duplicates, left out", 5, "")),
+        ({"leaked": 6}, ("leaks: in a more sealed file or group too, left out", 6, "")),
+        (
+            {"near_duplicates": NearDuplicates(train=7, test=3, dropped=7)},
+            ("nearly repeat a sealed row, left out", 7, "train"),
+        ),
+        (
+            {"near_duplicates": NearDuplicates(train=7, test=3, dropped=0)},
+            ("nearly repeat a sealed row, kept", 7, "train"),
+        ),
+        ({"conflicts": 8}, ("the same input with another output, kept", 8, "")),
+        ({"truncated": 9}, ("shortened to fit maxLength, kept", 9, "")),
+        ({"test_unanswerable": 2}, ("no answer can be right, kept and counted as wrong", 2, "test")),
+    ],
+)
+def test_a_reason_is_told_alone_in_its_own_words(data: dict[str, Any], told: tuple[str, int, str]) -> None:
+    (one,) = left_out_rows(DatasetSummary(rows=100, **data))
+    assert (one.why, one.rows, one.parts) == told
