@@ -47,7 +47,7 @@ DEVCLUSTER: Final = "hack/devcluster/devcluster"
 
 STEPS: Final = (
     # On a fresh machine these are compiled for minutes, which no test's time limit should have to cover.
-    Step("binaries", command=(DEVCLUSTER, "build", "kube-apiserver", "etcd", "kubectl", "versitygw", "helm")),
+    Step("binaries", command=(DEVCLUSTER, "build", "kube-apiserver", "etcd", "kubectl", "versitygw", "helm", "kueue")),
     Step("browser", command=("make", "--no-print-directory", "browser")),
     Step("lint", command=("make", "--no-print-directory", "lint"), beside=True),
     Step("unit", paths=("tests/unit", "tests/devcluster", "tests/chart"), workers=2),
