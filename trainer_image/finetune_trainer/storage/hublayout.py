@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import yaml
 
-from finetune_trainer.storage.rowfiles import GivenPart, format_of_name
+from finetune_trainer.storage.rowfiles import GivenPart, format_of_name, missing_shard
 
 __all__ = ["CONVERTED", "Config", "LayoutError", "card_of", "choose_config", "part_of_split", "splits_of"]
 
@@ -66,6 +66,9 @@ class Config:
     patterns: Mapping[str, tuple[str, ...]] | None = None
     folder: str = ""
     is_default: bool = False
+
+
+_WILD: Final = re.compile(r"[*?]")
 
 
 def card_of(text: str) -> dict[str, Any]:
@@ -150,6 +153,11 @@ def splits_of(config: Config, names: Iterable[str], declared: str, script: str) 
     if not splits:
         raise LayoutError(f"there are no files of rows in it{_other(every)}")
     _check(splits)
+    if missing := _missing(config, splits, every):
+        raise LayoutError(
+            f"the shard {missing[-160:]} is missing, which the names of the others count; take a revision that has it, "
+            "or copy the files to s3://"
+        )
     return splits
 
 
@@ -302,6 +310,16 @@ def _fits(name: str, pattern: Sequence[str]) -> bool:
 
 def _literal(text: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def _missing(config: Config, splits: Mapping[str, Sequence[str]], names: Sequence[str]) -> str:
+    """Name a shard that is missing; one that a card names by itself asks for no other."""
+    if config.patterns is None:
+        return missing_shard([name for files in splits.values() for name in files], names)
+    patterns = [pattern for every in config.patterns.values() for pattern in every]
+    alone = [pattern for pattern in patterns if not _WILD.search(pattern)]
+    gone = next((one for one in alone if "-of-" in one and not _matching(names, [one])), "")
+    return gone or missing_shard(_matching(names, [one for one in patterns if one not in alone]), names)
 
 
 def _check(splits: Mapping[str, Sequence[str]]) -> None:

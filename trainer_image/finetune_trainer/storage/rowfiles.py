@@ -6,6 +6,7 @@ Below ``rows.py``, which fetches them. A folder is what a Spark job or a hub lea
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ __all__ = [
     "content_digests",
     "format_of_name",
     "given_files",
+    "missing_shard",
     "revision_of",
     "select_row_files",
     "stamp_of",
@@ -49,6 +51,10 @@ _ENDINGS: Final[Mapping[str, Format]] = {
     ".feather": "Arrow",
 }
 _PACKED: Final = frozenset({".gz", ".zst", ".zstd"})
+_SHARD: Final = re.compile(
+    r"(?P<before>(?:.*/)?[^/]*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?(?P<ending>(?:\.[^/]*)?)"
+)
+"""Names of shards, as ``datasets`` writes them; a digest may stand behind the numbers."""
 _MOST_FILES: Final = 10_000
 _SHOWN: Final = 3
 
@@ -199,10 +205,43 @@ def select_row_files(listed: Sequence[StoredFile], *, field: str, uri: str, decl
             tells_mend=True,
         )
     _check_formats([file.key for file in files], field=field, uri=uri, declared=declared)
+    if missing := missing_shard([file.key for file in files], [file.key for file in files]):
+        raise StageError(
+            Reason.DATASET_INVALID,
+            f"{field}: below {uri} the shard {missing[-160:]} is missing, which the names of the others count; store "
+            "it there, or rename the files if they are all there are",
+            tells_mend=True,
+        )
     filled = [file for file in files if file.size]
     if not filled:
         raise StageError(Reason.DATASET_INVALID, f"{field}: all {len(files)} files below {uri} are empty")
     return filled
+
+
+def missing_shard(names: Sequence[str], there: Sequence[str]) -> str:
+    """Return the first shard that the names of others count and that does not lie there; empty where none is missing.
+
+    Shards are counted from 0, as ``datasets`` does, or from 1.
+
+    Parameters
+    ----------
+    names
+        The files that are to be read.
+    there
+        All files: shards that were left out on purpose lie among them.
+    """
+    found: dict[tuple[str, str, str], set[int]] = {}
+    for match in filter(None, map(_SHARD.fullmatch, there)):
+        found.setdefault((match["before"], match["count"], match["ending"]), set()).add(int(match["number"]))
+    asked = {(m["before"], m["count"], m["ending"]) for m in filter(None, map(_SHARD.fullmatch, names))}
+    for before, count, ending in sorted(asked):
+        numbers, total = found.get((before, count, ending), set()), int(count)
+        first = 1 if total in numbers and 0 not in numbers else 0
+        if len(numbers) >= total:
+            continue
+        number = next(n for n in range(first, first + total) if n not in numbers)
+        return f"{before}-{number:0{len(count)}}-of-{count}{ending}"
+    return ""
 
 
 def _is_hidden(key: str) -> bool:
