@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from finetune_api.status import DatasetSummary, DroppedRows, NearDuplicates
 from finetune_trainer.data.parts import Part
-from finetune_trainer.output.report.data_card import data_card, left_out_rows
+from finetune_trainer.output.report.data_card import Spread, _spread, data_card, left_out_rows
 from finetune_trainer.prepare.prepared import NO_ROOM, Prepared
 from tests.support.tiny_model import learnable_rows, make_prepared
 from tests.support.tiny_tokenizer import make_tokenizer
@@ -50,6 +50,23 @@ def test_the_last_bin_holds_the_longest_row_of_all_parts(prepared: Prepared) -> 
     card = data_card(prepared)
     assert card.longest == max(int(part.lengths.max()) for part in prepared.parts.values())
     assert any(one.histogram[-1] for one in card.lengths)
+
+
+def test_of_many_rows_the_least_is_that_of_a_single_one() -> None:
+    assert _spread(np.arange(1, 301)) == Spread(least=1, median=150, most_of=285, most=300)
+
+
+def test_labels_are_ordered_by_their_train_rows_whatever_test_has(prepared: Prepared) -> None:
+    (choices,) = prepared.choice_sets
+    first, last = (
+        {name: dataclasses.replace(part, answer=np.full_like(part.answer, number))}
+        for name, number, part in (
+            ("train", 2, prepared.parts["train"]),
+            ("test", 4, prepared.parts["test"]),
+        )
+    )
+    told = data_card(dataclasses.replace(prepared, parts={**prepared.parts, **first, **last})).balance
+    assert told[0].label == choices.texts[2]
 
 
 def test_the_bins_are_twenty_from_nothing_to_the_longest_row(prepared: Prepared) -> None:
