@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from finetune_api.job import FineTuneJobSpec
 from finetune_api.runtime import FineTuneRuntimeSpec
 from tests.apiserver.conftest import Objects
-from tests.support.apiserver import ApiServer, run_kubectl
+from tests.support.apiserver import REPO_ROOT, ApiServer, run_kubectl
 from tests.support.casekit import MINIMAL, edited
 
 JOB = MINIMAL["FineTuneJob"]
@@ -168,3 +169,11 @@ def test_a_status_that_is_not_well_formed_is_refused(objects: Objects, patch: di
     status, body = objects.patch("case", {"status": patch}, subresource="status")
     assert status == 422
     assert field in [cause["field"] for cause in body["details"]["causes"]]
+
+
+@pytest.mark.parametrize("name", ["research", "production"])
+def test_the_api_server_takes_the_jobs_of_the_example_with_queues(shared_objects: Objects, name: str) -> None:
+    job = yaml.safe_load((REPO_ROOT / f"examples/kueue/{name}.yaml").read_text(encoding="utf-8"))
+    status, body = shared_objects.create(job["spec"], name=name, dry_run=True)
+    assert status == 201, body
+    assert body["spec"]["queueName"] == "team"

@@ -1,7 +1,8 @@
 """Two teams share one processor through the real Kueue: the more urgent job takes it, the other one loses nothing.
 
 One job trains in the queue of its team. A job of another team with a higher priority comes; Kueue stops the first one,
-runs the second and then lets the first go on. Beside them stand jobs that no queue will ever admit.
+runs the second and then lets the first go on. Beside them stand jobs that no queue will ever admit. Queues, priorities
+and what the jobs say of them are those of ``examples/kueue``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.podlog import Entry, Pods, events, saved, trained
 from tests.e2e.world import Tenant, World, rows, until
@@ -33,36 +35,28 @@ HOPELESS: dict[str, dict[str, Any]] = {
 }
 """What is wrong with each job that no queue ever admits."""
 
-KUEUE: dict[str, Any] = {"apiVersion": "kueue.x-k8s.io/v1beta1"}
-QUOTAS = {"cpu": "1", "memory": "4Gi", "ephemeral-storage": "4Gi"}
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples/kueue"
+ROOM_FOR_ONE = {"cpu": "1", "memory": "4Gi", "ephemeral-storage": "4Gi"}
+"""In place of the example's quotas: the jobs of this test ask for no GPU, and only one pod may run at a time."""
 
 
-def _queues() -> list[dict[str, Any]]:
-    """A cluster queue with room for one pod, and two priorities."""
-    resources = [{"name": name, "nominalQuota": amount} for name, amount in QUOTAS.items()]
-    group = {"coveredResources": list(QUOTAS), "flavors": [{"name": "e2e", "resources": resources}]}
-    spec = {
-        "namespaceSelector": {},
-        "resourceGroups": [group],
-        "preemption": {"withinClusterQueue": "LowerPriority"},
-    }
-    priorities = [
-        {**KUEUE, "kind": "WorkloadPriorityClass", "metadata": {"name": name}, "value": value}
-        for name, value in (("e2e-low", 100), ("e2e-high", 1000))
-    ]
-    return [
-        {**KUEUE, "kind": "ResourceFlavor", "metadata": {"name": "e2e"}},
-        {**KUEUE, "kind": "ClusterQueue", "metadata": {"name": "e2e"}, "spec": spec},
-        *priorities,
-    ]
+def _queues(namespaces: dict[str, str]) -> list[dict[str, Any]]:
+    """The example's queues with room for one pod, in these namespaces in place of the example's."""
+    objects: list[dict[str, Any]] = list(yaml.safe_load_all((EXAMPLE / "queues.yaml").read_text(encoding="utf-8")))
+    for one in objects:
+        if "namespace" in one["metadata"]:
+            one["metadata"]["namespace"] = namespaces[one["metadata"]["namespace"]]
+        for group in one["spec"].get("resourceGroups", []) if one["kind"] == "ClusterQueue" else []:
+            for flavor in group["flavors"]:
+                for resource in flavor["resources"]:
+                    resource["nominalQuota"] = ROOM_FOR_ONE.get(resource["name"], resource["nominalQuota"])
+    return objects
 
 
-def _enter(tenant: Tenant) -> None:
-    """Give a team its queue."""
-    kube, where = tenant.world.kube, tenant.namespace
-    kube.kubectl("label", "namespace", where, *(f"{key}={value}" for key, value in MANAGED.items()))
-    queue = {"metadata": {"name": "team", "namespace": where}, "spec": {"clusterQueue": "e2e"}}
-    kube.apply({**KUEUE, "kind": "LocalQueue", **queue})
+def _queue_fields(name: str) -> dict[str, Any]:
+    """How a job of the example says where it stands."""
+    spec = yaml.safe_load((EXAMPLE / f"{name}.yaml").read_text(encoding="utf-8"))["spec"]
+    return {field: spec[field] for field in ("queueName", "workloadPriorityClassName")}
 
 
 @dataclass
@@ -98,10 +92,10 @@ def story(world: World, pair: str, tmp_path_factory: pytest.TempPathFactory) -> 
         stack.enter_context(running_kueue(world.kube, folder, address=MACHINE))
         stack.enter_context(world.runtime("e2e-kueue-big", train={"resources": big}))
         ours, theirs = (stack.enter_context(world.tenant(f"kueue-{name}")) for name in (CALM, URGENT))
-        world.kube.apply(*_queues())
         for tenant in (ours, theirs):
-            _enter(tenant)
+            world.kube.kubectl("label", "namespace", tenant.namespace, *(f"{k}={v}" for k, v in MANAGED.items()))
             tenant.put_rows(rows(800))
+        world.kube.apply(*_queues({"team-a": ours.namespace, "team-b": theirs.namespace}))
         _play(seen, ours, theirs, pair)
         yield seen
         for tenant in (ours, theirs):
@@ -109,12 +103,12 @@ def story(world: World, pair: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _play(seen: Story, ours: Tenant, theirs: Tenant, runtime: str) -> None:
-    where, pods = {"runtimeRef": {"name": runtime}, "queueName": "team"}, Pods(ours, CALM)
-    ours.apply(_job(ours, CALM, epochs=4, workloadPriorityClassName="e2e-low", **where))
+    where, pods = {"runtimeRef": {"name": runtime}}, Pods(ours, CALM)
+    ours.apply(_job(ours, CALM, epochs=4, **where, **_queue_fields("research")))
     try:
         pods.trains_to(80)
         seen.children["before"] = ours.jobs(CALM)
-        theirs.apply(_job(theirs, URGENT, epochs=1, workloadPriorityClassName="e2e-high", **where))
+        theirs.apply(_job(theirs, URGENT, epochs=1, **where, **_queue_fields("production")))
         theirs.apply(*(_job(theirs, name, epochs=1, **{**where, **wrong}) for name, wrong in HOPELESS.items()))
         until("the calm job is stopped", lambda: "Preempted" in _said(ours, CALM), timeout=120)
         stopped = time.monotonic()
