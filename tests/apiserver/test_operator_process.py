@@ -292,6 +292,7 @@ def test_health_and_metrics_answer_and_sigterm_ends_it_within_five_seconds(tenan
         status, text = operator.get("/metrics", metrics=True)
         assert status == 200
         assert f'finetune_jobs{{namespace="{tenant.namespace}",phase="Succeeded"}} 1.0' in text
+        assert f'finetune_jobs_ended_total{{namespace="{tenant.namespace}",reason="Completed"}} 1.0' in text
         assert 'finetune_api_requests_total{code="201",resource="jobs",verb="create"} 1.0' in text
         assert 'finetune_reconcile_total{result="ok"}' in text
         code, seconds = operator.stop()

@@ -69,7 +69,7 @@ def test_the_metrics_and_their_labels_are_those_that_are_served() -> None:
     metrics = Metrics()
     metrics.look_at(jobs=lambda: [{"metadata": {"namespace": "a"}}], queue_depth=lambda: 0)
     metrics.reconciled("ok", seconds=0.1)
-    metrics.job_ended(result="Succeeded", seconds=1)
+    metrics.job_ended(namespace="team-a", result="Succeeded", reason="Completed", seconds=1)
     metrics.requested("get", "jobs", 200)
     metrics.resynced("ok")
     metrics.reported(204)

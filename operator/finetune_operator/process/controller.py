@@ -199,7 +199,12 @@ class Controller:
             extra={"event": "StatusWritten", "job": str(key), "fields": {k: v for k, v in fields.items() if v}},
         )
         if is_finished(applied.job) and not is_finished(observed.job):
-            self._metrics.job_ended(result=str(after.get("phase")), seconds=_duration(applied.job))
+            self._metrics.job_ended(
+                namespace=key.namespace,
+                result=str(after.get("phase")),
+                reason=str(fields["reason"]),
+                seconds=_duration(applied.job),
+            )
 
 
 def _duration(job: Raw) -> float | None:

@@ -1,7 +1,7 @@
 """Prometheus metrics of the operator, in a registry of their own.
 
 ``finetune_jobs`` is computed from the cache at scrape time; the others are counted where things happen. No label ever
-carries a job's name, so the number of series is bounded by namespaces and phases.
+carries a job's name, so the number of series is bounded by namespaces, phases and reasons.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class Metrics:
             buckets=JOB_BUCKETS,
             registry=self.registry,
         )
+        self._ended = Counter(
+            "finetune_jobs_ended_total",
+            "FineTuneJobs that have ended, by the reason in their status.",
+            ["namespace", "reason"],
+            registry=self.registry,
+        )
         self._reconciles = Counter(
             "finetune_reconcile_total", "Runs of the reconcile loop by result.", ["result"], registry=self.registry
         )
@@ -109,8 +115,9 @@ class Metrics:
         self._reconciles.labels(result).inc()
         self._reconcile_seconds.observe(seconds)
 
-    def job_ended(self, *, result: str, seconds: float | None) -> None:
-        """Count the end of a job; without a duration nothing is observed."""
+    def job_ended(self, *, namespace: str, result: str, reason: str, seconds: float | None) -> None:
+        """Count the end of a job; without a duration none is observed."""
+        self._ended.labels(namespace, reason).inc()
         if seconds is not None:
             self._durations.labels(result).observe(seconds)
 

@@ -253,14 +253,15 @@ def test_jobs_are_counted_by_namespace_and_phase_when_somebody_asks() -> None:
 def test_what_happens_is_counted() -> None:
     metrics = Metrics()
     metrics.reconciled("ok", seconds=0.02)
-    metrics.job_ended(result="Failed", seconds=100)
-    metrics.job_ended(result="Failed", seconds=None)
+    metrics.job_ended(namespace="a", result="Failed", reason="OutOfMemory", seconds=100)
+    metrics.job_ended(namespace="a", result="Failed", reason="OutOfMemory", seconds=None)
     metrics.requested("get", "jobs", 404)
     text = metrics.render().decode()
     assert 'finetune_reconcile_total{result="ok"} 1.0' in text
     assert 'finetune_reconcile_duration_seconds_bucket{le="0.05"} 1.0' in text
     assert 'finetune_job_duration_seconds_count{result="Failed"} 1.0' in text
     assert 'finetune_job_duration_seconds_sum{result="Failed"} 100.0' in text
+    assert 'finetune_jobs_ended_total{namespace="a",reason="OutOfMemory"} 2.0' in text
     assert 'finetune_api_requests_total{code="404",resource="jobs",verb="get"} 1.0' in text
 
 
