@@ -69,6 +69,7 @@ def test_the_arrays_have_the_promised_types(dataset: Dataset) -> None:
         "answer": "int32",
         "unanswerable": "int32",
         "gaps": "int32",
+        "called": "int32",
     }
 
 
