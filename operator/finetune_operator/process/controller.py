@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 Reconcile = Callable[[Observed], Plan]
 
-PASSING_FAILURES: Final = 4
+PASSING_FAILURES: Final = 6
 """Times in a row that a right may seem to be missing before the log calls it an error."""
 
 FAULTS_TO_TELL: Final = 3

@@ -34,8 +34,8 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 """Seconds between two tries of a list that failed; doubles from ``FIRST_PAUSE``."""
 
-PASSING_PAUSE: Final = 4 * FIRST_PAUSE
-"""The longest pause up to which missing rights are taken for passing."""
+PASSING_PAUSE: Final = 16 * FIRST_PAUSE
+"""The longest pause up to which missing rights are taken for passing: half a minute in all."""
 DISCOVERY_GRACE: Final = 2.0
 """Seconds that other API servers get to serve a kind too, once one of them does."""
 

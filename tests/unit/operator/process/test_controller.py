@@ -206,7 +206,7 @@ def test_nothing_is_remembered_of_a_job_that_is_gone() -> None:
 
 def test_a_right_that_is_missing_is_an_error_once_it_stays_away(caplog: pytest.LogCaptureFixture) -> None:
     """An API server that has just started has not read the roles yet."""
-    bench = Bench([ForbiddenError("finetunejobs/status is forbidden", code=403)] * 5)
+    bench = Bench([ForbiddenError("finetunejobs/status is forbidden", code=403)] * 7)
     run_virtual(bench.pauses())
     levels = [r.levelname for r in caplog.records if getattr(r, "event", None) == "PermissionDenied"]
-    assert levels == ["WARNING"] * 4 + ["ERROR"]
+    assert levels == ["WARNING"] * 6 + ["ERROR"]
