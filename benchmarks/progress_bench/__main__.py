@@ -18,23 +18,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.common import finish, machine, percentile, table, versions
 from benchmarks.operator_bench.client import Client
 from benchmarks.operator_bench.processes import cpu_seconds, peak_mib
 from benchmarks.progress_bench.pods import Reports, Shown, report, reporting
-from finetune_api.names import ANNOTATION_PROGRESS_CA, LABEL_JOB_NAME, PROGRESS_AUDIENCE
+from finetune_api.names import ANNOTATION_PROGRESS_CA, LABEL_JOB_NAME
 from tests.support.apiserver import ApiServer
 from tests.support.builders import cpu_spec
+from tests.support.live_server import ACCOUNT, SYSTEM, listening_settings, operator_rights, pod_token
 from tests.support.lives import FOR_EVER, LIVES
-from tests.support.operator_process import OPERATOR_RULES, OperatorProcess, eventually
+from tests.support.operator_process import OperatorProcess, eventually
 from tests.support.tenant import Tenant
 
-SYSTEM: Final = "finetune-system"
-SECRET: Final = "finetune-operator-progress"  # noqa: S105 - the name of one
-ACCOUNT: Final = "trainer"
 SETTLE_SECONDS: Final = 120
 """After the last report; what status doesn't say by then is lost."""
 
@@ -61,7 +58,7 @@ class Place:
         for _ in range(2):
             self.tenant.simulator.tick()
         eventually(lambda: self._prepared() == jobs, within=600, every=1)
-        return {_job(pod): self._token(pod) for pod in self.tenant.backend.pods()}
+        return {_job(pod): pod_token(self.api, pod) for pod in self.tenant.backend.pods()}
 
     def authority(self) -> str:
         """The operator's certificate, as its pods have it."""
@@ -71,21 +68,6 @@ class Place:
         path = f"/apis/finetune.dev/v1alpha1/namespaces/{self.tenant.namespace}/finetunejobs"
         items = self.api.request("GET", path)[1]["items"]
         return sum(item.get("status", {}).get("phase") == "Preparing" for item in items)
-
-    def _token(self, pod: dict[str, Any]) -> str:
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
-        status, body = self.api.request(
-            "POST",
-            f"/api/v1/namespaces/{self.tenant.namespace}/serviceaccounts/{ACCOUNT}/token",
-            {
-                "apiVersion": "authentication.k8s.io/v1",
-                "kind": "TokenRequest",
-                "spec": {"audiences": [PROGRESS_AUDIENCE], "expirationSeconds": 3600, "boundObjectRef": bound},
-            },
-        )
-        if status != 201:
-            raise RuntimeError(f"no token for {pod['metadata']['name']}: {body}")
-        return str(body["status"]["token"])
 
 
 def _job(pod: dict[str, Any]) -> str:
@@ -100,22 +82,9 @@ def place() -> Iterator[Place]:
     with ApiServer.started() as api:
         api.apply_crds()
         api.create_namespace(SYSTEM)
-        kubeconfig = _rights(api)
-        settings: dict[str, Any] = {
-            "FINETUNE_PROGRESS_URL": f"https://localhost:{port}",
-            "FINETUNE_PROGRESS_PORT": str(port),
-            "FINETUNE_PROGRESS_SECRET": SECRET,
-            "FINETUNE_NAMESPACE": SYSTEM,
-        }
-        with OperatorProcess.started(kubeconfig, **settings) as operator:
+        kubeconfig = operator_rights(api)
+        with OperatorProcess.started(kubeconfig, **listening_settings(port)) as operator:
             yield Place(api, Tenant(api, RUNNING), operator, port)
-
-
-def _rights(api: ApiServer) -> Path:
-    api.service_account("operator", namespace=SYSTEM, rules=OPERATOR_RULES)
-    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["patch"]}
-    api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": SYSTEM}})
-    return api.service_account("operator", namespace=SYSTEM, rules=[rule], cluster_wide=False)
 
 
 async def drive(at: Place, tokens: dict[str, str], rounds: int) -> tuple[Reports, Shown]:

@@ -20,12 +20,10 @@ from finetune_api.names import ANNOTATION_PROGRESS_CA, PROGRESS_AUDIENCE
 from finetune_operator.cluster.protocol import Raw
 from tests.support.apiserver import ApiServer
 from tests.support.builders import cpu_spec
-from tests.support.operator_process import LEASE_RULES, OPERATOR_RULES, OperatorProcess, eventually
+from tests.support.live_server import ACCOUNT, SECRET, SYSTEM, listening_settings, operator_rights, pod_token
+from tests.support.operator_process import OperatorProcess, eventually
 from tests.support.tenant import JOB, Tenant
 
-SYSTEM: Final = "finetune-system"
-SECRET: Final = "finetune-operator-progress"
-ACCOUNT: Final = "trainer"
 REPORT: Final[Raw] = {"v": 1, "sequence": 1, "phase": "Training", "percent": 62, "step": 620, "totalSteps": 1000}
 
 
@@ -40,11 +38,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="module")
 def kubeconfig(server: ApiServer) -> Path:
-    server.service_account("operator", namespace=SYSTEM, rules=OPERATOR_RULES)
-    rule = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [SECRET], "verbs": ["patch"]}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET, "namespace": SYSTEM}}
-    server.apply(secret)
-    return server.service_account("operator", namespace=SYSTEM, rules=[rule, *LEASE_RULES], cluster_wide=False)
+    return operator_rights(server)
 
 
 class Reporting:
@@ -68,16 +62,7 @@ class Reporting:
         return pod
 
     def token(self, pod: Raw, audience: str = PROGRESS_AUDIENCE) -> str:
-        """A token as kubelet gets it for the pod's projected volume."""
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
-        spec = {"audiences": [audience], "expirationSeconds": 3600, "boundObjectRef": bound}
-        status, body = self.api.request(
-            "POST",
-            f"/api/v1/namespaces/{self.tenant.namespace}/serviceaccounts/{ACCOUNT}/token",
-            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
-        )
-        assert status == 201, body
-        return str(body["status"]["token"])
+        return pod_token(self.api, pod, audience)
 
     def post(self, pod: Raw, token: str, **changes: Any) -> int:
         """Post as the pod does: it trusts what its annotation says, and no other authority."""
@@ -95,14 +80,7 @@ class Reporting:
 def operating(server: ApiServer, kubeconfig: Path, **more: str) -> Iterator[Reporting]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = {
-        "FINETUNE_PROGRESS_URL": f"https://localhost:{port}",
-        "FINETUNE_PROGRESS_PORT": str(port),
-        "FINETUNE_PROGRESS_SECRET": SECRET,
-        "FINETUNE_NAMESPACE": SYSTEM,
-        **more,
-    }
-    with OperatorProcess.started(kubeconfig, **settings) as operator:
+    with OperatorProcess.started(kubeconfig, **listening_settings(port), **more) as operator:
         yield Reporting(Tenant(server), operator, port)
         assert operator.unexpected() == []
 

@@ -216,7 +216,7 @@ def _system_beside(values: Mapping[str, Any], first: Message) -> tuple[Message, 
     found = {name: values[name] for name in _SYSTEM if values.get(name) not in (None, "")}
     for name, value in found.items():
         if not isinstance(value, str):
-            raise ValueError(f"column {name!r}, the system turn beside the messages, is no text")  # noqa: TRY004
+            raise ValueError(f"column {name!r}, the system turn beside the messages, is no text")  # noqa: TRY004  # bad row
     texts = {name: text for name, value in found.items() if (text := value.strip())}
     own = first.content if first.role == "system" else None
     for name, text in texts.items():
